@@ -1,0 +1,147 @@
+/* Ingot: run models that were compiled ahead of time. SPDX-License-Identifier: Apache-2.0
+ *
+ * This is the one public header of libingot: C11, opaque handles, status codes, DLPack tensors.
+ *
+ * Errors     Every function that can fail returns an ingot_status. When it is not INGOT_OK, ingot_last_error()
+ *            returns, on the same thread, a sentence for a person: which file, node or input, what was found and
+ *            what would work. No exception and no abort crosses this border. Out-parameters are untouched on error.
+ * Ownership  Whoever creates a handle frees it. Freeing NULL does nothing. An ingot_session keeps what it needs of
+ *            its ingot_model alive, and a model what it needs of its artifact, so handles may be freed in any order.
+ * Threads    An ingot_artifact and an ingot_model are immutable and may be used from any thread at once.
+ *            An ingot_session is for one thread at a time; a second concurrent call returns INGOT_ERROR_BUSY.
+ * Strings    Strings returned through a handle live as long as the handle. All strings are UTF-8.
+ */
+#ifndef INGOT_INGOT_H_
+#define INGOT_INGOT_H_
+
+#include <dlpack/dlpack.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define INGOT_API __attribute__((visibility("default")))
+#else
+#define INGOT_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum ingot_status {
+  INGOT_OK = 0,
+  INGOT_ERROR_INVALID_ARGUMENT = 1, /* a NULL handle, an index out of range, an unknown option */
+  INGOT_ERROR_FILE = 2,             /* the file is missing or cannot be read */
+  INGOT_ERROR_ARTIFACT = 3,         /* not an artifact, truncated, or a checksum does not match */
+  INGOT_ERROR_VERSION = 4,          /* the artifact's format is newer or older than this library reads */
+  INGOT_ERROR_TARGET = 5,           /* the artifact has no code that this machine can run */
+  INGOT_ERROR_INPUT = 6,            /* an input's name, rank, extent, dtype, device or layout is wrong */
+  INGOT_ERROR_MEMORY = 7,           /* memory ran out */
+  INGOT_ERROR_EXECUTION = 8,        /* a node of the model failed while running; the session can be used again */
+  INGOT_ERROR_BUSY = 9,             /* the session is running on another thread */
+  INGOT_ERROR_INTERNAL = 10         /* a defect of libingot: please report it */
+} ingot_status;
+
+typedef struct ingot_artifact ingot_artifact; /* an opened, checked file; nothing of it runs */
+typedef struct ingot_model ingot_model;       /* code and weights, mapped; immutable */
+typedef struct ingot_session ingot_session;   /* the mutable part: scratch memory and outputs */
+
+/* The message of the last error on this thread; "" if there was none. Valid until the next call on this thread. */
+INGOT_API const char* ingot_last_error(void);
+/* A short name of a status, such as "INGOT_ERROR_INPUT". Never NULL. */
+INGOT_API const char* ingot_status_name(ingot_status status);
+/* The version of this library, such as "0.1.0". */
+INGOT_API const char* ingot_version(void);
+
+/* ---- Artifacts: look into a file without running anything of it ------------------------------------------- */
+
+/* Opens a file and checks its header, segment table and manifest. Works for artifacts of any target. */
+INGOT_API ingot_status ingot_artifact_open(const char* path, ingot_artifact** out);
+INGOT_API void ingot_artifact_free(ingot_artifact* artifact);
+/* The JSON manifest (docs/format.md). *json is NUL-terminated and lives as long as the artifact. */
+INGOT_API ingot_status ingot_artifact_manifest(const ingot_artifact* artifact, const char** json, size_t* size);
+/* Recomputes the checksum of every byte of the file; names the first segment or weight that differs. */
+INGOT_API ingot_status ingot_artifact_verify(const ingot_artifact* artifact);
+/* The mapped bytes of one segment, by its index in the segment table. They live as long as the artifact. */
+INGOT_API ingot_status ingot_artifact_segment(const ingot_artifact* artifact, size_t index, const void** data,
+                                              size_t* size);
+/* The name of the target ("cpu:x86-64-v4") that ingot_model_load would choose on this machine. */
+INGOT_API ingot_status ingot_artifact_best_target(const ingot_artifact* artifact, const char** name);
+
+/* ---- Models ----------------------------------------------------------------------------------------------- */
+
+typedef struct ingot_load_options {
+  size_t struct_size;  /* sizeof(ingot_load_options), so that options can be added later */
+  int32_t threads;     /* threads for one run, the caller's included; 0: one for each core of the machine */
+  int32_t verify;      /* nonzero: checksum the weights too (reads the whole file); code is always checked */
+  const char* target;  /* a target's name in the artifact; NULL: the best that this machine can run */
+} ingot_load_options;
+
+/* Loads a model. options may be NULL for the defaults. Weights are mapped, not read: loading takes milliseconds. */
+INGOT_API ingot_status ingot_model_load(const char* path, const ingot_load_options* options, ingot_model** out);
+INGOT_API void ingot_model_free(ingot_model* model);
+
+/* One input or output. shape[i] is the extent, or -1 where it is symbolic; dims[i] then names the symbol ("batch")
+ * or holds the expression ("2*batch"); it is the decimal number for a fixed extent. */
+typedef struct ingot_tensor_info {
+  const char* name;
+  DLDataType dtype;
+  int32_t ndim;
+  const int64_t* shape;
+  const char* const* dims;
+} ingot_tensor_info;
+
+INGOT_API ingot_status ingot_model_num_inputs(const ingot_model* model, size_t* count);
+INGOT_API ingot_status ingot_model_num_outputs(const ingot_model* model, size_t* count);
+INGOT_API ingot_status ingot_model_input(const ingot_model* model, size_t index, ingot_tensor_info* out);
+INGOT_API ingot_status ingot_model_output(const ingot_model* model, size_t index, ingot_tensor_info* out);
+/* The manifest of the model's artifact, as ingot_artifact_manifest. It lives as long as the model. */
+INGOT_API ingot_status ingot_model_manifest(const ingot_model* model, const char** json, size_t* size);
+/* The target whose code was loaded, and the number of threads of one run. */
+INGOT_API ingot_status ingot_model_target(const ingot_model* model, const char** name, int32_t* threads);
+/* Bytes of scratch memory that one run takes when the symbolic dimensions, in the manifest's order of "dims", have
+ * these extents. Data-dependent tensors, which are allocated while running, are not counted. */
+INGOT_API ingot_status ingot_model_memory(const ingot_model* model, const int64_t* dims, size_t num_dims,
+                                          size_t* bytes);
+
+/* ---- Sessions --------------------------------------------------------------------------------------------- */
+
+INGOT_API ingot_status ingot_session_create(ingot_model* model, ingot_session** out);
+INGOT_API void ingot_session_free(ingot_session* session);
+
+/* Sets an input by index. The tensor must be on the CPU, C-contiguous, of the declared dtype and rank, and aligned
+ * to its element size; its data is borrowed, not copied, and must stay alive and unchanged until ingot_session_run
+ * returns. An input stays set for later runs until it is set again. */
+INGOT_API ingot_status ingot_session_set_input(ingot_session* session, size_t index, const DLTensor* tensor);
+/* Has later runs write an output into the caller's memory, which must have the output's exact shape, until tensor is
+ * NULL again. The memory must stay alive until then, or until the session is freed. */
+INGOT_API ingot_status ingot_session_bind_output(ingot_session* session, size_t index, const DLTensor* tensor);
+/* Runs the model once. Every input must have been set. */
+INGOT_API ingot_status ingot_session_run(ingot_session* session);
+/* Borrows an output of the last run: valid until the next run or until the session is freed. */
+INGOT_API ingot_status ingot_session_output(const ingot_session* session, size_t index, const DLTensor** out);
+/* Takes an output of the last run out of the session, without a copy: the caller owns it and calls its deleter,
+ * which may happen after the session and the model are freed. It can be taken once a run. */
+INGOT_API ingot_status ingot_session_take_output(ingot_session* session, size_t index,
+                                                 DLManagedTensorVersioned** out);
+/* Turns per-step timing on or off. While on, each run adds its time for each step of the program's main function. */
+INGOT_API ingot_status ingot_session_set_profiling(ingot_session* session, int32_t enabled);
+/* The nanoseconds gathered for each step of the main function, in the manifest's order, and the number of runs they
+ * were gathered over. nanoseconds has room for num_steps; *needed is the number of steps. */
+INGOT_API ingot_status ingot_session_profile(const ingot_session* session, int64_t* nanoseconds, size_t num_steps,
+                                             size_t* needed, int64_t* runs);
+
+/* ---- The machine ------------------------------------------------------------------------------------------ */
+
+/* What this CPU can do, as JSON: architecture, instruction sets, caches in bytes, cores, and the targets it can run.
+ * The string lives as long as the process. */
+INGOT_API ingot_status ingot_machine(const char** json);
+/* Measures, in about half a second, the read bandwidth in GB/s (10^9 bytes) of memory beyond the last-level cache,
+ * and the fused multiply-add peak in GFLOP/s (f32), with this number of threads. */
+INGOT_API ingot_status ingot_measure_bandwidth(int32_t threads, double* gigabytes_per_second);
+INGOT_API ingot_status ingot_measure_fma(int32_t threads, double* gigaflops);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* INGOT_INGOT_H_ */
