@@ -1,0 +1,107 @@
+"""Dimensions: integers that are known now, or expressions over symbolic extents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import tvm
+from tvm import sym, tirx
+
+#: An extent: a Python int, or an int64 TIR expression over symbolic variables.
+Dim: TypeAlias = Any
+
+_analyzer = sym.Analyzer()
+_LARGEST = 2**40  # no extent comes near it, and products of two still fit int64
+
+
+def dim(value: Any) -> Dim:
+    """Returns ``value`` simplified: a Python int whenever it is a constant."""
+    if isinstance(value, int):
+        return value
+    if hasattr(value, "__index__"):
+        return int(value)
+    simplified = _analyzer.simplify(value)
+    return int(simplified) if isinstance(simplified, tirx.IntImm) else simplified
+
+
+def dims(values: Iterable[Any]) -> tuple[Dim, ...]:
+    """Simplifies each of ``values``."""
+    return tuple(dim(value) for value in values)
+
+
+def expr(value: Dim) -> Any:
+    """The int64 TIR expression of a dimension, for use inside TIR."""
+    return tirx.IntImm("int64", value) if isinstance(value, int) else value
+
+
+def is_static(shape: Sequence[Dim]) -> bool:
+    """Whether every extent is known."""
+    return all(isinstance(extent, int) for extent in shape)
+
+
+def equal(a: Dim, b: Dim) -> bool:
+    """Whether two dimensions are provably equal."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return bool(_analyzer.can_prove_equal(expr(a), expr(b)))
+
+
+def product(values: Iterable[Dim]) -> Dim:
+    """The product of dimensions; 1 for none."""
+    result: Dim = 1
+    for value in values:
+        result = value * result if isinstance(value, int) else result * value
+    return dim(result)
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    """Floor division, on ints or expressions."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    return dim(tirx.floordiv(expr(a), expr(b)))
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    """Ceiling division, on ints or expressions."""
+    return floordiv(a + b - 1, b)
+
+
+def minimum(a: Dim, b: Dim) -> Dim:
+    """The smaller dimension."""
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return dim(tirx.min(expr(a), expr(b)))
+
+
+def maximum(a: Dim, b: Dim) -> Dim:
+    """The larger dimension."""
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    return dim(tirx.max(expr(a), expr(b)))
+
+
+def select(condition: Any, a: Dim, b: Dim) -> Dim:
+    """``a`` where ``condition`` (a TIR boolean or a Python bool) holds, else ``b``."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    return dim(tirx.Select(condition, expr(a), expr(b)))
+
+
+def symbol(name: str) -> Any:
+    """A fresh symbolic extent, known not to be negative."""
+    variable = tirx.Var(name, "int64")
+    _analyzer.bind(variable, tvm.ir.Range(0, _LARGEST))
+    return variable
+
+
+def text(shape: Sequence[Dim]) -> str:
+    """A shape for a person: ``[batch, 3, 224, 224]``."""
+    return "[" + ", ".join(str(extent) for extent in shape) + "]"
+
+
+def variables(value: Dim) -> list[Any]:
+    """The symbolic variables that an extent depends on."""
+    if isinstance(value, int):
+        return []
+    return list(tvm.tirx.analysis.undefined_vars(value))

@@ -1,0 +1,172 @@
+"""Imports an ONNX model: checks it, inlines functions, names its symbolic dimensions and builds a Relax module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import onnx.inliner
+from tvm import relax
+
+from ingot.errors import CompileError, UnsupportedError
+from ingot.importer import dims, registry
+from ingot.importer.context import Context
+from ingot.importer.graph import check_supported, import_nodes, nodes_of
+from ingot.importer.module import Imported, ModuleBuilder, TensorSpec
+from ingot.importer.values import Value
+from ingot.importer.weights import dtype_name
+
+OLDEST_OPSET = 7
+
+
+def import_model(
+    model: onnx.ModelProto,
+    *,
+    source: str = "model",
+    base_dir: str = ".",
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    constants: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Imports an ONNX model into Relax.
+
+    Args:
+        model: The model. Its large initializers are read only when they are written.
+        source: What messages call the model: its file name.
+        base_dir: The folder that external data lies in.
+        shapes: For inputs by name, extents (ints) or names of symbolic dimensions that replace the declared ones.
+        constants: For inputs by name, arrays that replace them: the compiled model no longer has those inputs.
+
+    Raises:
+        UnsupportedError: Some operators or attributes are not supported; the message names all of them.
+        CompileError: The model is malformed, or a node contradicts its inputs.
+    """
+    import ingot.importer.ops  # noqa: F401  (registers the operators)
+
+    model = inline(model, source)
+    opsets = {registry.DOMAIN_ALIASES.get(o.domain, o.domain): o.version for o in model.opset_import}
+    if not opsets:
+        raise CompileError(f"{source}: the model imports no operator set")
+    if opsets.get("", OLDEST_OPSET) < 1:
+        raise CompileError(f"{source}: opset {opsets['']} does not exist")
+    check_supported(model.graph, opsets, source)
+    check_order(model.graph, source)
+    module = ModuleBuilder(source, opsets, base_dir)
+    cx = Context(module, None, "main")
+    symbols: dict[str, Any] = {}
+    initialized = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
+    inputs, parameters = [], []
+    unknown = sorted(set(shapes or {}) - {i.name for i in model.graph.input})
+    if unknown:
+        raise CompileError(f"{source}: there is no input '{unknown[0]}' to fix the shape of; the inputs are "
+                           + ", ".join(f"'{i.name}'" for i in model.graph.input if i.name not in initialized))
+    with module.bb.function("main"):
+        with module.bb.dataflow():
+            for declared in model.graph.input:
+                if declared.name in initialized:
+                    continue
+                if constants and declared.name in constants:
+                    value = cx.constant(constants[declared.name])
+                    value.name = declared.name
+                    cx.values[declared.name] = value
+                    continue
+                spec = _input_spec(declared, symbols, (shapes or {}).get(declared.name), source)
+                var = relax.Var(re.sub(r"\W", "_", spec.name) or "input", relax.TensorType([dims.expr(d) for d in spec.shape], spec.dtype))
+                cx.values[spec.name] = Value(cx, spec.dtype, spec.shape, spec.name, _expr=var)
+                inputs.append(spec)
+                parameters.append(var)
+            import_nodes(cx, model.graph, opsets, base_dir)
+            results = [cx.lookup(o.name) for o in model.graph.output]
+            output = module.bb.emit_output(relax.Tuple([r.expr for r in results]))
+        weights = [weight for weight, _ in module.weights.values()]
+        module.bb.emit_func_output(output, params=parameters + [var for _, var in module.weights.values()])
+    module.function_checks["main"] = cx.checks
+    outputs = [TensorSpec(o.name, r.dtype, r.shape) for o, r in zip(model.graph.output, results, strict=True)]
+    return Imported(
+        mod=module.bb.get(), inputs=inputs, outputs=outputs, symbols=list(symbols.values()), weights=weights, nodes=module.nodes,
+        checks=module.function_checks,
+        metadata={"source": "onnx", "graph": model.graph.name, "producer": f"{model.producer_name} {model.producer_version}".strip(),
+                  "ir_version": model.ir_version, "opset": {k: v for k, v in opsets.items()}})
+
+
+def inline(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """Replaces calls of the model's own functions, and of operators that only ONNX's function bodies define, by their bodies."""
+    try:
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        for _ in range(8):  # a body may use operators that are functions again
+            wanted = _schema_functions(model)
+            if not wanted:
+                break
+            model = onnx.inliner.inline_selected_functions(model, wanted, inline_schema_functions=True)
+    except Exception as error:
+        raise CompileError(f"{source}: the model's functions cannot be inlined: {error}") from error
+    return model
+
+
+def _schema_functions(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    opsets = {o.domain: o.version for o in model.opset_import}
+    wanted = set()
+    for node in nodes_of(model.graph):
+        version = opsets.get(node.domain, opsets.get("ai.onnx", 0) if node.domain == "" else 0)
+        if registry.find(node.domain, node.op_type, version) is not None:
+            continue
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version, registry.DOMAIN_ALIASES.get(node.domain, node.domain))
+        except onnx.defs.SchemaError:
+            continue
+        if schema.has_function or schema.has_context_dependent_function:
+            wanted.add((node.domain, node.op_type))
+    return sorted(wanted)
+
+
+def check_order(graph: onnx.GraphProto, source: str) -> None:
+    """Raises an error if a node uses a value before any node gives it: the graph is cyclic or not sorted."""
+    given: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for name in node.output:
+            given.setdefault(name, index)
+    for index, node in enumerate(graph.node):
+        for name in node.input:
+            if name and given.get(name, -1) >= index:
+                producer = graph.node[given[name]]
+                raise CompileError(
+                    f"{source}: node '{node.name or node.output[0]}' ({node.op_type}) uses '{name}', which comes from node "
+                    f"'{producer.name or producer.output[0]}' ({producer.op_type}) at or after it: the graph has a cycle or is not sorted")
+
+
+def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override: Sequence[int | str] | None, source: str) -> TensorSpec:
+    kind = declared.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise UnsupportedError(f"{source}: input '{declared.name}' is a {(kind or 'value of no type').replace('_type', '')}; only tensors are supported")
+    tensor = declared.type.tensor_type
+    if tensor.elem_type == onnx.TensorProto.STRING:
+        raise UnsupportedError(f"{source}: input '{declared.name}' holds strings, which are not supported")
+    try:
+        dtype = dtype_name(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError:
+        raise CompileError(f"{source}: input '{declared.name}' has an unknown element type ({tensor.elem_type})") from None
+    if override is None and not tensor.HasField("shape"):
+        raise UnsupportedError(f"{source}: input '{declared.name}' has no shape, not even a rank; give one with --shape {declared.name}=...")
+    if override is not None and tensor.HasField("shape") and len(override) != len(tensor.shape.dim):
+        raise CompileError(f"{source}: input '{declared.name}' has {len(tensor.shape.dim)} dimensions; the shape {list(override)} has {len(override)}")
+    shape: list[Any] = []
+    extents = override if override is not None else tensor.shape.dim
+    for axis, extent in enumerate(extents):
+        if isinstance(extent, (int, str)):
+            known: int | str = extent
+        elif extent.HasField("dim_value"):
+            known = extent.dim_value
+        else:
+            known = extent.dim_param or f"{declared.name}_{axis}"
+        if isinstance(known, int):
+            if known < 0:
+                raise CompileError(f"{source}: input '{declared.name}' has a negative extent in axis {axis}: {known}")
+            shape.append(known)
+            continue
+        name = re.sub(r"\W", "_", known)
+        if name not in symbols:
+            symbols[name] = dims.symbol(name)
+        shape.append(symbols[name])
+    return TensorSpec(declared.name, dtype, tuple(shape))

@@ -1,0 +1,77 @@
+"""The module being built: one Relax function for the graph and one for each subgraph, and the weights they use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tvm import relax
+
+from ingot.importer import dims
+from ingot.importer.dims import Dim
+from ingot.importer.weights import Weight
+
+if TYPE_CHECKING:
+    import tvm
+
+    from ingot.importer.context import Context
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A model input or output: its name, dtype and shape (ints and symbolic expressions)."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+
+@dataclass
+class Imported:
+    """A model in Relax.
+
+    ``mod`` has a function ``main`` whose parameters are the model's inputs, then its weights (``weights``, in order), and
+    a function for each subgraph. ``checks`` holds, for each function, conditions over its symbols that must hold at run
+    time, with the message if one does not. Variables are named ``n<i>`` after ``nodes[i]``, the ONNX node they came from.
+    """
+
+    mod: tvm.IRModule
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    symbols: list[Any]
+    weights: list[Weight]
+    nodes: list[str]
+    checks: dict[str, list[tuple[Any, str]]]
+    bounds: dict[str, int] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class ModuleBuilder:
+    """What the contexts of one model share."""
+
+    def __init__(self, source: str, opsets: dict[str, int], base_dir: str) -> None:
+        self.source = source
+        self.opsets = opsets
+        self.base_dir = base_dir
+        self.function_checks: dict[str, list[tuple[Any, str]]] = {}
+        self.bb = relax.BlockBuilder()
+        self.nodes: list[str] = []
+        self.weights: dict[int, tuple[Weight, relax.Var]] = {}
+        self._counts: dict[str, int] = {}
+
+    def unique(self, prefix: str) -> str:
+        """A name that was not given before."""
+        count = self._counts.get(prefix, 0)
+        self._counts[prefix] = count + 1
+        return f"{prefix}_{count}"
+
+    def weight_parameter(self, weight: Weight) -> relax.Var:
+        """The parameter of the main function that stands for a weight."""
+        if id(weight) not in self.weights:
+            ty = relax.TensorType([dims.expr(d) for d in weight.shape], weight.dtype)
+            self.weights[id(weight)] = (weight, relax.Var(self.unique("weight"), ty))
+        return self.weights[id(weight)][1]
+
+    def node_hint(self, context: Context) -> str:
+        """The variable name for what the current node emits."""
+        return f"n{len(self.nodes) - 1}" if context.node is not None else ""

@@ -1,0 +1,5 @@
+"""The ONNX operators, by family. Importing this package registers them all."""
+
+from ingot.importer.ops import elementwise as elementwise
+from ingot.importer.ops import linear as linear
+from ingot.importer.ops import shape as shape

@@ -1,0 +1,58 @@
+"""Weights: large constants that are read from their file only when they are written to the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(eq=False)
+class Weight:
+    """A constant tensor that may not be in memory.
+
+    ``load`` reads it; what it returns is not kept, so that a model's weights pass through memory one at a time.
+    ``shape`` and ``dtype`` (NumPy's name) describe what ``load`` will return.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], np.ndarray] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(numpy_dtype(self.dtype)).itemsize
+
+    def map(
+        self,
+        transform: Callable[[np.ndarray], np.ndarray],
+        shape: tuple[int, ...],
+        suffix: str,
+        dtype: str | None = None,
+    ) -> Weight:
+        """The weight that ``transform`` makes of this one, when it is loaded."""
+        load = self.load
+        return Weight(f"{self.name}{suffix}", shape, dtype or self.dtype, lambda: transform(load()))
+
+
+def from_array(name: str, array: np.ndarray) -> Weight:
+    """A weight that is in memory already."""
+    return Weight(name, tuple(array.shape), dtype_name(array.dtype), lambda: array)
+
+
+def dtype_name(dtype: np.dtype) -> str:
+    """NumPy's name of a dtype, with ml_dtypes' names for the small floats and integers."""
+    return np.dtype(dtype).name
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The NumPy dtype of a dtype's name; small floats and integers come from ml_dtypes."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
