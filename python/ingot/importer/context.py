@@ -223,11 +223,34 @@ class Context:
         if value.ndim > 1 or not dims.is_static(value.shape):
             raise self.needs_constant(value, what)
         count = int(np.prod(value.shape, dtype=np.int64))
-        symbols = [self.fresh("d") for _ in range(count)]
+        symbols = [tirx.Var(self.module.unique("d"), "int64") for _ in range(count)]  # any integers, not extents yet
         if count:
             call = relax.call_pure_packed("ingot.builtin.to_dims", relax.Tuple([value.expr]), ty_args=relax.ShapeType(ndim=count))
             self.bb.match_cast(self.bb.emit(call), relax.ShapeType(symbols))
         return symbols
+
+    def let(self, values: Sequence[Dim]) -> list[Dim]:
+        """Names extents: each expression that depends on integers read at run time becomes a symbol of its own.
+
+        Integers that :meth:`dims` read may be 0 or -1 and mean something else; what they mean as extents is never negative,
+        and a lone symbol keeps generated code simple.
+        """
+        values = dims.dims(values)
+        if all(isinstance(v, int) for v in values):
+            return list(values)
+        symbols = [v if isinstance(v, int) else self.fresh("e") for v in values]
+        call = relax.call_pure_packed("ingot.builtin.let", relax.ShapeExpr([dims.expr(v) for v in values]), ty_args=relax.ShapeType(ndim=len(values)))
+        self.bb.match_cast(self.bb.emit(call), relax.ShapeType([dims.expr(s) for s in symbols]))
+        return symbols
+
+    def indices(self, value: Value, extent: Dim) -> Value:
+        """Indices into an axis of ``extent``, made non-negative; one that is out of range is an error, now or at run time."""
+        if value.is_small_constant and isinstance(extent, int):
+            array = self.array(value, "indices").astype(np.int64)
+            if array.size and (array.min() < -extent or array.max() >= extent):
+                raise self.error(f"an index is out of range for an axis of {extent}: {array.min()} to {array.max()}")
+            return self.constant(np.where(array < 0, array + extent, array))
+        return self.kernel("wrap_indices", [value], [(value.shape, "int64")], dims_=[extent])
 
     def materialize(self, value: Value) -> Any:
         """The Relax expression of a constant or of symbolic integers."""

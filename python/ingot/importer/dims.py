@@ -105,3 +105,8 @@ def variables(value: Dim) -> list[Any]:
     if isinstance(value, int):
         return []
     return list(tvm.tirx.analysis.undefined_vars(value))
+
+
+def is_extent(value: Dim) -> bool:
+    """Whether a dimension is provably not negative."""
+    return value >= 0 if isinstance(value, int) else bool(_analyzer.can_prove(value >= 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm import topi
 
 from ingot.importer import dims
@@ -12,16 +14,25 @@ from ingot.importer.values import Value
 
 @onnx_op("Reshape", since=5)
 def reshape(cx: Context, x: Value, shape: Value, *, allowzero: int = 0) -> Value:
-    target = cx.dims(shape, "the shape")
-    if not allowzero:
-        target = [x.shape[i] if isinstance(d, int) and d == 0 else d for i, d in enumerate(target)]
-    wild = [i for i, d in enumerate(target) if isinstance(d, int) and d == -1]
-    if len(wild) > 1:
-        raise cx.error(f"shape {dims.text(target)} has more than one -1")
-    if wild:
-        rest = dims.product(d for i, d in enumerate(target) if i != wild[0])
-        target[wild[0]] = 0 if isinstance(rest, int) and rest == 0 else dims.floordiv(dims.product(x.shape), rest)
+    asked = cx.dims(shape, "the shape")
+    wild = sum(isinstance(d, int) and d == -1 for d in asked)
+    if wild > 1:
+        raise cx.error(f"shape {dims.text(asked)} has more than one -1")
+    kept = [x.shape[i] if i < x.ndim else 0 for i in range(len(asked))]
+    target = asked if allowzero else [dims.select(_equals(d, 0), kept[i], d) for i, d in enumerate(asked)]
+    rest = dims.product(dims.select(_equals(d, -1), 1, d) for d in target)
+    if isinstance(rest, int) and rest == 0:
+        return cx.reshape(x, [0 if isinstance(d, int) and d == -1 else d for d in target])
+    inferred = dims.floordiv(dims.product(x.shape), rest)
+    target = [dims.select(_equals(d, -1), inferred, d) for d in target]
+    if shape.known_elements() is None:
+        target = cx.let(target)
+        cx.check(dims.expr(dims.product(x.shape)).equal(dims.expr(dims.product(target))), f"cannot reshape {dims.text(x.shape)}")
     return cx.reshape(x, target)
+
+
+def _equals(a: dims.Dim, b: int) -> Any:
+    return a == b if isinstance(a, int) else (False if dims.is_extent(a) and b < 0 else a.equal(b))
 
 
 @onnx_op("Transpose")
@@ -36,4 +47,5 @@ def shape_of(cx: Context, x: Value, *, start: int = 0, end: int | None = None) -
 
 @onnx_op("Gather")
 def gather(cx: Context, x: Value, indices: Value, *, axis: int = 0) -> Value:
-    return cx.te(topi.take, x, indices, axis=axis, mode="fast")
+    axis %= max(x.ndim, 1)
+    return cx.te(topi.take, x, cx.indices(indices, x.shape[axis]), axis=axis, mode="fast")
