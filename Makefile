@@ -1,0 +1,59 @@
+# The commands that people type. `make help` lists them. Everything goes into .venv and build/.
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PY := $(VENV)/bin/python
+TORCH := torch==2.13.0
+
+PYTHON_SOURCES := python tests benchmarks examples/python examples/demo.py
+NATIVE := $(wildcard CMakeLists.txt) $(shell find runtime kernels cmake -type f 2>/dev/null)
+CPP := $(shell find runtime kernels examples tests -name '*.cpp' -o -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-fast lint format bench clean
+
+help: ## list these commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(VENV)/.built ## make .venv with Ingot and everything that tests and benchmarks need
+
+# torch comes first and by itself, so that nothing else decides which build of it is installed.
+$(VENV)/.installed: pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install $(TORCH)
+	$(PY) -m pip install scikit-build-core nanobind cmake ninja
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(NATIVE)
+	$(PY) -m pip install --no-build-isolation --editable '.[compile,export,bench,dev]'
+	touch $@
+
+build: $(VENV)/.built ## build a wheel into dist/
+	$(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+demo: setup ## compile the MiniLM sentence encoder and run it from Python and from C
+	$(PY) examples/demo.py
+
+test: setup ## all tests
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup tests
+
+test-fast: setup ## the tests that compile no large model
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not slow" tests
+
+lint: setup ## ruff, mypy and clang-format, changing nothing
+	$(PY) -m ruff check $(PYTHON_SOURCES)
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
+
+format: setup ## sort imports, fix what ruff can, format C and C++
+	$(PY) -m ruff check --fix $(PYTHON_SOURCES)
+	$(VENV)/bin/clang-format -i $(CPP)
+
+bench: setup ## compare with other runtimes on the models of tests/models/zoo.py; BENCH="-k bert" picks some
+	$(PY) -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-json=build/bench.json $(BENCH)
+
+clean: ## remove build outputs, keep .venv
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find python tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f $(VENV)/.built

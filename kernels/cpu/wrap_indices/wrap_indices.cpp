@@ -1,0 +1,20 @@
+#include "cpu/wrap_indices/wrap_indices.h"
+
+#include "indices.h"
+
+namespace ingot {
+
+void WrapIndices(KernelContext& context) {
+  const DLTensor& input = context.Input(0);
+  const Indices indices(input);
+  const DLTensor& output = context.AllocateOutput(0, ShapeOf(input));
+  if (DTypeText(output.dtype) != "int64") FailKernel("wrapped indices are int64");
+  const int64_t extent = context.dims()[0];
+  int64_t* wrapped = Data<int64_t>(output);
+  constexpr int64_t kGrain = 1 << 14;
+  context.ParallelFor(ElementCount(input), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) wrapped[i] = indices.Wrapped(i, extent);
+  });
+}
+
+}  // namespace ingot

@@ -1,0 +1,13 @@
+// Makes indices non-negative and checks them.
+//
+// inputs   indices: int64 or int32 [...]
+// dims     extent: of the axis that they index
+// outputs  int64 [...]: an index i < 0 becomes i + extent
+// errors   an index outside [-extent, extent)
+#pragma once
+
+#include "kernel.h"
+
+namespace ingot {
+void WrapIndices(KernelContext& context);
+}

@@ -1,0 +1,107 @@
+#include "registry.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "cpu/compress/compress.h"
+#include "cpu/gather_nd/gather_nd.h"
+#include "cpu/non_max_suppression/non_max_suppression.h"
+#include "cpu/nonzero/nonzero.h"
+#include "cpu/random/random.h"
+#include "cpu/scatter_elements/scatter_elements.h"
+#include "cpu/scatter_nd/scatter_nd.h"
+#include "cpu/topk/topk.h"
+#include "cpu/unique/unique.h"
+#include "cpu/wrap_indices/wrap_indices.h"
+#include "machine.h"
+
+namespace ingot {
+namespace {
+
+using enum InstructionSet;
+
+// {least, most} inputs, {least, most} outputs, dims, ints, floats.
+constexpr Kernel kKernels[] = {
+    {"compress", kScalar, Compress, {{2, 2}, {1, 1}, 0, 1, 0},
+     "(input, bool condition [n]) -> slices where the condition holds; ints: axis, or kFlat for the flat input"},
+    {"gather_nd", kScalar, GatherNd, {{2, 2}, {1, 1}, 0, 1, 0},
+     "(data, indices [..., k]) -> slices; ints: batch_dims"},
+    {"non_max_suppression", kScalar, NonMaxSuppression, {{2, 5}, {1, 1}, 0, 1, 0},
+     "(boxes [b, n, 4], scores [b, c, n], max_output?, iou_threshold?, score_threshold?) -> int64 [m, 3]; ints: center_point_box"},
+    {"nonzero", kScalar, Nonzero, {{1, 1}, {1, 1}, 0, 0, 0}, "(input) -> int64 [rank, n] indices of elements that are not zero"},
+    {"random_normal", kScalar, RandomNormal, {{0, 1}, {1, 1}, 0, 1, 2},
+     "() -> independent normal numbers; ints: seed; floats: mean, scale"},
+    {"random_uniform", kScalar, RandomUniform, {{0, 1}, {1, 1}, 0, 1, 2},
+     "() -> independent uniform numbers of [low, high); ints: seed; floats: low, high"},
+    {"scatter_elements", kScalar, ScatterElements, {{3, 3}, {1, 1}, 0, 2, 0},
+     "(data, indices, updates) -> data with updates along an axis; ints: axis, reduction (0 none, 1 add, 2 mul, 3 min, 4 max)"},
+    {"scatter_nd", kScalar, ScatterNd, {{3, 3}, {1, 1}, 0, 1, 0},
+     "(data, indices [..., k], updates) -> data with updated slices; ints: reduction (0 none, 1 add, 2 mul, 3 min, 4 max)"},
+    {"topk", kScalar, TopK, {{1, 2}, {1, 2}, 0, 3, 0},
+     "(input) -> values, int64 indices, k along the axis as the outputs' shape says; ints: axis, largest, sorted"},
+    {"unique", kScalar, Unique, {{1, 1}, {1, 4}, 0, 2, 0},
+     "(input) -> unique values or slices, int64 first indices, inverse indices, counts; ints: axis or kFlat, sorted"},
+    {"wrap_indices", kScalar, WrapIndices, {{1, 1}, {1, 1}, 1, 0, 0},
+     "(int64 or int32 indices) -> int64 indices, negative ones counted from the end; dims: extent"},
+};
+
+static_assert(std::ranges::all_of(kKernels, [](const Kernel& kernel) {
+  return kernel.arity.inputs.most <= kMostTensors && kernel.arity.outputs.most <= kMostTensors && kernel.arity.dims <= kMostTensors;
+}));
+
+struct Row {
+  InstructionSet instructions;
+  std::string_view name;
+  std::string_view architecture;
+  std::vector<std::string_view> features;  // Linux's names
+};
+
+const std::vector<Row>& Rows() {
+  static const std::vector<Row> rows = {
+      {kScalar, "scalar", "", {}},
+      {kAvx2, "avx2", "x86_64", {"avx2", "fma", "f16c"}},
+      {kAvx512, "avx512", "x86_64", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}},
+      {kAvx512Vnni, "avx512_vnni", "x86_64", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}},
+      {kAvx512Bf16, "avx512_bf16", "x86_64", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"}},
+      {kNeon, "neon", "aarch64", {"asimd"}},
+      {kNeonDotprod, "neon_dotprod", "aarch64", {"asimd", "asimddp"}},
+      {kNeonI8mm, "neon_i8mm", "aarch64", {"asimd", "asimddp", "i8mm"}},
+  };
+  return rows;
+}
+
+// The best instruction set that INGOT_ISA allows.
+InstructionSet Limit() {
+  const char* forced = std::getenv("INGOT_ISA");
+  if (forced == nullptr || *forced == '\0') return Rows().back().instructions;
+  std::string known;
+  for (const Row& row : Rows()) {
+    if (row.name == forced) return row.instructions;
+    known += Text(known.empty() ? "" : ", ", row.name);
+  }
+  Fail(INGOT_ERROR_INVALID_ARGUMENT, "INGOT_ISA is '", std::string_view(forced), "'; it can be ", known);
+}
+
+}  // namespace
+
+std::span<const Kernel> Kernels() { return kKernels; }
+
+std::string_view Name(InstructionSet instructions) { return Rows()[static_cast<size_t>(instructions)].name; }
+
+bool Allowed(InstructionSet instructions) {
+  if (instructions > Limit()) return false;
+  const Row& row = Rows()[static_cast<size_t>(instructions)];
+  return row.architecture.empty() || MissingFeatures(row.architecture, row.features).empty();
+}
+
+const Kernel* FindKernel(std::string_view name) {
+  const Kernel* best = nullptr;
+  for (const Kernel& kernel : kKernels) {
+    if (kernel.name == name && (best == nullptr || kernel.instructions > best->instructions) && Allowed(kernel.instructions)) best = &kernel;
+  }
+  return best;
+}
+
+}  // namespace ingot

@@ -1,0 +1,1 @@
+"""The .ingot format: linking code images and writing files. Reading is the runtime's (runtime/src)."""

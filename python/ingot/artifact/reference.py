@@ -1,0 +1,123 @@
+"""Reference samples: inputs, and what the model's framework makes of them, for ``ingot verify``.
+
+For an ONNX model, which no framework is at hand to run, the reference is onnxruntime if it is installed, else ONNX's own
+reference evaluator. Either runs in a process of its own, so that its copy of the weights is gone before code is generated.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingot.artifact.samples import Sample
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ingot.importer.module import Imported
+
+_SYMBOLIC_EXTENTS = (2, 7, 5, 3)  # for the first symbolic dimension, the second, ...: small, different, and not all even
+
+
+def make_samples(model: onnx.ModelProto, folder: str, imported: Imported, count: int, scratch: Path,
+                 reference: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None, reference_name: str,
+                 examples: Mapping[str, Any] | None) -> tuple[list[Sample], str, str]:
+    """Makes ``count`` samples. Returns them, the name of what made their outputs, and a note if there are none."""
+    inputs = [_inputs(imported, seed) for seed in range(count)]
+    if examples is not None and all(s.name in examples for s in imported.inputs):
+        inputs[0] = {s.name: np.asarray(examples[s.name]) for s in imported.inputs}
+    names = [s.name for s in imported.outputs]
+    if reference is not None:
+        return [Sample(case, _ordered(reference(case), names)) for case in inputs], reference_name, ""
+    if len(imported.inputs) != len(model.graph.input) - len({i.name for i in model.graph.input} & {t.name for t in model.graph.initializer}):
+        return [], "", "no samples, because some inputs were made constant"
+    outputs, engine, problem = _run_onnx(model, folder, scratch, inputs)
+    if problem:
+        return [], "", f"no samples, because {engine} could not run the model: {problem}"
+    return [Sample(case, dict(zip(names, out, strict=True))) for case, out in zip(inputs, outputs, strict=True)], engine, ""
+
+
+def _ordered(outputs: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    return {name: np.asarray(outputs[name]) for name in names}
+
+
+def _inputs(imported: Imported, seed: int) -> dict[str, Any]:
+    from ingot.importer.weights import numpy_dtype
+
+    random = np.random.default_rng(seed)
+    extents = {s.name: min(_SYMBOLIC_EXTENTS[min(i, len(_SYMBOLIC_EXTENTS) - 1)], imported.bounds.get(s.name, 1 << 30))
+               for i, s in enumerate(imported.symbols)}
+    result = {}
+    for spec in imported.inputs:
+        shape = tuple(d if isinstance(d, int) else extents[str(d)] for d in spec.shape)
+        dtype = numpy_dtype(spec.dtype)
+        if np.issubdtype(dtype, np.integer) or dtype == np.bool_:  # indices, masks and lengths: 1 is valid for nearly all
+            result[spec.name] = np.ones(shape, dtype)
+        else:
+            result[spec.name] = random.standard_normal(shape).astype(dtype)
+    return result
+
+
+def _run_onnx(model: onnx.ModelProto, folder: str, scratch: Path, inputs: list[dict[str, Any]]) -> tuple[list[list[Any]], str, str]:
+    package = "onnxruntime" if importlib.util.find_spec("onnxruntime") else "onnx"
+    engine = f"{package} {importlib.metadata.version(package)}"
+    import onnx
+
+    path = scratch / "reference.onnx"
+    path.write_bytes(onnx.ModelProto.SerializeToString(model))
+    for index, case in enumerate(inputs):
+        np.savez(scratch / f"case{index}.npz", **{f"i{i}": a for i, a in enumerate(case.values())})
+    command = [sys.executable, "-m", "ingot.artifact.reference", package, str(path), folder, str(scratch), str(len(inputs))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        return [], engine, lines[-1] if lines else f"it ended with status {done.returncode}"
+    outputs = []
+    for index in range(len(inputs)):
+        with np.load(scratch / f"result{index}.npz") as arrays:
+            outputs.append([arrays[f"o{i}"] for i in range(len(arrays.files))])
+    return outputs, engine, ""
+
+
+def _main(package: str, path: str, folder: str, scratch: str, count: str) -> None:
+    run = _onnxruntime(path, folder) if package == "onnxruntime" else _onnx_reference(path, folder)
+    for index in range(int(count)):
+        with np.load(Path(scratch) / f"case{index}.npz") as arrays:
+            outputs = run([arrays[f"i{i}"] for i in range(len(arrays.files))])
+        np.savez(Path(scratch) / f"result{index}.npz", **{f"o{i}": np.asarray(a) for i, a in enumerate(outputs)})
+
+
+def _onnxruntime(path: str, folder: str) -> Callable[[list[Any]], list[Any]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if Path(folder).resolve() != Path(path).parent:  # external data is found beside the model
+        for sibling in Path(folder).iterdir():
+            link = Path(path).parent / sibling.name
+            if sibling.is_file() and not link.exists():
+                link.symlink_to(sibling.resolve())
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    return lambda arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
+
+
+def _onnx_reference(path: str, folder: str) -> Callable[[list[Any]], list[Any]]:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load(path, load_external_data=False)
+    onnx.load_external_data_for_model(model, folder)
+    evaluator = ReferenceEvaluator(model)
+    return lambda arrays: list(evaluator.run(None, dict(zip(evaluator.input_names, arrays, strict=True))))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

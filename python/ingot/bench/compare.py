@@ -1,0 +1,137 @@
+"""Compares programs on one model: each in a process of its own, taking turns, on the same inputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ingot.bench.statistics import Summary, summarize
+from ingot.errors import ExecutionError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The times of each contestant, and how far its outputs are from those of the first as relative norm error."""
+
+    threads: int
+    times: dict[str, Summary]
+    load_seconds: dict[str, float]
+    errors: dict[str, float]
+
+    def ratio(self, name: str, to: str = "ingot") -> float:
+        """How many times as long ``name`` takes as ``to``, by the medians."""
+        return self.times[name].median / self.times[to].median
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        first = next(iter(self.times))
+        return {"threads": self.threads, "contestants": {
+            name: {**summary.as_dict(), "load": self.load_seconds[name], "ratio": self.ratio(name, first), "relative_norm_error": self.errors[name]}
+            for name, summary in self.times.items()}}
+
+
+def compare(models: Mapping[str, str | Path], inputs: Mapping[str, npt.NDArray[Any]], *, threads: int, rounds: int = 8, seconds: float = 0.5,
+            warmup: int = 3) -> Comparison:
+    """Measures each contestant (``models``: its name → its model file) ``rounds`` times, for about ``seconds`` each.
+
+    Raises:
+        ExecutionError: A contestant failed; the message has what it wrote.
+    """
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        stored = Path(folder) / "inputs.npz"
+        np.savez(stored, **inputs)  # type: ignore[arg-type]
+        workers = {name: stack.enter_context(_Worker(name, path, threads, stored)) for name, path in models.items()}
+        outputs = {name: worker.outputs(Path(folder) / f"{name}.npz") for name, worker in workers.items()}
+        counts = {name: max(1, min(1000, int(seconds / min(worker.times(warmup))))) for name, worker in workers.items()}
+        times: dict[str, list[float]] = {name: [] for name in workers}
+        for turn in range(rounds):
+            order = list(workers) if turn % 2 == 0 else list(reversed(workers))
+            for name in order:
+                workers[name].times(1)  # what the others left in the caches is not counted
+                times[name] += workers[name].times(counts[name])
+        first = outputs[next(iter(outputs))]
+        return Comparison(threads, {name: summarize(t) for name, t in times.items()}, {name: w.load_seconds for name, w in workers.items()},
+                          {name: _error(own, first) for name, own in outputs.items()})
+
+
+def _error(arrays: list[npt.NDArray[Any]], reference: list[npt.NDArray[Any]]) -> float:
+    """The largest relative norm error over all outputs, in float64."""
+    worst = 0.0
+    for actual, expected in zip(arrays, reference, strict=True):
+        a, e = actual.astype(np.float64), expected.astype(np.float64)
+        worst = max(worst, float(np.linalg.norm(a - e) / (np.linalg.norm(e) or 1.0)))
+    return worst
+
+
+class _Worker:
+    """A process that holds one contestant."""
+
+    def __init__(self, name: str, model: str | Path, threads: int, inputs: Path) -> None:
+        self._name = name
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "ingot.bench.worker", name, str(model), str(threads), str(inputs)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment)
+        self.load_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self.load_seconds = float(self._answer()["load"])
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def times(self, runs: int) -> list[float]:
+        """The seconds of each of ``runs`` runs."""
+        self._ask({"runs": runs})
+        seconds: list[float] = self._answer()["seconds"]
+        return seconds
+
+    def outputs(self, path: Path) -> list[npt.NDArray[Any]]:
+        """The outputs of one run, in order."""
+        self._ask({"outputs": str(path)})
+        self._answer()
+        with np.load(path) as stored:
+            return [stored[key] for key in stored.files]
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the missing answer is reported with what the process wrote
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            written = self._errors.read().strip().splitlines()
+            raise ExecutionError(f"{self._name} stopped with exit code {self._process.returncode}:\n" + "\n".join(written[-8:]))
+        answer: dict[str, Any] = json.loads(line)
+        return answer

@@ -1,0 +1,56 @@
+"""``ingot compile``: a model becomes one .ingot file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import Any
+
+from ingot.cli import options, printing
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    command = commands.add_parser("compile", help="compile a model into one .ingot file", description="Compiles a model into one .ingot file.")
+    command.add_argument("model", metavar="MODEL", help="an .onnx file, a Hugging Face directory (config.json and safetensors), or "
+                         "module:callable, which returns (torch module, example inputs)")
+    command.add_argument("-o", "--output", required=True, metavar="OUT.ingot", help="the file to write; it appears only when it is whole")
+    command.add_argument("--target", action="append", metavar="NAME", help="cpu (this machine, the default), cpu:x86-64-v3, cpu:x86-64-v4 or "
+                         "cpu:aarch64; several go into one file, and the best that a machine can run is loaded")
+    command.add_argument("--precision", default="f32", metavar="TYPE", help="what to compute in (default: f32)")
+    command.add_argument("--shape", action="append", type=options.shape, metavar="NAME=1,3,224,224",
+                         help="fix or name the extents of an input: NAME=batch,3,H,W")
+    command.add_argument("--bound", action="append", type=options.assignments, metavar="batch=32",
+                         help="the largest extent of a symbolic dimension; memory is then planned once")
+    command.add_argument("--samples", type=options.count, default=1, metavar="N", help="reference samples to store for `ingot verify` (default: 1)")
+    command.add_argument("--name", help="the model's name in the artifact (default: from its file)")
+    command.add_argument("--verbose", action="store_true", help="say what each pass did")
+    command.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    from ingot.compiler import compile
+
+    model, inputs = arguments.model, None
+    if is_callable(model):
+        from ingot.export.spec import load_callable
+
+        model, inputs = load_callable(model)
+    with printing.progress() as progress:
+        report = compile(model, arguments.output, target=arguments.target or "cpu", precision=arguments.precision,
+                         shapes=dict(arguments.shape) if arguments.shape else None, bounds=options.merged(arguments.bound) or None,
+                         samples=arguments.samples, inputs=inputs, name=arguments.name, progress=progress)
+    if arguments.verbose:
+        for line in report.log:
+            print(line)
+    printing.table(["stage", "time"], [*((stage, printing.duration(t)) for stage, t in report.timings.items()),
+                                       ("total", printing.duration(sum(report.timings.values())))], right=[1])
+    print(f"{report.path}: {printing.size(report.size)}, {', '.join(report.targets)}")
+    return 0
+
+
+def is_callable(model: str) -> bool:
+    """Whether MODEL names a callable rather than a file: ``package.module:callable``."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", model) is not None and not os.path.exists(model)

@@ -1,0 +1,100 @@
+"""``ingot doctor``: what this machine can do, and what is installed."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ingot.cli import printing
+
+#: Distributions by the name that people know them by.
+_PACKAGES = {"ingot": "ingot", "numpy": "numpy", "tvm": "apache-tvm", "onnx": "onnx", "torch": "torch", "transformers": "transformers",
+             "onnxruntime": "onnxruntime", "openvino": "openvino"}
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    command = commands.add_parser("doctor", help="show instruction sets, caches, bandwidth, peak, versions and CUDA",
+                                  description="Shows what this machine can do (measured in about two seconds) and what is installed.")
+    command.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    command.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    from ingot.runtime import machine
+
+    found = {"machine": machine(), "measured": measure(), "versions": versions(), "cuda": cuda()}
+    if arguments.json:
+        printing.as_json(found)
+    else:
+        _print(found)
+    return 0
+
+
+def measure() -> list[dict[str, float]]:
+    """Read bandwidth in GB/s and fused multiply-add peak in GFLOP/s, with one thread and with one for each core."""
+    from ingot.runtime import machine, measure_bandwidth, measure_fma
+
+    cores = int(machine().get("cores") or 1)
+    return [{"threads": threads, "bandwidth_gb_s": measure_bandwidth(threads), "fma_gflop_s": measure_fma(threads)}
+            for threads in dict.fromkeys((1, cores))]
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what matters, without importing any of it; None where it is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name, distribution in _PACKAGES.items():
+        try:
+            found[name] = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def cuda() -> dict[str, Any]:
+    """Whether CUDA code can be compiled here (nvcc) and run here (the driver)."""
+    nvcc = shutil.which("nvcc") or next((str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.exists()), None)
+    release = re.search(r"release ([\d.]+)", _output([nvcc, "--version"])) if nvcc else None
+    version = Path("/proc/driver/nvidia/version")
+    driver = re.search(r"(\d+\.\d+[\d.]*)", version.read_text(encoding="ascii", errors="replace")) if version.exists() else None
+    return {"nvcc": nvcc, "nvcc_version": release[1] if release else None, "can_compile": release is not None,
+            "driver": driver[1] if driver else None, "can_run": driver is not None}
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    except OSError:
+        return ""
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    print("machine")
+    printing.fields({name.replace("_", " "): _text(name, value) for name, value in found["machine"].items()})
+    printing.heading("measured")
+    printing.table(["threads", "read bandwidth", "fused multiply-add, f32"],
+                   [(m["threads"], f"{m['bandwidth_gb_s']:.1f} GB/s", f"{m['fma_gflop_s']:.0f} GFLOP/s") for m in found["measured"]], right=[0, 1, 2])
+    printing.heading("versions")
+    printing.fields({name: version or "not installed" for name, version in found["versions"].items()})
+    printing.heading("CUDA")
+    cuda_ = found["cuda"]
+    printing.fields({"compile": f"yes: nvcc {cuda_['nvcc_version']} ({cuda_['nvcc']})" if cuda_["can_compile"] else "no: nvcc was not found",
+                     "run": f"yes: driver {cuda_['driver']}" if cuda_["can_run"] else "no: there is no NVIDIA driver"})
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_text(f'{name} {k}', v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(_text(name, v) for v in value) or "none"
+    if isinstance(value, int) and not isinstance(value, bool) and "cache" in name:
+        return f"{value // 1024} KiB"
+    return str(value)

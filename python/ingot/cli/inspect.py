@@ -1,0 +1,116 @@
+"""``ingot inspect``: what is in an artifact. Nothing of it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ingot.cli import options, printing
+from ingot.cli.program import functions_of, names_of
+from ingot.errors import TargetError
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    command = commands.add_parser("inspect", help="show inputs, outputs, targets, sizes, memory and the kernel of each node",
+                                  description="Shows what is in an artifact, of any target, without running it.")
+    options.add_artifact(command)
+    command.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    command.add_argument("--dims", action="append", type=options.assignments, metavar="batch=8,...",
+                         help="extents of symbolic dimensions to plan memory for (default: their bounds)")
+    command.add_argument("--target", metavar="NAME", help="whose steps to show (default: the best for this machine, else the first)")
+    command.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    found = describe(arguments.artifact, options.merged(arguments.dims), arguments.target)
+    if arguments.json:
+        printing.as_json(found)
+    else:
+        _print(found)
+    return 0
+
+
+def describe(path: str, dims: Mapping[str, int], target: str | None = None) -> dict[str, Any]:
+    """Everything that ``ingot inspect`` shows, as JSON values."""
+    from ingot.runtime import Artifact
+
+    artifact = Artifact.open(path)
+    manifest = artifact.manifest
+    options.known_dims(dict(dims), manifest["dims"])
+    targets = {t["name"]: t for t in manifest["targets"]}
+    if target is not None and target not in targets:
+        raise TargetError(f"{path}: there is no target '{target}'; the artifact has {', '.join(targets)}")
+    best = artifact.best_target
+    shown = targets[target or best or next(iter(targets))]
+    weights = manifest.get("weights", {}).get("tensors", [])
+    samples = manifest.get("samples") or {}
+    return {
+        "file": path, "size": os.path.getsize(path), "format": manifest["format"], "model": manifest["model"], "producer": manifest["producer"],
+        "inputs": manifest["inputs"], "outputs": manifest["outputs"], "dims": manifest["dims"],
+        "weights": {"tensors": len(weights), "bytes": sum(w["nbytes"] for w in weights)},
+        "samples": {"cases": len(samples.get("cases", [])), "reference": samples.get("reference")},
+        "targets": [{"name": t["name"], "arch": t["arch"], "features": t["features"], "functions": len(t["code"].get("functions", {})),
+                     "code_bytes": t["code"].get("text_size", 0) + t["code"].get("data_size", 0), "segment": t["code"].get("segment")}
+                    for t in manifest["targets"]],
+        "best_target": best,
+        "memory": _memory(path, dims, manifest, best),
+        "shown_target": shown["name"],
+        "steps": _steps(shown["program"]),
+    }
+
+
+def _memory(path: str, given: Mapping[str, int], manifest: Mapping[str, Any], best: str | None) -> dict[str, Any] | None:
+    """The plan's size at the given or bounded extents; None where they or a machine to plan for are missing."""
+    from ingot.runtime import Model
+
+    dims = {d["name"]: given.get(d["name"], d["max"]) for d in manifest["dims"]}
+    if best is None or any(extent is None for extent in dims.values()):
+        return None
+    return {"dims": dims, "bytes": Model.load(path).memory(**dims)}
+
+
+def _steps(program: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = names_of(program)
+    found = []
+    for name, function in zip(names, functions_of(program), strict=True):
+        for index, step in enumerate(function.steps):
+            found.append({"function": name, "step": index, "op": step["op"], "runs": function.runs(step, names), "kernel": step.get("kernel"),
+                          "outputs": function.outputs(step), "node": step.get("node", "")})
+    return found
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    model = found["model"]
+    print(f"{found['file']}: {model.get('name', '')}, {printing.size(found['size'])}, format {found['format']}")
+    printing.fields({
+        "from": ", ".join(f"{k} {v}" for k, v in model.items() if k != "name" and v not in ("", None)),
+        "made by": ", ".join(f"{k} {v}" for k, v in found["producer"].items()),
+        "weights": f"{printing.size(found['weights']['bytes'])} in {found['weights']['tensors']} tensors",
+        "samples": f"{found['samples']['cases']}, by {found['samples']['reference']}" if found["samples"]["cases"] else "none"})
+    for side in ("inputs", "outputs"):
+        printing.heading(side)
+        printing.table(["name", "dtype", "shape"], [(t["name"], t["dtype"], printing.shape(t["shape"])) for t in found[side]])
+    if found["dims"]:
+        printing.heading("symbolic dimensions")
+        printing.table(["name", "largest"], [(d["name"], "any" if d["max"] is None else d["max"]) for d in found["dims"]])
+    printing.heading("targets")
+    printing.table(["name", "code", "functions", "needs"], [
+        (t["name"] + (" *" if t["name"] == found["best_target"] else ""), printing.size(t["code_bytes"]), t["functions"], " ".join([t["arch"], *t["features"]]))
+        for t in found["targets"]], right=[1, 2])
+    print("  * is what this machine loads" if found["best_target"] else "  none of them can run on this machine")
+    printing.heading("memory of one session")
+    memory = found["memory"]
+    if memory:
+        at = ", ".join(f"{name}={extent}" for name, extent in memory["dims"].items())
+        print(f"  {printing.size(memory['bytes'])}" + (f" at {at}" if at else ""))
+    else:
+        unbounded = ",".join(f"{d['name']}=8" for d in found["dims"] if d["max"] is None)
+        print(f"  depends on the extents: --dims {unbounded}" if found["best_target"] else "  is planned on a machine that can run the model")
+    printing.heading(f"steps of {found['shown_target']}")
+    several = len({s["function"] for s in found["steps"]}) > 1
+    printing.table(["step", "runs", "gives", "from"], [
+        (f"{s['function']} {s['step']}" if several else s["step"], s["runs"], " ".join(s["outputs"]), s["node"]) for s in found["steps"]])

@@ -1,0 +1,300 @@
+"""``ingot.compile``: a model in, one .ingot file out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingot import _version
+from ingot.errors import CompileError, FileError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ingot.artifact.samples import Sample
+    from ingot.importer.module import Imported
+
+#: Called as a compile goes: the stage, the part of it that is done (0 to 1, or None if unknown), and what is at hand.
+Progress = Callable[[str, "float | None", str], None]
+
+
+@dataclass
+class CompileReport:
+    """What a compile did.
+
+    Attributes:
+        path: The artifact.
+        size: Its size in bytes.
+        targets: The targets in it, best first.
+        timings: Seconds that each stage took.
+        log: What each pass did, a line each.
+    """
+
+    path: Path
+    size: int = 0
+    targets: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Source:
+    """A model as ONNX, and how its framework runs it."""
+
+    model: onnx.ModelProto
+    label: str
+    folder: str
+    name: str
+    metadata: dict[str, Any]
+    reference: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    reference_name: str = ""
+    examples: Mapping[str, Any] | None = None
+
+
+def compile(
+    model: Any,
+    output: str | os.PathLike[str],
+    *,
+    target: str | Sequence[str] = "cpu",
+    precision: str = "f32",
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    bounds: Mapping[str, int] | None = None,
+    samples: int = 1,
+    inputs: Any = None,
+    dynamic_shapes: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    name: str | None = None,
+    constants: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> CompileReport:
+    """Compiles a model ahead of time into one file.
+
+    Args:
+        model: A path to an ``.onnx`` file, an ``onnx.ModelProto``, a path to a Hugging Face directory, or a ``torch.nn.Module``.
+        output: The file to write. It appears only when it is whole.
+        target: One target or several (:mod:`ingot.lower.targets`); ``cpu`` is this machine.
+        precision: What to compute in; ``f32`` keeps the model's own types.
+        shapes: For inputs by name, extents or symbol names that replace the declared ones.
+        bounds: For symbolic dimensions by name, the largest extent: memory is then planned once, for the bounds.
+        samples: How many reference samples to store for ``ingot verify``.
+        inputs: For a ``torch.nn.Module``: example inputs, a tuple or a dict of tensors.
+        dynamic_shapes: For a ``torch.nn.Module``: as ``torch.export`` takes them; by default batch and sequence are symbolic.
+        input_names: For a ``torch.nn.Module``: names of its inputs.
+        output_names: For a ``torch.nn.Module``: names of its outputs.
+        name: The model's name in the artifact; by default that of its file or class.
+        constants: For inputs by name, arrays that become part of the model, which then lacks those inputs.
+        progress: Called as stages advance.
+
+    Raises:
+        CompileError: The model is malformed or asks for something that does not exist.
+        UnsupportedError: The model uses something that Ingot does not implement.
+        FileError: A file is missing.
+    """
+    from ingot.importer.model import import_model
+    from ingot.lower import targets
+
+    if precision != "f32":
+        raise CompileError(f"precision '{precision}' is not available; it is f32")
+    wanted = sorted({targets.find(t) for t in ([target] if isinstance(target, str) else target)}, key=targets.preference)
+    if not wanted:
+        raise CompileError("no target was given")
+    report = CompileReport(Path(output), targets=[t.name for t in wanted])
+    stages = _Stages(report, progress)
+    with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
+        with stages("export"):
+            source = _load(model, Path(folder), inputs, dynamic_shapes, input_names, output_names)
+        with stages("import"):
+            imported = import_model(source.model, source=source.label, base_dir=source.folder, shapes=shapes, constants=constants)
+            imported.bounds.update(_checked_bounds(bounds, imported))
+        with stages("samples"):
+            cases = _samples(source, imported, samples, Path(folder), report)
+        built = _build(imported, wanted, stages, report)
+        with stages("write weights"):
+            report.size = _write(report.path, name or source.name, source, imported, built, cases, stages)
+    return report
+
+
+class _Stages:
+    """Times stages and tells about them."""
+
+    def __init__(self, report: CompileReport, progress: Progress | None) -> None:
+        self._report = report
+        self._progress = progress or (lambda stage, fraction, detail: None)
+        self._current = ""
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        self._current = stage
+        self._progress(stage, 0.0, "")
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._report.timings[stage] = self._report.timings.get(stage, 0.0) + time.perf_counter() - start
+        self._progress(stage, 1.0, "")
+
+    def advance(self, fraction: float | None, detail: str) -> None:
+        """Tells how far the current stage is."""
+        self._progress(self._current, fraction, detail)
+
+
+def _load(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, input_names: Sequence[str] | None,
+          output_names: Sequence[str] | None) -> _Source:
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        return _Source(model, model.graph.name or "model", ".", model.graph.name or "model", {"framework": "onnx"})
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        if not path.exists():
+            raise FileError(f"there is no file or directory '{path}'")
+        if path.is_file():
+            return _Source(_parse(path), path.name, str(path.parent), path.stem, {"framework": "onnx", "file": path.name})
+        from ingot.export import export_directory
+
+        exported = export_directory(path, folder)
+        label = path.name
+    elif type(model).__module__.split(".")[0] == "torch" or _is_module(model):
+        from ingot.export import export_module
+
+        if inputs is None:
+            raise CompileError("a torch.nn.Module takes example inputs: compile(module, output, inputs=(x,))")
+        exported = export_module(model, inputs, folder, dynamic_shapes=dynamic_shapes, input_names=input_names, output_names=output_names)
+        label = type(model).__name__
+    else:
+        raise CompileError(f"a model is the path of an .onnx file or of a Hugging Face directory, an onnx.ModelProto or a torch.nn.Module, "
+                           f"not a {type(model).__name__}")
+    return _Source(_parse(exported.path), label, str(exported.path.parent), label, dict(exported.metadata), exported.reference,
+                   exported.reference_name, exported.inputs)
+
+
+def _is_module(model: Any) -> bool:
+    return any(f"{base.__module__}.{base.__qualname__}" == "torch.nn.modules.module.Module" for base in type(model).__mro__)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError, UnicodeDecodeError) as error:
+        raise CompileError(f"{path.name}: this is not an ONNX model, or it is truncated: {str(error).strip()}") from error
+    if not model.graph.node and not model.graph.output:
+        raise CompileError(f"{path.name}: this is not an ONNX model, or it is truncated: it has no graph")
+    return model
+
+
+def _checked_bounds(bounds: Mapping[str, int] | None, imported: Imported) -> dict[str, int]:
+    names = [s.name for s in imported.symbols]
+    for name, bound in (bounds or {}).items():
+        if name not in names:
+            raise CompileError(f"there is no symbolic dimension '{name}' to bound; they are {', '.join(names) or 'none'}")
+        if bound < 1:
+            raise CompileError(f"the bound of '{name}' is {bound}; it must be at least 1")
+    return dict(bounds or {})
+
+
+def _samples(source: _Source, imported: Imported, count: int, folder: Path, report: CompileReport) -> tuple[list[Sample], str]:
+    from ingot.artifact.reference import make_samples
+
+    if count == 0:
+        return [], ""
+    cases, reference, note = make_samples(source.model, source.folder, imported, count, folder, source.reference, source.reference_name,
+                                          source.examples)
+    if note:
+        report.log.append(f"samples: {note}")
+    return cases, reference
+
+
+@dataclass
+class _Built:
+    """One target's code and program."""
+
+    target: Any
+    image: Any
+    program: dict[str, Any]
+
+
+def _build(imported: Imported, wanted: Sequence[Any], stages: _Stages, report: CompileReport) -> tuple[list[_Built], list[Any]]:
+    from tvm import tirx
+
+    from ingot.artifact.link import link
+    from ingot.lower.cpu.codegen import generate
+    from ingot.lower.cpu.schedule import schedule
+    from ingot.lower.program import ProgramBuilder, WeightTable
+    from ingot.passes.pipeline import optimize
+
+    weights = WeightTable()
+    built = []
+    for number, target in enumerate(wanted):
+        with stages("optimize"):
+            optimized = optimize(imported.mod, target, lambda line, t=target: report.log.append(f"{t.name}: {line}"))
+        with stages("lower"):
+            functions = {gv.name_hint: f for gv, f in optimized.mod.functions.items() if isinstance(f, tirx.PrimFunc)}
+            scheduled = {}
+            for index, (name, function) in enumerate(functions.items()):
+                stages.advance(index / len(functions), name)
+                scheduled[name] = schedule(function, target)
+            kernels = {name: s.kernel for name, s in scheduled.items()}
+            program = ProgramBuilder(optimized.mod, imported, optimized.trace, kernels, weights).build()
+        with stages("generate code"):
+            stages.advance(number / len(wanted), f"{len(scheduled)} functions for {target.name}")
+            image = link(generate({name: s.function for name, s in scheduled.items()}, target))
+        report.log.append(f"{target.name}: {len(scheduled)} functions, {len(image.text)} bytes of code")
+        built.append(_Built(target, image, program))
+    return built, weights.weights
+
+
+def _write(path: Path, name: str, source: _Source, imported: Imported, built: tuple[list[_Built], list[Any]],
+           samples: tuple[list[Sample], str], stages: _Stages) -> int:
+    from ingot.artifact import write
+
+    targets, weights = built
+    cases, reference = samples
+    layout = write.Layout()
+    manifest: dict[str, Any] = {
+        "format": write.VERSION,
+        "producer": {"ingot": _version.__version__, "tvm": _installed("apache-tvm"), "onnx": _installed("onnx")},
+        "model": {"name": name, **source.metadata, **imported.metadata},
+        "dims": [{"name": s.name, "max": imported.bounds.get(s.name)} for s in imported.symbols],
+        "inputs": [_spec(s) for s in imported.inputs],
+        "outputs": [_spec(s) for s in imported.outputs],
+        "weights": {"segment": len(targets) + 1, "tensors": [layout.weight(w) for w in weights]},
+        "targets": [write.target_entry(b.target, b.image, b.program, segment) for segment, b in enumerate(targets, 1)],
+    }
+    if cases:
+        manifest["samples"] = {"segment": len(targets) + 2, "reference": reference, "cases": layout.samples(cases)}
+    with write.replacing(path) as file:
+        writer = write.Writer(file, len(write.encode(manifest)), len(targets) + 1 + bool(cases))
+        for b in targets:
+            with writer.segment(write.CODE) as put:
+                put(b.image.text)
+                put(b.image.data)
+        with writer.segment(write.WEIGHTS) as put:
+            for index, (weight, entry) in enumerate(zip(weights, manifest["weights"]["tensors"], strict=True)):
+                stages.advance(index / len(weights), weight.name)
+                write.put_weight(put, weight, entry)
+        if cases:
+            with writer.segment(write.SAMPLES) as put:
+                write.put_samples(put, cases)
+        return writer.finish(manifest)
+
+
+def _spec(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": [d if isinstance(d, int) else str(d) for d in spec.shape]}
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""CPU targets: schedules, the calling convention of generated functions, and code generation through LLVM."""

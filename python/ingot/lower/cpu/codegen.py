@@ -1,0 +1,66 @@
+"""TIR → machine code: the passes that lower scheduled TIR functions, and LLVM."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import tvm
+from tvm import s_tir, tirx
+
+from ingot.lower.cpu import abi
+from ingot.lower.targets import Target
+
+
+def _scheduled_to_loops() -> list[tvm.transform.Pass]:
+    """Blocks and buffers → loops over flat memory; TVM's s_tir pipeline without its GPU parts."""
+    return [
+        s_tir.transform.CanonicalizeLoop(),
+        s_tir.transform.LowerInitBlock(),
+        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.transform.ConvertBlocksToOpaque(),
+        s_tir.transform.CompactBufferAllocation(),
+        s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.StmtSimplify(),
+        s_tir.transform.LowerOpaqueBlock(),
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.BF16ComputeLegalize(),
+        tirx.transform.NarrowDataType(32),
+        s_tir.transform.LoopPartition(),
+        tirx.transform.VectorizeLoop(True),
+        tirx.transform.StorageRewrite(),
+        s_tir.transform.HoistIfThenElse(),
+        tirx.transform.UnrollLoop(),
+        s_tir.transform.RenormalizeSplitPattern(),
+        tirx.transform.StmtSimplify(),
+        tirx.transform.RemoveNoOp(),
+        s_tir.transform.RewriteUnsafeSelect(),
+        tirx.transform.CommonSubexprElim(),
+        tirx.transform.FP8ComputeLegalize(),
+        tirx.transform.VerifyMemory(),
+    ]
+
+
+def _loops_to_intrinsics() -> list[tvm.transform.Pass]:
+    return [
+        tirx.transform.FP8StorageLegalize(),
+        tirx.transform.BF16StorageLegalize(),
+        tirx.transform.LowerTVMBuiltin(),
+        tirx.transform.LowerIntrin(),
+    ]
+
+
+def generate(functions: Mapping[str, tirx.PrimFunc], target: Target) -> bytes:
+    """Compiles scheduled TIR functions into one relocatable ELF object, in which each has the name it is given by."""
+    llvm = tvm.target.Target(target.llvm)
+    llvm = llvm.with_host(llvm)
+    module = tvm.IRModule({tvm.ir.GlobalVar(name): f.with_attr({"global_symbol": name, "target": llvm}) for name, f in functions.items()})
+    module = tvm.transform.Sequential(_scheduled_to_loops())(module)
+    module = tvm.IRModule({tvm.ir.GlobalVar(gv.name_hint): abi.lower(f, gv.name_hint, llvm) for gv, f in module.functions.items()})
+    module = tvm.transform.Sequential(_loops_to_intrinsics())(module)
+    built = tvm.get_global_func("target.build.llvm")(module, llvm)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "code.o"
+        built.write_to_file(str(path), "o")
+        return path.read_bytes()

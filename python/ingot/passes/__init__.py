@@ -1,0 +1,1 @@
+"""Relax → Relax. ``optimize`` runs the passes in order; one pass a file."""

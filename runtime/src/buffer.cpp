@@ -1,0 +1,109 @@
+#include "buffer.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <limits>
+#include <new>
+
+#include "error.h"
+
+namespace ingot {
+namespace {
+
+constexpr std::align_val_t kAlignment{kTensorAlignment};
+
+[[noreturn]] void FailMemory(size_t bytes) { Fail(INGOT_ERROR_MEMORY, "cannot allocate ", bytes, " bytes"); }
+
+void Free(Buffer* buffer) {
+  buffer->~Buffer();
+  ::operator delete(buffer, kAlignment);
+}
+
+}  // namespace
+
+BufferRef::~BufferRef() {
+  if (buffer_ != nullptr && buffer_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) buffer_->pool->Release(buffer_);
+}
+
+BufferRef BufferPool::Allocate(size_t bytes) {
+  if (bytes > std::numeric_limits<size_t>::max() / 2) FailMemory(bytes);
+  const size_t capacity = AlignUp(std::max<size_t>(bytes, 1), kTensorAlignment);
+  // A free buffer up to twice as large will do: data-dependent extents vary from run to run.
+  const size_t most = 2 * capacity + 4096;
+  std::lock_guard lock(mutex_);
+  auto best = free_.end();
+  for (auto it = free_.begin(); it != free_.end(); ++it) {
+    const size_t offered = (*it)->capacity;
+    if (offered >= capacity && offered <= most && (best == free_.end() || offered <= (*best)->capacity)) best = it;
+  }
+  Buffer* buffer;
+  if (best != free_.end()) {
+    buffer = *best;
+    free_.erase(best);
+    free_bytes_ -= buffer->capacity;
+    buffer->references.store(1, std::memory_order_relaxed);
+  } else {
+    free_.reserve(live_count_ + free_.size() + 1);  // so that Release, which cannot fail, has room
+    void* memory = ::operator new(sizeof(Buffer) + capacity, kAlignment, std::nothrow);
+    if (memory == nullptr) FailMemory(capacity);
+    buffer = new (memory) Buffer;
+    buffer->capacity = capacity;
+    buffer->pool = this;
+  }
+  ++live_count_;
+  live_bytes_ += buffer->capacity;
+  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  return BufferRef(buffer);
+}
+
+void BufferPool::Release(Buffer* buffer) {
+  bool last = false;
+  {
+    std::lock_guard lock(mutex_);
+    --live_count_;
+    live_bytes_ -= buffer->capacity;
+    free_.push_back(buffer);
+    free_bytes_ += buffer->capacity;
+    Trim(closed_ ? 0 : peak_bytes_);
+    last = closed_ && live_count_ == 0;
+  }
+  if (last) delete this;
+}
+
+void BufferPool::Close() {
+  bool last = false;
+  {
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+    Trim(0);
+    last = live_count_ == 0;
+  }
+  if (last) delete this;
+}
+
+void BufferPool::Trim(size_t keep_bytes) {
+  size_t count = 0;
+  while (free_bytes_ > keep_bytes) {
+    free_bytes_ -= free_[count]->capacity;
+    Free(free_[count++]);
+  }
+  free_.erase(free_.begin(), free_.begin() + static_cast<ptrdiff_t>(count));
+}
+
+Arena::~Arena() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+void Arena::Reserve(size_t bytes) {
+  if (bytes <= size_) return;
+  if (bytes > std::numeric_limits<size_t>::max() / 2) FailMemory(bytes);
+  bytes = AlignUp(bytes, 1 << 16);
+  void* mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) FailMemory(bytes);
+  if (data_ != nullptr) ::munmap(data_, size_);
+  data_ = static_cast<std::byte*>(mapped);
+  size_ = bytes;
+}
+
+}  // namespace ingot

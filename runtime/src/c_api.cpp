@@ -1,0 +1,284 @@
+// The C ABI over the classes: handles, and one wrapper that turns exceptions into statuses.
+
+#include <ingot/ingot.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "artifact.h"
+#include "error.h"
+#include "machine.h"
+#include "measure.h"
+#include "model.h"
+#include "session.h"
+
+struct ingot_artifact {
+  explicit ingot_artifact(const char* path) : artifact(path) { artifact.CloseDescriptor(); }
+  ingot::Artifact artifact;
+};
+
+struct ingot_model {
+  ingot_model(const char* path, const ingot::LoadOptions& options) : model(std::make_shared<ingot::Model>(path, options)) {
+    const auto point = [](const std::vector<ingot::TensorInfo>& infos, std::vector<std::vector<const char*>>& dims) {
+      for (const ingot::TensorInfo& info : infos) {
+        auto& names = dims.emplace_back();
+        for (const std::string& name : info.dims) names.push_back(name.c_str());
+      }
+    };
+    point(model->artifact().inputs(), input_dims);
+    point(model->artifact().outputs(), output_dims);
+  }
+
+  std::shared_ptr<ingot::Model> model;
+  std::vector<std::vector<const char*>> input_dims;
+  std::vector<std::vector<const char*>> output_dims;
+};
+
+struct ingot_session {
+  explicit ingot_session(const ingot_model& model) : session(model.model) {}
+  mutable ingot::Session session;
+};
+
+namespace {
+
+using ingot::Fail;
+
+thread_local std::string t_last_error;
+
+ingot_status Report(ingot_status status, const char* message) noexcept {
+  try {
+    t_last_error = message;
+  } catch (const std::bad_alloc&) {
+    t_last_error.clear();  // the status alone has to do
+  }
+  return status;
+}
+
+template <typename Body>
+ingot_status Guard(Body&& body) noexcept {
+  try {
+    body();
+    return INGOT_OK;
+  } catch (const ingot::Error& error) {
+    return Report(error.status(), error.what());
+  } catch (const std::bad_alloc&) {
+    return Report(INGOT_ERROR_MEMORY, "memory ran out");
+  } catch (const std::length_error&) {
+    return Report(INGOT_ERROR_MEMORY, "a size is beyond what memory can hold");
+  } catch (const std::exception& error) {
+    return Report(INGOT_ERROR_INTERNAL, error.what());
+  } catch (...) {
+    return Report(INGOT_ERROR_INTERNAL, "an unknown exception");
+  }
+}
+
+// The target of a pointer argument.
+template <typename T>
+T& Need(T* pointer, const char* name) {
+  if (pointer == nullptr) Fail(INGOT_ERROR_INVALID_ARGUMENT, std::string_view(name), " is NULL");
+  return *pointer;
+}
+
+ingot_tensor_info Info(const std::vector<ingot::TensorInfo>& infos, const std::vector<std::vector<const char*>>& dims, size_t index, const char* what) {
+  if (index >= infos.size()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no ", std::string_view(what), " ", index, "; the model has ", infos.size());
+  const ingot::TensorInfo& info = infos[index];
+  return {info.name.c_str(), info.dtype->type, static_cast<int32_t>(info.shape.size()), info.shape.data(), dims[index].data()};
+}
+
+ingot::LoadOptions ReadOptions(const ingot_load_options* given) {
+  ingot::LoadOptions options;
+  if (given == nullptr) return options;
+  // A caller that was compiled with an older header gives a shorter struct; what it does not have keeps its default.
+  ingot_load_options known{};
+  if (given->struct_size < sizeof(size_t) || given->struct_size > 4096) {
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "options->struct_size is ", given->struct_size, "; set it to sizeof(ingot_load_options)");
+  }
+  std::memcpy(&known, given, std::min(given->struct_size, sizeof known));
+  options.threads = known.threads;
+  options.verify = known.verify != 0;
+  if (known.target != nullptr) options.target = known.target;
+  return options;
+}
+
+constexpr const char* kStatusNames[] = {
+    "INGOT_OK",           "INGOT_ERROR_INVALID_ARGUMENT", "INGOT_ERROR_FILE",      "INGOT_ERROR_ARTIFACT", "INGOT_ERROR_VERSION",  "INGOT_ERROR_TARGET",
+    "INGOT_ERROR_INPUT",  "INGOT_ERROR_MEMORY",           "INGOT_ERROR_EXECUTION", "INGOT_ERROR_BUSY",     "INGOT_ERROR_INTERNAL",
+};
+
+}  // namespace
+
+const char* ingot_last_error(void) { return t_last_error.c_str(); }
+
+const char* ingot_status_name(ingot_status status) {
+  const auto index = static_cast<size_t>(status);
+  return index < std::size(kStatusNames) ? kStatusNames[index] : "INGOT_UNKNOWN_STATUS";
+}
+
+const char* ingot_version(void) { return INGOT_VERSION; }
+
+ingot_status ingot_artifact_open(const char* path, ingot_artifact** out) {
+  return Guard([&] {
+    Need(out, "out");
+    *out = new ingot_artifact(&Need(path, "path"));
+  });
+}
+
+void ingot_artifact_free(ingot_artifact* artifact) { delete artifact; }
+
+ingot_status ingot_artifact_manifest(const ingot_artifact* artifact, const char** json, size_t* size) {
+  return Guard([&] {
+    const std::string_view manifest = Need(artifact, "artifact").artifact.manifest();
+    Need(json, "json") = manifest.data();
+    if (size != nullptr) *size = manifest.size();
+  });
+}
+
+ingot_status ingot_artifact_verify(const ingot_artifact* artifact) {
+  return Guard([&] { Need(artifact, "artifact").artifact.Verify(); });
+}
+
+ingot_status ingot_artifact_segment(const ingot_artifact* artifact, size_t index, const void** data, size_t* size) {
+  return Guard([&] {
+    const auto& segments = Need(artifact, "artifact").artifact.segments();
+    if (index >= segments.size()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no segment ", index, "; the artifact has ", segments.size());
+    Need(size, "size");
+    Need(data, "data") = segments[index].bytes.data();
+    *size = segments[index].bytes.size();
+  });
+}
+
+ingot_status ingot_artifact_best_target(const ingot_artifact* artifact, const char** name) {
+  return Guard([&] { Need(name, "name") = Need(artifact, "artifact").artifact.ChooseTarget("").name.c_str(); });
+}
+
+ingot_status ingot_model_load(const char* path, const ingot_load_options* options, ingot_model** out) {
+  return Guard([&] {
+    Need(out, "out");
+    *out = new ingot_model(&Need(path, "path"), ReadOptions(options));
+  });
+}
+
+void ingot_model_free(ingot_model* model) { delete model; }
+
+ingot_status ingot_model_num_inputs(const ingot_model* model, size_t* count) {
+  return Guard([&] { Need(count, "count") = Need(model, "model").model->artifact().inputs().size(); });
+}
+
+ingot_status ingot_model_num_outputs(const ingot_model* model, size_t* count) {
+  return Guard([&] { Need(count, "count") = Need(model, "model").model->artifact().outputs().size(); });
+}
+
+ingot_status ingot_model_input(const ingot_model* model, size_t index, ingot_tensor_info* out) {
+  return Guard([&] {
+    const ingot_model& handle = Need(model, "model");
+    Need(out, "out") = Info(handle.model->artifact().inputs(), handle.input_dims, index, "input");
+  });
+}
+
+ingot_status ingot_model_output(const ingot_model* model, size_t index, ingot_tensor_info* out) {
+  return Guard([&] {
+    const ingot_model& handle = Need(model, "model");
+    Need(out, "out") = Info(handle.model->artifact().outputs(), handle.output_dims, index, "output");
+  });
+}
+
+ingot_status ingot_model_manifest(const ingot_model* model, const char** json, size_t* size) {
+  return Guard([&] {
+    const std::string_view manifest = Need(model, "model").model->artifact().manifest();
+    Need(json, "json") = manifest.data();
+    if (size != nullptr) *size = manifest.size();
+  });
+}
+
+ingot_status ingot_model_target(const ingot_model* model, const char** name, int32_t* threads) {
+  return Guard([&] {
+    const ingot_model& handle = Need(model, "model");
+    if (name != nullptr) *name = handle.model->target().c_str();
+    if (threads != nullptr) *threads = handle.model->pool().threads();
+  });
+}
+
+ingot_status ingot_model_memory(const ingot_model* model, const int64_t* dims, size_t num_dims, size_t* bytes) {
+  return Guard([&] {
+    const ingot_model& handle = Need(model, "model");
+    if (num_dims > 0) Need(dims, "dims");
+    Need(bytes, "bytes") = handle.model->ArenaBytes({dims, num_dims});
+  });
+}
+
+ingot_status ingot_session_create(ingot_model* model, ingot_session** out) {
+  return Guard([&] {
+    Need(out, "out");
+    *out = new ingot_session(Need(model, "model"));
+  });
+}
+
+void ingot_session_free(ingot_session* session) { delete session; }
+
+namespace {
+
+// Runs `body` on a session that no other thread uses.
+template <typename Body>
+ingot_status WithSession(const ingot_session* handle, Body&& body) noexcept {
+  return Guard([&] {
+    ingot::Session& session = Need(handle, "session").session;
+    const ingot::Session::Use use(session);
+    body(session);
+  });
+}
+
+}  // namespace
+
+ingot_status ingot_session_set_input(ingot_session* handle, size_t index, const DLTensor* tensor) {
+  return WithSession(handle, [&](ingot::Session& session) { session.SetInput(index, Need(tensor, "tensor")); });
+}
+
+ingot_status ingot_session_bind_output(ingot_session* handle, size_t index, const DLTensor* tensor) {
+  return WithSession(handle, [&](ingot::Session& session) { session.BindOutput(index, tensor); });
+}
+
+ingot_status ingot_session_run(ingot_session* handle) {
+  return WithSession(handle, [](ingot::Session& session) { session.Run(); });
+}
+
+ingot_status ingot_session_output(const ingot_session* handle, size_t index, const DLTensor** out) {
+  return WithSession(handle, [&](ingot::Session& session) { Need(out, "out") = &session.Output(index); });
+}
+
+ingot_status ingot_session_take_output(ingot_session* handle, size_t index, DLManagedTensorVersioned** out) {
+  return WithSession(handle, [&](ingot::Session& session) {
+    Need(out, "out");
+    *out = session.TakeOutput(index);
+  });
+}
+
+ingot_status ingot_session_set_profiling(ingot_session* handle, int32_t enabled) {
+  return WithSession(handle, [&](ingot::Session& session) { session.SetProfiling(enabled != 0); });
+}
+
+ingot_status ingot_session_profile(const ingot_session* handle, int64_t* nanoseconds, size_t num_steps, size_t* needed, int64_t* runs) {
+  return WithSession(handle, [&](ingot::Session& session) {
+    const ingot::Profile& profile = session.profile();
+    if (needed != nullptr) *needed = profile.nanoseconds.size();
+    if (runs != nullptr) *runs = profile.runs;
+    const size_t count = std::min(num_steps, profile.nanoseconds.size());
+    if (count > 0) std::memcpy(&Need(nanoseconds, "nanoseconds"), profile.nanoseconds.data(), count * sizeof(int64_t));
+  });
+}
+
+ingot_status ingot_machine(const char** json) {
+  return Guard([&] { Need(json, "json") = ingot::MachineJson().c_str(); });
+}
+
+ingot_status ingot_measure_bandwidth(int32_t threads, double* gigabytes_per_second) {
+  return Guard([&] { Need(gigabytes_per_second, "gigabytes_per_second") = ingot::MeasureBandwidth(threads); });
+}
+
+ingot_status ingot_measure_fma(int32_t threads, double* gigaflops) {
+  return Guard([&] { Need(gigaflops, "gigaflops") = ingot::MeasureFma(threads); });
+}

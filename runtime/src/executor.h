@@ -1,0 +1,65 @@
+// Runs functions of a program for one session.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "buffer.h"
+#include "frame.h"
+#include "model.h"
+#include "workspace.h"
+
+namespace ingot {
+
+// Nanoseconds gathered for each step of the main function.
+struct Profile {
+  std::vector<int64_t> nanoseconds;
+  int64_t runs = 0;
+};
+
+class Executor {
+ public:
+  explicit Executor(Model& model);
+
+  // The frame of a function for inputs of these extents, at a depth of calls (0: the main function). It stays valid
+  // until the function is entered again.
+  Frame& Enter(int32_t function, std::span<const int64_t> input_extents, size_t depth);
+  // Runs a frame whose inputs and outputs have been pointed at memory.
+  void Execute(Frame& frame, size_t depth, Profile* profile);
+
+  BufferPool& buffers() { return *buffers_; }
+  Workspace& workspace() { return workspace_; }
+
+ private:
+  friend class LoopRun;
+
+  void RunInstructions(Frame& frame, size_t depth);
+  void RunProfiled(Frame& frame, size_t depth, Profile& profile);
+  void RunInstruction(Frame& frame, const Instruction& instruction, size_t depth);
+  void RunStep(Frame& frame, const Step& step, size_t depth);
+  void RunCall(Frame& frame, const Step& step);
+  void RunView(Frame& frame, const Step& step);
+  void RunBuiltin(Frame& frame, const Step& step);
+  void RunKernel(Frame& frame, const Step& step);
+  void RunIf(Frame& frame, const Step& step, size_t depth);
+  void RunLoop(Frame& frame, const Step& step, size_t depth);
+  // Gives late outputs whose shapes can be computed their memory.
+  void PrepareOutputs(Frame& frame, const Step& step);
+  void Allocate(Frame& frame, int32_t value, size_t bytes);
+
+  // Runs a function on these inputs. Its results are read from the frame that is returned.
+  Frame& RunFunction(int32_t function, std::span<const TensorRef> inputs, size_t depth);
+  // Result `index` of a function that ran, owned: a buffer is shared where there is one, memory that is the caller's is copied.
+  TensorRef TakeResult(Frame& frame, size_t index);
+  // Makes a result of a function the value of the step that ran it.
+  void Adopt(Frame& frame, const Step& step, int32_t value, TensorRef result);
+
+  Model& model_;
+  BufferPool::Ptr buffers_;
+  Workspace workspace_;
+  std::vector<std::unique_ptr<Arena>> arenas_;               // one for each depth
+  std::vector<std::list<std::unique_ptr<Frame>>> frames_;  // of each function; the one that was used last comes first
+};
+
+}  // namespace ingot

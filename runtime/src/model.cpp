@@ -1,0 +1,79 @@
+#include "model.h"
+
+#include "machine.h"
+
+namespace ingot {
+namespace {
+
+int32_t ThreadCount(int32_t requested) {
+  constexpr int32_t kMostThreads = 1024;
+  if (requested < 0 || requested > kMostThreads) {
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "threads is ", requested, "; it can be 1 to ", kMostThreads, ", or 0 for one for each core");
+  }
+  return requested == 0 ? CoreCount() : requested;
+}
+
+}  // namespace
+
+Model::Model(const std::string& path, const LoadOptions& options)
+    : artifact_(path), target_(&artifact_.ChooseTarget(options.target)), pool_(ThreadCount(options.threads)) {
+  if (options.verify) artifact_.Verify();
+  WithContext(path, [&] {
+    artifact_.CheckSegment(artifact_.SegmentIndex(target_->code["segment"], Segment::kCode));
+    image_.emplace(artifact_, target_->code);
+    artifact_.CloseDescriptor();
+    program_ = ReadProgram(artifact_, target_->program, *image_);
+  });
+  plans_ = std::vector<PlanCache>(program_.functions.size());
+  PlanAtBounds();
+}
+
+std::unique_ptr<Frame> Model::NewFrame(int32_t function, std::span<const int64_t> input_extents) {
+  const bool is_main = function == 0;
+  const Function& body = program_.functions[static_cast<size_t>(function)];
+  auto frame = std::make_unique<Frame>(body, artifact_.weights(), is_main ? std::span(artifact_.inputs()) : std::span<const TensorInfo>(),
+                                       is_main ? std::span(artifact_.dimensions()) : std::span<const Dimension>(), input_extents);
+  frame->SetPlan(plans_[static_cast<size_t>(function)].Get(body, frame->sizes()));
+  return frame;
+}
+
+std::vector<int64_t> Model::InputExtents(std::span<const int64_t> dims) const {
+  const Function& main = program_.functions[0];
+  std::vector<int64_t> symbols(main.symbols.size(), kUndefinedInteger);
+  std::copy(dims.begin(), dims.end(), symbols.begin());
+  std::vector<int64_t> expressions(main.expressions.size(), kUndefinedInteger);
+  for (const int32_t e : main.first_expressions) {
+    expressions[static_cast<size_t>(e)] = EvaluateExpression(main.expressions[static_cast<size_t>(e)], expressions, symbols);
+  }
+  std::vector<int64_t> extents;
+  for (const int32_t input : main.inputs) {
+    for (const int32_t e : main.values[static_cast<size_t>(input)].shape) extents.push_back(expressions[static_cast<size_t>(e)]);
+  }
+  return extents;
+}
+
+size_t Model::ArenaBytes(std::span<const int64_t> dims) {
+  if (dims.size() != artifact_.dimensions().size()) {
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has ", artifact_.dimensions().size(), " dimensions, ", dims.size(), " were given");
+  }
+  return NewFrame(0, InputExtents(dims))->plan()->arena_bytes;
+}
+
+// When every dimension is bounded, one plan at the bounds serves all smaller shapes, so that shapes which change from
+// run to run (a growing cache) are not planned again and again.
+void Model::PlanAtBounds() {
+  std::vector<int64_t> bounds;
+  for (const Dimension& dimension : artifact_.dimensions()) {
+    if (dimension.maximum == Dimension::kUnbounded) return;
+    bounds.push_back(dimension.maximum);
+  }
+  if (bounds.empty()) return;
+  try {
+    const Frame frame(program_.functions[0], artifact_.weights(), artifact_.inputs(), artifact_.dimensions(), InputExtents(bounds));
+    plans_[0].SetBound(std::make_shared<MemoryPlan>(PlanMemory(program_.functions[0], frame.sizes())));
+  } catch (const Error&) {
+    // The bounds may exclude one another, or a shape may shrink as a dimension grows: then shapes are planned as they come.
+  }
+}
+
+}  // namespace ingot

@@ -1,0 +1,53 @@
+// A loaded model: code, weights and program of one target. Immutable, and shared by its sessions.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "artifact.h"
+#include "code_image.h"
+#include "frame.h"
+#include "planner.h"
+#include "program.h"
+#include "thread_pool.h"
+
+namespace ingot {
+
+struct LoadOptions {
+  int32_t threads = 0;  // 0: one for each core
+  bool verify = false;
+  std::string target;   // "": the best
+};
+
+class Model {
+ public:
+  Model(const std::string& path, const LoadOptions& options);
+
+  const Artifact& artifact() const { return artifact_; }
+  const Program& program() const { return program_; }
+  const std::string& target() const { return target_->name; }
+  ThreadPool& pool() { return pool_; }
+
+  // A frame of a function for inputs of these extents, with its memory plan.
+  std::unique_ptr<Frame> NewFrame(int32_t function, std::span<const int64_t> input_extents);
+
+  // The bytes of the main function's arena when the dimensions have these extents.
+  size_t ArenaBytes(std::span<const int64_t> dims);
+
+ private:
+  // The extents of the main function's inputs when the dimensions have these.
+  std::vector<int64_t> InputExtents(std::span<const int64_t> dims) const;
+  void PlanAtBounds();
+
+  Artifact artifact_;
+  const Target* target_;
+  std::optional<CodeImage> image_;
+  Program program_;
+  std::vector<PlanCache> plans_;  // of each function
+  ThreadPool pool_;
+};
+
+}  // namespace ingot

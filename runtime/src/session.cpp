@@ -1,0 +1,244 @@
+#include "session.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ingot {
+namespace {
+
+std::byte* Address(const DLTensor& tensor) { return static_cast<std::byte*>(tensor.data) + tensor.byte_offset; }
+
+bool IsContiguous(const DLTensor& tensor) {
+  if (tensor.strides == nullptr) return true;
+  int64_t stride = 1;
+  bool contiguous = true;
+  for (int32_t axis = tensor.ndim - 1; axis >= 0; --axis) {
+    if (tensor.shape[axis] == 0) return true;  // no elements
+    contiguous &= tensor.shape[axis] == 1 || tensor.strides[axis] == stride;
+    stride *= tensor.shape[axis];
+  }
+  return contiguous;
+}
+
+std::string ExpectedShape(const TensorInfo& info) {
+  std::string text = "[";
+  for (size_t i = 0; i < info.dims.size(); ++i) text += Text(i == 0 ? "" : ", ", info.dims[i]);
+  return text += "]";
+}
+
+// What holds for any tensor of the caller's: checks that it is what `info` says, but for symbolic extents.
+void CheckTensor(const char* what, const TensorInfo& info, const DLTensor& tensor) {
+  const auto fail = [&](const auto&... parts) { Fail(INGOT_ERROR_INPUT, std::string_view(what), " '", info.name, "' ", parts...); };
+  if (tensor.device.device_type != kDLCPU) {
+    fail("is on device ", static_cast<int>(tensor.device.device_type), ":", tensor.device.device_id, " (DLPack); copy it to the CPU first");
+  }
+  if (!(tensor.dtype == info.dtype->type)) fail("has type ", DTypeText(tensor.dtype), ", expected ", info.dtype->name);
+  if (tensor.ndim < 0 || (tensor.ndim > 0 && tensor.shape == nullptr)) fail("has no shape");
+  const std::span<const int64_t> shape(tensor.shape, static_cast<size_t>(tensor.ndim));
+  bool fits = shape.size() == info.shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] >= 0 && (info.shape[i] < 0 || shape[i] == info.shape[i]);
+  if (!fits) fail("has shape ", ShapeText(shape), ", expected ", ExpectedShape(info));
+  const auto bytes = ByteCount(shape, info.dtype->bytes);
+  if (!bytes) fail("has shape ", ShapeText(shape), ", which is beyond memory");
+  if (!IsContiguous(tensor)) fail("is not C-contiguous; copy it first (in NumPy: numpy.ascontiguousarray)");
+  if (*bytes > 0 && tensor.data == nullptr) fail("has no data");
+  // Complex numbers are two floats, and are aligned as such.
+  const size_t alignment = std::min<size_t>(info.dtype->bytes, 8);
+  if (*bytes > 0 && reinterpret_cast<uintptr_t>(Address(tensor)) % alignment != 0) fail("is not aligned to ", alignment, " bytes");
+}
+
+// A result that has left its session. It owns its memory, and nothing of the session.
+struct Taken {
+  DLManagedTensorVersioned managed{};
+  std::vector<int64_t> shape;
+  std::vector<int64_t> strides;
+  BufferRef buffer;
+};
+
+}  // namespace
+
+Session::Use::Use(Session& session) : session_(session) {
+  if (session_.busy_.exchange(true, std::memory_order_acquire)) {
+    Fail(INGOT_ERROR_BUSY, "the session is in use on another thread; give each thread a session of its own");
+  }
+}
+
+Session::Session(std::shared_ptr<Model> model) : model_(std::move(model)), executor_(*model_) {
+  const Artifact& artifact = model_->artifact();
+  for (const TensorInfo& info : artifact.inputs()) {
+    inputs_.push_back({false, nullptr, extents_.size()});
+    extents_.resize(extents_.size() + info.shape.size(), -1);
+  }
+  outputs_ = std::vector<OutputSlot>(artifact.outputs().size());
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const TensorInfo& info = artifact.outputs()[i];
+    outputs_[i].shape.resize(info.shape.size());
+    outputs_[i].strides.resize(info.shape.size());
+    outputs_[i].tensor = {nullptr, {kDLCPU, 0}, static_cast<int32_t>(info.shape.size()), info.dtype->type, outputs_[i].shape.data(), outputs_[i].strides.data(), 0};
+  }
+  profile_.nanoseconds.resize(model_->program().functions[0].steps.size());
+}
+
+size_t Session::Checked(size_t index, size_t count, const char* what) const {
+  if (index >= count) Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no ", std::string_view(what), " ", index, "; the model has ", count);
+  return index;
+}
+
+void Session::SetInput(size_t index, const DLTensor& tensor) {
+  const TensorInfo& info = model_->artifact().inputs()[Checked(index, inputs_.size(), "input")];
+  CheckTensor("input", info, tensor);
+  InputSlot& input = inputs_[index];
+  int64_t* extents = extents_.data() + input.first_extent;
+  if (!std::equal(tensor.shape, tensor.shape + tensor.ndim, extents)) {
+    std::copy(tensor.shape, tensor.shape + tensor.ndim, extents);
+    main_ = nullptr;
+  }
+  input.data = tensor.data == nullptr ? nullptr : Address(tensor);
+  input.set = true;
+}
+
+void Session::BindOutput(size_t index, const DLTensor* tensor) {
+  OutputSlot& output = outputs_[Checked(index, outputs_.size(), "output")];
+  if (tensor == nullptr) {
+    output.is_bound = false;
+    return;
+  }
+  CheckTensor("output", model_->artifact().outputs()[index], *tensor);
+  output.bound_shape.assign(tensor->shape, tensor->shape + tensor->ndim);
+  output.bound = tensor->data == nullptr ? nullptr : Address(*tensor);
+  output.is_bound = true;
+}
+
+void Session::Run() {
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    if (!inputs_[i].set) Fail(INGOT_ERROR_INPUT, "input '", model_->artifact().inputs()[i].name, "' has not been set");
+  }
+  ran_ = false;
+  const ThreadPool::Run run(model_->pool(), executor_.workspace());
+  if (main_ == nullptr) main_ = &executor_.Enter(0, extents_, 0);
+  PointInputs();
+  PointOutputs();
+  executor_.Execute(*main_, 0, profiling_ ? &profile_ : nullptr);
+  for (size_t i = 0; i < outputs_.size(); ++i) CollectOutput(i);
+  main_->ReleaseOwners();
+  ran_ = true;
+}
+
+void Session::PointInputs() {
+  const Function& function = main_->function();
+  for (size_t i = 0; i < inputs_.size(); ++i) main_->SetPointer(function.inputs[i], inputs_[i].data);
+}
+
+// Memory of the session's for an output. The last run's is used again unless the caller took it.
+void* Session::Reserve(OutputSlot& output, size_t bytes) {
+  const bool reusable = output.buffer && output.buffer.capacity() >= bytes && output.buffer.capacity() / 2 <= bytes + kTensorAlignment;
+  if (!reusable) {
+    output.buffer = BufferRef();
+    output.buffer = executor_.buffers().Allocate(bytes);
+  }
+  return output.buffer.data();
+}
+
+// A step may read an input after it has written an output.
+bool Session::OverlapsAnInput(const OutputSlot& output, size_t bytes) const {
+  const auto* begin = static_cast<const std::byte*>(output.bound);
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    const auto* input = static_cast<const std::byte*>(inputs_[i].data);
+    const size_t size = main_->Bytes(main_->function().inputs[i]);
+    if (begin < input + size && input < begin + bytes) return true;
+  }
+  return false;
+}
+
+void Session::CheckBoundShape(size_t index, const DLTensor& tensor) const {
+  if (std::equal(tensor.shape, tensor.shape + tensor.ndim, outputs_[index].bound_shape.begin())) return;
+  Fail(INGOT_ERROR_INPUT, "output '", model_->artifact().outputs()[index].name, "' has shape ", ShapeText(tensor), ", but the memory it is bound to has ",
+       ShapeText(outputs_[index].bound_shape));
+}
+
+void Session::PointOutputs() {
+  const Function& function = main_->function();
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    OutputSlot& output = outputs_[i];
+    output.taken = false;
+    const int32_t root = function.OwnRoot(i);
+    if (root == kAbsent) {
+      output.buffer = BufferRef();  // the run that starts now can use it
+      continue;
+    }
+    const size_t bytes = main_->Bytes(root);
+    if (output.is_bound) CheckBoundShape(i, main_->tensor(function.outputs[i]));
+    const bool direct = output.is_bound && !OverlapsAnInput(output, bytes);
+    main_->SetPointer(root, direct ? output.bound : Reserve(output, bytes));
+  }
+}
+
+// Makes what the run left in a value the output: in place if it was computed there, by ownership of its buffer, or else
+// (a view of an input, of a weight or of another output) as a copy.
+void Session::CollectOutput(size_t index) {
+  OutputSlot& output = outputs_[index];
+  const Function& function = main_->function();
+  const int32_t value = function.outputs[index];
+  const DLTensor& tensor = main_->tensor(value);
+  const size_t bytes = main_->Bytes(value);
+  std::copy(tensor.shape, tensor.shape + tensor.ndim, output.shape.begin());
+  int64_t stride = 1;
+  for (size_t axis = output.shape.size(); axis-- > 0;) {
+    output.strides[axis] = stride;
+    stride *= std::max<int64_t>(output.shape[axis], 1);
+  }
+  if (output.is_bound) {
+    CheckBoundShape(index, tensor);
+    if (bytes > 0 && tensor.data != output.bound) std::memcpy(output.bound, tensor.data, bytes);
+    output.buffer = BufferRef();
+    output.tensor.data = output.bound;
+    return;
+  }
+  if (function.OwnRoot(index) == kAbsent) {
+    BufferRef owner = std::move(main_->owner(function.values[static_cast<size_t>(value)].root));
+    if (owner && owner.unique()) {
+      output.buffer = std::move(owner);
+    } else {
+      std::memcpy(Reserve(output, bytes), tensor.data, bytes);
+    }
+  }
+  output.tensor.data = output.buffer.data();
+}
+
+const DLTensor& Session::Output(size_t index) const {
+  const OutputSlot& output = outputs_[Checked(index, outputs_.size(), "output")];
+  if (!ran_) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the session has no outputs: it has not run, or its last run failed");
+  if (output.taken) Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", model_->artifact().outputs()[index].name, "' was taken since the last run");
+  return output.tensor;
+}
+
+DLManagedTensorVersioned* Session::TakeOutput(size_t index) {
+  const DLTensor& tensor = Output(index);
+  OutputSlot& output = outputs_[index];
+  if (output.is_bound || !output.buffer) {
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", model_->artifact().outputs()[index].name, "' is in the caller's memory, which it is bound to");
+  }
+  auto taken = std::make_unique<Taken>();
+  taken->shape = output.shape;
+  taken->strides = output.strides;
+  taken->managed.version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION};
+  taken->managed.manager_ctx = taken.get();
+  taken->managed.deleter = [](DLManagedTensorVersioned* self) { delete static_cast<Taken*>(self->manager_ctx); };
+  taken->managed.flags = tensor.dtype.bits < 8 ? DLPACK_FLAG_BITMASK_IS_SUBBYTE_TYPE_PADDED : 0;
+  taken->managed.dl_tensor = tensor;
+  taken->managed.dl_tensor.shape = taken->shape.data();
+  taken->managed.dl_tensor.strides = taken->strides.data();
+  taken->buffer = std::move(output.buffer);
+  output.taken = true;
+  return &taken.release()->managed;
+}
+
+void Session::SetProfiling(bool enabled) {
+  if (enabled && !profiling_) {
+    std::fill(profile_.nanoseconds.begin(), profile_.nanoseconds.end(), 0);
+    profile_.runs = 0;
+  }
+  profiling_ = enabled;
+}
+
+}  // namespace ingot

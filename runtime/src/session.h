@@ -1,0 +1,74 @@
+// The mutable part of running a model: inputs, outputs and scratch memory.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "executor.h"
+#include "model.h"
+
+namespace ingot {
+
+class Session {
+ public:
+  explicit Session(std::shared_ptr<Model> model);
+
+  void SetInput(size_t index, const DLTensor& tensor);
+  void BindOutput(size_t index, const DLTensor* tensor);
+  void Run();
+  const DLTensor& Output(size_t index) const;
+  DLManagedTensorVersioned* TakeOutput(size_t index);
+  void SetProfiling(bool enabled);
+  const Profile& profile() const { return profile_; }
+
+  // Held while one thread uses the session; a second one gets INGOT_ERROR_BUSY.
+  class Use {
+   public:
+    explicit Use(Session& session);
+    ~Use() { session_.busy_.store(false, std::memory_order_release); }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    Session& session_;
+  };
+
+ private:
+  struct InputSlot {
+    bool set = false;
+    void* data = nullptr;
+    size_t first_extent = 0;  // where its shape starts in extents_
+  };
+  struct OutputSlot {
+    DLTensor tensor{};
+    std::vector<int64_t> shape;
+    std::vector<int64_t> strides;
+    BufferRef buffer;                  // the session's memory, unless the output was taken or is bound
+    void* bound = nullptr;             // the caller's memory
+    std::vector<int64_t> bound_shape;  // of the caller's memory
+    bool is_bound = false;
+    bool taken = false;
+  };
+
+  void PointInputs();
+  void PointOutputs();
+  void CollectOutput(size_t index);
+  void* Reserve(OutputSlot& output, size_t bytes);
+  bool OverlapsAnInput(const OutputSlot& output, size_t bytes) const;
+  void CheckBoundShape(size_t index, const DLTensor& tensor) const;
+  size_t Checked(size_t index, size_t count, const char* what) const;
+
+  std::shared_ptr<Model> model_;
+  Executor executor_;
+  std::vector<InputSlot> inputs_;
+  std::vector<int64_t> extents_;  // the shapes of all inputs
+  std::vector<OutputSlot> outputs_;
+  Frame* main_ = nullptr;  // of the last run; nullptr if shapes have changed since
+  bool ran_ = false;
+  bool profiling_ = false;
+  Profile profile_;
+  std::atomic<bool> busy_{false};
+};
+
+}  // namespace ingot

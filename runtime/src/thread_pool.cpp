@@ -1,0 +1,181 @@
+#include "thread_pool.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <system_error>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ingot {
+namespace {
+
+// Steps of a model follow one another within microseconds; waking a sleeping thread takes 5 to 50.
+constexpr std::chrono::microseconds kSpin{40};
+
+struct ThreadContext {
+  ThreadPool* pool = nullptr;
+  Workspace* workspace = nullptr;
+  bool in_region = false;
+};
+thread_local ThreadContext t_context;
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  __asm__ volatile("yield");
+#endif
+}
+
+// Spins until `done` or for kSpin; whether `done` came true.
+template <typename Done>
+bool SpinUntil(Done&& done) {
+  if (done()) return true;
+  constexpr int kPausesPerLookAtTheClock = 32;
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < kPausesPerLookAtTheClock; ++i) {
+      if (done()) return true;
+      Pause();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return false;
+}
+
+int RunInline(Task task, void* data, int32_t num_tasks) {
+  TaskEnvironment environment{nullptr, std::max(num_tasks, 1)};
+  int result = 0;
+  for (int32_t id = 0; id < environment.num_task; ++id) {
+    if (task(id, &environment, data) != 0) result = -1;
+  }
+  return result;
+}
+
+}  // namespace
+
+ThreadPool* ThreadPool::Current() { return t_context.pool; }
+Workspace* ThreadPool::CurrentWorkspace() { return t_context.workspace; }
+
+ThreadPool::Run::Run(ThreadPool& pool, Workspace& workspace)
+    : pool_(pool), outer_pool_(t_context.pool), outer_workspace_(t_context.workspace) {
+  t_context.pool = &pool;
+  t_context.workspace = &workspace;
+  pool_.active_runs_.fetch_add(1, std::memory_order_relaxed);
+}
+
+ThreadPool::Run::~Run() {
+  pool_.active_runs_.fetch_sub(1, std::memory_order_relaxed);
+  t_context.pool = outer_pool_;
+  t_context.workspace = outer_workspace_;
+}
+
+ThreadPool::~ThreadPool() {
+  stopping_.store(true);
+  signal_.fetch_add(1);
+  signal_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::StartWorkers() {
+  started_ = true;
+  workers_.reserve(static_cast<size_t>(threads_ - 1));
+  try {
+    while (static_cast<int32_t>(workers_.size()) < threads_ - 1) workers_.emplace_back([this] { Work(); });
+  } catch (const std::system_error&) {
+    // The process may have no more threads. Those that started, and the caller's, do the work.
+  }
+}
+
+int ThreadPool::Launch(Task task, void* data, int32_t num_tasks) {
+  if (threads_ == 1 || num_tasks == 1 || t_context.in_region || busy_.exchange(true, std::memory_order_acquire)) {
+    return RunInline(task, data, num_tasks);
+  }
+  if (!started_) StartWorkers();
+  task_ = task;
+  data_ = data;
+  num_tasks_ = num_tasks > 0 ? num_tasks : threads_;
+  failed_.store(false, std::memory_order_relaxed);
+  pending_.store(num_tasks_, std::memory_order_relaxed);
+  const uint64_t region = signal_.load(std::memory_order_relaxed) + 1;
+  unclaimed_.store(region << 32 | static_cast<uint32_t>(num_tasks_), std::memory_order_release);
+  signal_.store(static_cast<uint32_t>(region), std::memory_order_seq_cst);
+  signal_.notify_all();
+
+  t_context.in_region = true;
+  while (RunOneTask()) {
+  }
+  t_context.in_region = false;
+  AwaitTasks();
+  const bool failed = failed_.load(std::memory_order_relaxed);
+  busy_.store(false, std::memory_order_release);
+  return failed ? -1 : 0;
+}
+
+bool ThreadPool::RunOneTask() {
+  uint64_t seen = unclaimed_.load(std::memory_order_acquire);
+  do {
+    if (static_cast<uint32_t>(seen) == 0) return false;
+  } while (!unclaimed_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire));
+  TaskEnvironment environment{nullptr, num_tasks_};
+  const int32_t id = num_tasks_ - static_cast<int32_t>(static_cast<uint32_t>(seen));
+  if (task_(id, &environment, data_) != 0) failed_.store(true, std::memory_order_relaxed);
+  if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+  return true;
+}
+
+void ThreadPool::AwaitTasks() {
+  const auto done = [this] { return pending_.load(std::memory_order_acquire) == 0; };
+  if (SpinUntil(done)) return;
+  while (!done()) {
+    const int32_t pending = pending_.load(std::memory_order_acquire);
+    if (pending != 0) pending_.wait(pending, std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::Work() {
+  Workspace workspace;
+  t_context = {this, &workspace, true};
+  while (!stopping_.load(std::memory_order_acquire)) {
+    const uint32_t signal = signal_.load(std::memory_order_seq_cst);
+    while (RunOneTask()) {
+    }
+    bool woken = false;
+    SpinUntil([&] {
+      woken = signal_.load(std::memory_order_relaxed) != signal;
+      return woken || active_runs_.load(std::memory_order_relaxed) == 0;
+    });
+    if (!woken && !stopping_.load(std::memory_order_acquire)) signal_.wait(signal, std::memory_order_seq_cst);
+  }
+}
+
+void ThreadPool::ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {
+  if (count <= 0) return;
+  struct Region {
+    FunctionRef<void(int64_t, int64_t)> body;
+    int64_t count;
+    std::mutex mutex;
+    std::exception_ptr error;
+  } region{body, count, {}, {}};
+  const int64_t parts = std::clamp<int64_t>(count / std::max<int64_t>(grain, 1), 1, threads_);
+  const Task task = [](int32_t id, TaskEnvironment* environment, void* data) {
+    auto& shared = *static_cast<Region*>(data);
+    // Extents leave room for the product: a tensor has fewer than 2^47 bytes, a machine fewer than 2^15 threads.
+    const int64_t begin = shared.count * id / environment->num_task;
+    const int64_t end = shared.count * (id + 1) / environment->num_task;
+    try {
+      shared.body(begin, end);
+      return 0;
+    } catch (...) {
+      std::lock_guard lock(shared.mutex);
+      if (!shared.error) shared.error = std::current_exception();
+      return -1;
+    }
+  };
+  Launch(task, &region, static_cast<int32_t>(parts));
+  if (region.error) std::rethrow_exception(region.error);
+}
+
+}  // namespace ingot

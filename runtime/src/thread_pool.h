@@ -1,0 +1,82 @@
+// The threads of a model, shared by its generated code and its kernels.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <thread>
+#include <vector>
+
+#include "function_ref.h"
+#include "workspace.h"
+
+namespace ingot {
+
+// What generated code sees of a parallel region (TVM's TVMParallelGroupEnv).
+struct TaskEnvironment {
+  void* unused;
+  int32_t num_task;
+};
+using Task = int (*)(int32_t task_id, TaskEnvironment* environment, void* data);
+
+// Runs one parallel region at a time. A region that starts while another one runs, from inside it or from another
+// session, runs on its caller's thread alone: threads never outnumber the pool's. Workers start with the first region,
+// spin briefly between the regions of a run, and sleep otherwise.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int32_t threads) : threads_(threads) {}
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int32_t threads() const { return threads_; }
+
+  // Runs task(0), …, task(num_tasks - 1); 0 tasks means one for each thread. Returns 0, or -1 if one of them failed.
+  int Launch(Task task, void* data, int32_t num_tasks);
+
+  // Runs body(begin, end) over parts of [0, count) of at least `grain` each. Throws what the first failing part threw.
+  void ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body);
+
+  // While one lives, the calling thread's launches go to `pool` and its scratch memory comes from `workspace`.
+  class Run {
+   public:
+    Run(ThreadPool& pool, Workspace& workspace);
+    ~Run();
+    Run(const Run&) = delete;
+    Run& operator=(const Run&) = delete;
+
+   private:
+    ThreadPool& pool_;
+    ThreadPool* outer_pool_;
+    Workspace* outer_workspace_;
+  };
+
+  // Those of the calling thread's run; nullptr outside of one.
+  static ThreadPool* Current();
+  static Workspace* CurrentWorkspace();
+
+ private:
+  void StartWorkers();
+  void Work();
+  bool RunOneTask();
+  void AwaitTasks();
+
+  const int32_t threads_;
+  std::vector<std::thread> workers_;
+  std::atomic<int32_t> active_runs_{0};
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> busy_{false};  // held while a region runs
+  bool started_ = false;           // guarded by busy_
+
+  // The region. Its number in the upper half and its unclaimed tasks in the lower are one word: a claim succeeds only
+  // on the region that it was read from, and that region cannot end before the claimed task has.
+  std::atomic<uint64_t> unclaimed_{0};
+  std::atomic<uint32_t> signal_{0};  // counts regions; what workers sleep on
+  std::atomic<int32_t> pending_{0};  // tasks that have not finished
+  std::atomic<bool> failed_{false};
+  Task task_ = nullptr;
+  void* data_ = nullptr;
+  int32_t num_tasks_ = 0;
+};
+
+}  // namespace ingot

@@ -1,0 +1,37 @@
+"""Fixtures that all tests share: models that are exported and compiled once, and kept between runs of the suite."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # tests import one another as tests.<folder>.<module>
+    sys.path.insert(0, str(ROOT))
+
+from tests.cache import Case, small_model, zoo_case  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: compiles a large model; left out by `make test-fast`")
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Callable[[str], Case]:
+    """A model of tests/models/zoo.py by name: exported, compiled, with PyTorch's outputs."""
+    return zoo_case
+
+
+@pytest.fixture(scope="session")
+def small() -> Case:
+    """A small compiled model, x float32 [batch, 8] → y float32 [batch, 4] and total int64 [batch], for tests of everything around models."""
+    return small_model()
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
