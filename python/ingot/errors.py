@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class IngotError(Exception):
     """Base of every error that Ingot raises."""
@@ -9,6 +11,15 @@ class IngotError(Exception):
 
 class FileError(IngotError, OSError):
     """A file is missing or cannot be read."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """A file does not exist."""
+
+    @staticmethod
+    def if_missing(path: os.PathLike[str], error: FileError) -> FileError:
+        """``error`` as a :class:`MissingFileError` if that is what it is about."""
+        return error if os.path.lexists(path) else MissingFileError(str(error))
 
 
 class ArtifactError(IngotError):

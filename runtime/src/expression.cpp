@@ -18,7 +18,8 @@ constexpr OperatorRow kOperators[] = {
     {"select", Operator::kSelect, 3},
 };
 
-int64_t Checked(bool overflow, int64_t value) { return overflow ? kUndefinedInteger : value; }
+// `value` is a reference because it is what the call that makes `overflow` writes, in an order that C++ leaves open.
+int64_t Checked(bool overflow, const int64_t& value) { return overflow ? kUndefinedInteger : value; }
 
 int64_t FloorDivide(int64_t a, int64_t b) {
   if (b == 0) return kUndefinedInteger;

@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
+from ingot import _version
 from ingot.cli import bench, compile, doctor, inspect, run, verify
 from ingot.errors import IngotError
 
@@ -47,16 +47,8 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     root = argparse.ArgumentParser(prog="ingot", description="Compiles ONNX and PyTorch models ahead of time, and runs them.", epilog=_EPILOG,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    root.add_argument("--version", action="version", version=f"ingot {version()}")
+    root.add_argument("--version", action="version", version=f"ingot {_version.__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
     return root
-
-
-def version() -> str:
-    """The version of the installed package."""
-    try:
-        return metadata.version("ingot")
-    except metadata.PackageNotFoundError:
-        return "unknown (not installed)"

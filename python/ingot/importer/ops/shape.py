@@ -32,7 +32,7 @@ def reshape(cx: Context, x: Value, shape: Value, *, allowzero: int = 0) -> Value
 
 
 def _equals(a: dims.Dim, b: int) -> Any:
-    return a == b if isinstance(a, int) else (False if dims.is_extent(a) and b < 0 else a.equal(b))
+    return a == b if isinstance(a, int) else (False if dims.is_extent(a) else a.equal(b))
 
 
 @onnx_op("Transpose")

@@ -1,0 +1,10 @@
+"""Running artifacts: Model, Session and Artifact over libingot's C ABI. Imports neither the compiler nor a framework."""
+
+from __future__ import annotations
+
+from ingot.runtime.artifact import Artifact
+from ingot.runtime.machine import machine, measure_bandwidth, measure_fma
+from ingot.runtime.model import Model, TensorInfo, load
+from ingot.runtime.session import Session
+
+__all__ = ["Artifact", "Model", "Session", "TensorInfo", "load", "machine", "measure_bandwidth", "measure_fma"]

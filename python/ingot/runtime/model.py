@@ -1,0 +1,115 @@
+"""Model: a loaded artifact, immutable and safe to run from any thread."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ingot.errors import FileError, MissingFileError
+from ingot.runtime import _native
+from ingot.runtime._inputs import in_order
+from ingot.runtime._inputs import check_finite as refuse_not_finite
+from ingot.runtime.session import Session
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output: extents of ``shape`` are integers, names of symbolic dimensions, or expressions over them."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Model:
+    """A model that was loaded from an artifact. Weights are mapped once and shared by all threads and sessions.
+
+    Args:
+        path: The ``.ingot`` file.
+        threads: Threads for one run, the caller's included; by default one for each core.
+        target: The name of one of the artifact's targets; by default the best that this machine can run.
+        verify: Check the weights' checksums too, which reads the whole file. Code is always checked.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False) -> None:
+        self.path = Path(path)
+        try:
+            self._native = _native.Model(os.fspath(path), threads or 0, target, verify)
+        except FileError as error:
+            raise MissingFileError.if_missing(self.path, error) from None
+        self.inputs = tuple(TensorInfo(*info) for info in self._native.inputs())
+        self.outputs = tuple(TensorInfo(*info) for info in self._native.outputs())
+        self.target, self.threads = self._native.target()
+        self._input_names = tuple(info.name for info in self.inputs)
+        self._output_names = tuple(info.name for info in self.outputs)
+        # Sessions that no run is using. Appending to and popping from a list are atomic, so threads need no lock.
+        self._idle: list[Any] = []
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False) -> Model:
+        """Loads a model from an artifact: the same as the constructor."""
+        return cls(path, threads=threads, target=target, verify=verify)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The artifact's manifest (docs/format.md)."""
+        manifest: dict[str, Any] = json.loads(self._native.manifest())
+        return manifest
+
+    def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False, **named: Any) -> dict[str, Array]:
+        """Runs the model once.
+
+        Args:
+            inputs: Arrays by the names of the inputs, or a list of them in order: NumPy arrays, or anything with
+                ``__dlpack__`` on the CPU. They are not copied, so they have to be C-contiguous and of the exact type.
+            check_finite: Refuse inputs that hold a NaN or an infinity.
+            **named: More inputs by name.
+
+        Returns:
+            The outputs by name; they own their memory.
+
+        Raises:
+            InputError: An input is missing, unknown, or not what the model takes.
+            ExecutionError: A node of the model failed.
+        """
+        ordered = in_order(self._input_names, inputs, named)
+        if check_finite:
+            refuse_not_finite(self._input_names, ordered)
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = _native.Session(self._native)
+        try:
+            return dict(zip(self._output_names, session.run_once(ordered), strict=True))
+        finally:
+            self._idle.append(session)
+
+    def session(self) -> Session:
+        """A session: inputs and outputs that stay from run to run, for one thread at a time."""
+        return Session(self)
+
+    def memory(self, **dims: int) -> int:
+        """Bytes of scratch memory that one run takes when the symbolic dimensions have these extents."""
+        names = [d["name"] for d in self.manifest["dims"]]
+        ordered = in_order(names, dims, {}, what="dimension")
+        return int(self._native.memory(ordered))
+
+    def __repr__(self) -> str:
+        def side(infos: tuple[TensorInfo, ...]) -> str:
+            return ", ".join(f"{i.name}: {i.dtype}[{', '.join(map(str, i.shape))}]" for i in infos)
+
+        return f"<Model {self.path.name} ({side(self.inputs)}) -> ({side(self.outputs)}) on {self.target}, {self.threads} threads>"
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False) -> Model:
+    """Loads a model from an artifact: see :class:`Model`."""
+    return Model(path, threads=threads, target=target, verify=verify)

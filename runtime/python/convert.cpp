@@ -1,0 +1,197 @@
+#include "convert.h"
+
+#include <nanobind/ndarray.h>
+
+#include <iterator>
+#include <string_view>
+
+namespace ingot::python {
+namespace {
+
+// In the order of ingot_status.
+constexpr const char* kErrors[] = {
+    "IngotError", "InputError", "FileError", "ArtifactError", "VersionError", "TargetError", "InputError", "OutOfMemoryError", "ExecutionError", "BusyError", "InternalError",
+};
+PyObject* g_errors[std::size(kErrors)];
+
+struct TypeRow {
+  const char* name;
+  DLDataType type;
+  // How NumPy holds it where it has no such type itself: ml_dtypes' arrays are viewed as this, and back.
+  DLDataType stored;
+};
+
+constexpr DLDataType Type(int code, int bits) { return {static_cast<uint8_t>(code), static_cast<uint8_t>(bits), 1}; }
+constexpr DLDataType kInt8 = Type(kDLInt, 8);
+constexpr DLDataType kUInt8 = Type(kDLUInt, 8);
+constexpr DLDataType kUInt16 = Type(kDLUInt, 16);
+
+constexpr TypeRow kExtended[] = {
+    {"bfloat16", Type(kDLBfloat, 16), kUInt16},
+    {"float8_e4m3fn", Type(kDLFloat8_e4m3fn, 8), kUInt8},
+    {"float8_e5m2", Type(kDLFloat8_e5m2, 8), kUInt8},
+    {"float8_e4m3fnuz", Type(kDLFloat8_e4m3fnuz, 8), kUInt8},
+    {"float8_e5m2fnuz", Type(kDLFloat8_e5m2fnuz, 8), kUInt8},
+    {"float8_e8m0fnu", Type(kDLFloat8_e8m0fnu, 8), kUInt8},
+    {"float4_e2m1fn", Type(kDLFloat4_e2m1fn, 4), kUInt8},
+    {"int4", Type(kDLInt, 4), kInt8},
+    {"uint4", Type(kDLUInt, 4), kUInt8},
+    {"int2", Type(kDLInt, 2), kInt8},
+    {"uint2", Type(kDLUInt, 2), kUInt8},
+};
+
+bool Same(DLDataType a, DLDataType b) { return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes; }
+
+const TypeRow* FindExtended(DLDataType type) {
+  for (const TypeRow& row : kExtended) {
+    if (Same(row.type, type)) return &row;
+  }
+  return nullptr;
+}
+
+std::string ErrorText() {
+  nb::python_error error;
+  return error.what();
+}
+
+// The type that a buffer's format stands for (PEP 3118); lanes 0 if it is none of the library's.
+DLDataType FormatType(const char* format, Py_ssize_t bytes) {
+  const int bits = static_cast<int>(bytes * 8);
+  std::string_view code = format == nullptr ? "B" : format;
+  if (code.starts_with('<') || code.starts_with('=') || code.starts_with('@')) code.remove_prefix(1);
+  if (code == "Zf" || code == "Zd") return Type(kDLComplex, bits);
+  if (code.size() == 1) {
+    if (code == "?") return Type(kDLBool, 8);
+    if (std::string_view("bhilqn").find(code) != std::string_view::npos) return Type(kDLInt, bits);
+    if (std::string_view("BHILQN").find(code) != std::string_view::npos) return Type(kDLUInt, bits);
+    if (std::string_view("efd").find(code) != std::string_view::npos) return Type(kDLFloat, bits);
+  }
+  return {0, 0, 0};
+}
+
+nb::handle Helper(const char* name) {
+  static PyObject* module = nb::module_::import_("ingot.runtime._arrays").release().ptr();
+  static PyObject* to_stored = PyObject_GetAttrString(module, "to_stored");
+  static PyObject* from_stored = PyObject_GetAttrString(module, "from_stored");
+  return std::string_view(name) == "to_stored" ? to_stored : from_stored;
+}
+
+}  // namespace
+
+void LoadErrors() {
+  const nb::module_ errors = nb::module_::import_("ingot.errors");
+  for (size_t i = 0; i < std::size(kErrors); ++i) g_errors[i] = nb::object(errors.attr(kErrors[i])).release().ptr();
+}
+
+void Raise(ingot_status status) {
+  PyErr_SetString(g_errors[static_cast<size_t>(status) < std::size(g_errors) ? status : 0], ingot_last_error());
+  throw nb::python_error();
+}
+
+void RaiseInputError(const std::string& message) {
+  PyErr_SetString(g_errors[INGOT_ERROR_INPUT], message.c_str());
+  throw nb::python_error();
+}
+
+const char* DTypeName(DLDataType dtype) {
+  if (const TypeRow* row = FindExtended(dtype)) return row->name;
+  const bool wide = dtype.bits == 64;
+  switch (dtype.code) {
+    case kDLBool:
+      return "bool";
+    case kDLInt:
+      return dtype.bits == 8 ? "int8" : dtype.bits == 16 ? "int16" : wide ? "int64" : "int32";
+    case kDLUInt:
+      return dtype.bits == 8 ? "uint8" : dtype.bits == 16 ? "uint16" : wide ? "uint64" : "uint32";
+    case kDLFloat:
+      return dtype.bits == 16 ? "float16" : wide ? "float64" : "float32";
+    default:
+      return wide ? "complex64" : "complex128";
+  }
+}
+
+void Borrowed::Release() {
+  if (view_.obj != nullptr) PyBuffer_Release(&view_);
+  capsule_.reset();
+}
+
+void Borrowed::Set(nb::handle object, const char* what, const char* name, DLDataType expected, bool writable) {
+  Release();
+  const std::string subject = std::string(what) + " '" + name + "'";
+  if (SetBuffer(object, subject, expected, writable)) return;
+  if (nb::hasattr(object, "__dlpack__")) {
+    SetDLPack(object, subject, writable);
+    return;
+  }
+  RaiseInputError(subject + " is of type " + nb::type_name(object.type()).c_str() + "; expected a NumPy array, or anything with __dlpack__");
+}
+
+bool Borrowed::SetBuffer(nb::handle object, const std::string& subject, DLDataType expected, bool writable) {
+  if (!PyObject_CheckBuffer(object.ptr())) return false;
+  nb::object stored = nb::borrow(object);
+  const TypeRow* extended = FindExtended(expected);
+  if (extended != nullptr) stored = Helper("to_stored")(object, extended->name, subject);
+  const int flags = PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+  if (PyObject_GetBuffer(stored.ptr(), &view_, flags) != 0) RaiseInputError(subject + " cannot be used: " + ErrorText());
+  const DLDataType found = FormatType(view_.format, view_.itemsize);
+  if (found.lanes == 0) {
+    const std::string format = view_.format;
+    RaiseInputError(subject + " has elements of format '" + format + "', which is not a type of the library's on this machine");
+  }
+  static_assert(sizeof(Py_ssize_t) == sizeof(int64_t));
+  strides_.resize(static_cast<size_t>(view_.ndim));
+  for (size_t i = 0; i < strides_.size(); ++i) {
+    strides_[i] = view_.strides[i] / view_.itemsize;
+    // A stride that is no number of elements is not contiguous, and DLPack cannot say it.
+    if (view_.strides[i] % view_.itemsize != 0) RaiseInputError(subject + " is not C-contiguous; use numpy.ascontiguousarray");
+  }
+  tensor_ = {view_.buf, {kDLCPU, 0}, view_.ndim, extended != nullptr ? extended->type : found, reinterpret_cast<int64_t*>(view_.shape), strides_.data(), 0};
+  return true;
+}
+
+void Borrowed::SetDLPack(nb::handle object, const std::string& subject, bool writable) {
+  const nb::object device = object.attr("__dlpack_device__")();
+  const auto device_type = nb::cast<int>(device[0]);
+  const auto device_id = nb::cast<int>(device[1]);
+  if (device_type != kDLCPU) {
+    RaiseInputError(subject + " is on device " + std::to_string(device_type) + ":" + std::to_string(device_id) + " (DLPack); copy it to the CPU first");
+  }
+  try {
+    try {
+      capsule_ = object.attr("__dlpack__")(nb::arg("max_version") = nb::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION));
+    } catch (nb::python_error& error) {
+      if (!error.matches(PyExc_TypeError)) throw;
+      capsule_ = object.attr("__dlpack__")();  // a producer from before DLPack 1.0
+    }
+  } catch (nb::python_error& error) {
+    RaiseInputError(subject + " cannot be used: " + error.what());
+  }
+  bool read_only = false;
+  if (PyCapsule_IsValid(capsule_.ptr(), "dltensor_versioned")) {
+    const auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor_versioned"));
+    if (managed->version.major != DLPACK_MAJOR_VERSION) RaiseInputError(subject + " speaks another version of DLPack");
+    tensor_ = managed->dl_tensor;
+    read_only = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
+  } else if (PyCapsule_IsValid(capsule_.ptr(), "dltensor")) {
+    tensor_ = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor"))->dl_tensor;
+  } else {
+    RaiseInputError(subject + " did not give a DLPack capsule");
+  }
+  if (writable && read_only) RaiseInputError(subject + " is read-only");
+}
+
+nb::object ToNumpy(DLManagedTensorVersioned* managed) {
+  const nb::capsule owner(managed, [](void* p) noexcept {
+    auto* self = static_cast<DLManagedTensorVersioned*>(p);
+    self->deleter(self);
+  });
+  const DLTensor& tensor = managed->dl_tensor;
+  const TypeRow* extended = FindExtended(tensor.dtype);
+  const DLDataType type = extended != nullptr ? extended->stored : tensor.dtype;
+  const nb::dlpack::dtype dtype{type.code, type.bits, type.lanes};
+  nb::ndarray<nb::numpy> array(tensor.data, static_cast<size_t>(tensor.ndim), reinterpret_cast<const size_t*>(tensor.shape), owner, nullptr, dtype);
+  nb::object result = nb::cast(array, nb::rv_policy::reference);
+  return extended != nullptr ? nb::object(Helper("from_stored")(result, extended->name)) : result;
+}
+
+}  // namespace ingot::python

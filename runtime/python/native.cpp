@@ -1,0 +1,279 @@
+// ingot.runtime._native: handles of the C ABI as Python objects. ingot/runtime/*.py is what people see.
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "convert.h"
+
+namespace nb = nanobind;
+using ingot::python::Borrowed;
+using ingot::python::Check;
+
+namespace {
+
+template <auto kFree>
+struct Free {
+  template <typename Handle>
+  void operator()(Handle* handle) const {
+    kFree(handle);
+  }
+};
+
+class Artifact {
+ public:
+  explicit Artifact(const std::string& path) {
+    ingot_artifact* handle = nullptr;
+    {
+      nb::gil_scoped_release release;
+      status_ = ingot_artifact_open(path.c_str(), &handle);
+    }
+    Check(status_);
+    handle_.reset(handle);
+  }
+
+  nb::str Manifest() const {
+    const char* json = nullptr;
+    size_t size = 0;
+    Check(ingot_artifact_manifest(handle_.get(), &json, &size));
+    return nb::str(json, size);
+  }
+
+  void Verify() const {
+    ingot_status status;
+    {
+      nb::gil_scoped_release release;
+      status = ingot_artifact_verify(handle_.get());
+    }
+    Check(status);
+  }
+
+  std::string BestTarget() const {
+    const char* name = nullptr;
+    Check(ingot_artifact_best_target(handle_.get(), &name));
+    return name;
+  }
+
+  std::tuple<const void*, size_t> Segment(size_t index) const {
+    const void* data = nullptr;
+    size_t size = 0;
+    Check(ingot_artifact_segment(handle_.get(), index, &data, &size));
+    return {data, size};
+  }
+
+ private:
+  ingot_status status_ = INGOT_OK;
+  std::unique_ptr<ingot_artifact, Free<ingot_artifact_free>> handle_;
+};
+
+// (name, dtype, shape), the shape's extents being integers or names.
+nb::tuple InfoTuple(const ingot_tensor_info& info) {
+  nb::list shape;
+  for (int32_t i = 0; i < info.ndim; ++i) {
+    if (info.shape[i] >= 0) {
+      shape.append(info.shape[i]);
+    } else {
+      shape.append(info.dims[i]);
+    }
+  }
+  return nb::make_tuple(info.name, ingot::python::DTypeName(info.dtype), nb::tuple(shape));
+}
+
+class Model {
+ public:
+  Model(const std::string& path, int32_t threads, const std::optional<std::string>& target, bool verify) {
+    const ingot_load_options options{sizeof(ingot_load_options), threads, verify ? 1 : 0, target ? target->c_str() : nullptr};
+    ingot_model* handle = nullptr;
+    ingot_status status;
+    {
+      nb::gil_scoped_release release;
+      status = ingot_model_load(path.c_str(), &options, &handle);
+    }
+    Check(status);
+    handle_.reset(handle);
+    Read(ingot_model_num_inputs, ingot_model_input, inputs);
+    Read(ingot_model_num_outputs, ingot_model_output, outputs);
+  }
+
+  ingot_model* handle() const { return handle_.get(); }
+
+  nb::str Manifest() const {
+    const char* json = nullptr;
+    size_t size = 0;
+    Check(ingot_model_manifest(handle(), &json, &size));
+    return nb::str(json, size);
+  }
+
+  nb::tuple Target() const {
+    const char* name = nullptr;
+    int32_t threads = 0;
+    Check(ingot_model_target(handle(), &name, &threads));
+    return nb::make_tuple(name, threads);
+  }
+
+  size_t Memory(const std::vector<int64_t>& dims) const {
+    size_t bytes = 0;
+    Check(ingot_model_memory(handle(), dims.data(), dims.size(), &bytes));
+    return bytes;
+  }
+
+  std::vector<ingot_tensor_info> inputs;
+  std::vector<ingot_tensor_info> outputs;
+
+ private:
+  template <typename Count, typename Get>
+  void Read(Count count, Get get, std::vector<ingot_tensor_info>& infos) {
+    size_t n = 0;
+    Check(count(handle(), &n));
+    infos.resize(n);
+    for (size_t i = 0; i < n; ++i) Check(get(handle(), i, &infos[i]));
+  }
+
+  std::unique_ptr<ingot_model, Free<ingot_model_free>> handle_;
+};
+
+class Session {
+ public:
+  explicit Session(nb::object model) : model_(std::move(model)), inputs_(this->model().inputs.size()), bound_(this->model().outputs.size()) {
+    ingot_session* handle = nullptr;
+    Check(ingot_session_create(this->model().handle(), &handle));
+    handle_.reset(handle);
+  }
+
+  void SetInput(size_t index, nb::handle object) {
+    if (index >= inputs_.size()) throw nb::index_error();
+    const ingot_tensor_info& info = model().inputs[index];
+    inputs_[index].Set(object, "input", info.name, info.dtype, false);
+    Check(ingot_session_set_input(handle_.get(), index, &inputs_[index].tensor()));
+  }
+
+  void BindOutput(size_t index, nb::handle object) {
+    if (index >= bound_.size()) throw nb::index_error();
+    if (object.is_none()) {
+      Check(ingot_session_bind_output(handle_.get(), index, nullptr));
+      bound_[index].Release();
+      return;
+    }
+    const ingot_tensor_info& info = model().outputs[index];
+    bound_[index].Set(object, "output", info.name, info.dtype, true);
+    Check(ingot_session_bind_output(handle_.get(), index, &bound_[index].tensor()));
+  }
+
+  void Run() {
+    ingot_status status;
+    {
+      nb::gil_scoped_release release;
+      status = ingot_session_run(handle_.get());
+    }
+    Check(status);
+  }
+
+  nb::object Take(size_t index) {
+    DLManagedTensorVersioned* managed = nullptr;
+    Check(ingot_session_take_output(handle_.get(), index, &managed));
+    return ingot::python::ToNumpy(managed);
+  }
+
+  // All of a run in one call: inputs in order, outputs in order. Inputs are let go of when it returns.
+  nb::list RunOnce(nb::list inputs) {
+    const struct Releaser {
+      Session& session;
+      ~Releaser() {
+        for (Borrowed& input : session.inputs_) input.Release();
+      }
+    } releaser{*this};
+    for (size_t i = 0; i < inputs_.size(); ++i) SetInput(i, inputs[i]);
+    Run();
+    nb::list outputs;
+    for (size_t i = 0; i < bound_.size(); ++i) outputs.append(Take(i));
+    return outputs;
+  }
+
+  void SetProfiling(bool enabled) { Check(ingot_session_set_profiling(handle_.get(), enabled ? 1 : 0)); }
+
+  std::tuple<std::vector<int64_t>, int64_t> Profile() const {
+    size_t needed = 0;
+    int64_t runs = 0;
+    Check(ingot_session_profile(handle_.get(), nullptr, 0, &needed, &runs));
+    std::vector<int64_t> nanoseconds(needed);
+    Check(ingot_session_profile(handle_.get(), nanoseconds.data(), needed, &needed, &runs));
+    return {std::move(nanoseconds), runs};
+  }
+
+ private:
+  const Model& model() const { return *nb::inst_ptr<Model>(model_); }
+
+  nb::object model_;
+  std::vector<Borrowed> inputs_;  // what the library borrows, kept alive
+  std::vector<Borrowed> bound_;
+  std::unique_ptr<ingot_session, Free<ingot_session_free>> handle_;
+};
+
+template <typename Measure>
+double Measured(Measure measure, int32_t threads) {
+  double result = 0;
+  ingot_status status;
+  {
+    nb::gil_scoped_release release;
+    status = measure(threads, &result);
+  }
+  Check(status);
+  return result;
+}
+
+nb::list InfoList(const std::vector<ingot_tensor_info>& infos) {
+  nb::list list;
+  for (const ingot_tensor_info& info : infos) list.append(InfoTuple(info));
+  return list;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  ingot::python::LoadErrors();
+
+  nb::class_<Artifact>(m, "Artifact")
+      .def(nb::init<const std::string&>(), nb::arg("path"))
+      .def("manifest", &Artifact::Manifest)
+      .def("verify", &Artifact::Verify)
+      .def("best_target", &Artifact::BestTarget)
+      .def("segment", [](nb::handle self, size_t index) {
+        const auto [data, size] = nb::inst_ptr<Artifact>(self)->Segment(index);
+        return nb::ndarray<nb::memview, const uint8_t, nb::ndim<1>>(data, {size}, self);
+      });
+
+  nb::class_<Model>(m, "Model")
+      .def(nb::init<const std::string&, int32_t, const std::optional<std::string>&, bool>(), nb::arg("path"), nb::arg("threads"),
+           nb::arg("target").none(), nb::arg("verify"))
+      .def("manifest", &Model::Manifest)
+      .def("target", &Model::Target)
+      .def("memory", &Model::Memory)
+      .def("inputs", [](const Model& model) { return InfoList(model.inputs); })
+      .def("outputs", [](const Model& model) { return InfoList(model.outputs); });
+
+  nb::class_<Session>(m, "Session")
+      .def("__init__", [](Session* self, nb::handle_t<Model> model) { new (self) Session(nb::borrow(model)); })
+      .def("set_input", &Session::SetInput)
+      .def("bind_output", &Session::BindOutput, nb::arg("index"), nb::arg("array").none())
+      .def("run", &Session::Run)
+      .def("run_once", &Session::RunOnce)
+      .def("take", &Session::Take)
+      .def("set_profiling", &Session::SetProfiling)
+      .def("profile", &Session::Profile);
+
+  m.def("machine", [] {
+    const char* json = nullptr;
+    Check(ingot_machine(&json));
+    return json;
+  });
+  m.def("measure_bandwidth", [](int32_t threads) { return Measured(ingot_measure_bandwidth, threads); });
+  m.def("measure_fma", [](int32_t threads) { return Measured(ingot_measure_fma, threads); });
+  m.def("version", [] { return ingot_version(); });
+}

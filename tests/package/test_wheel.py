@@ -1,0 +1,92 @@
+"""What is shipped: a wheel that runs with NumPy only, and a CMake package for C and C++."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.cache import Case
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package")]
+
+
+def run(*command: object, **options: object) -> str:
+    """Runs a command; returns what it printed."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return str(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the working tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, root)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_runs_an_artifact_with_numpy_only(wheel: Path, small: Case, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    for entry in ("numpy", "numpy.libs"):
+        installed = Path(str(metadata.distribution("numpy").locate_file(entry)))
+        if installed.exists():
+            shutil.copytree(installed, site / entry)
+    code = (f"import ingot, numpy as np; model = ingot.load({str(small.artifact)!r}); "
+            f"y = model.run(dict(np.load({str(small.folder / 'inputs-3.npz')!r})))['y']; "
+            f"np.testing.assert_allclose(y, np.load({str(small.folder / 'outputs-3.npz')!r})['y'], rtol=1e-5, atol=1e-6); print(ingot.__file__)")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    assert run(python, "-c", code, env=environment, cwd=tmp_path).strip().startswith(str(site))
+    assert "agrees" in run(python, "-m", "ingot", "verify", small.artifact, env=environment, cwd=tmp_path)
+
+
+def test_the_wheel_requires_numpy_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        text = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
+    required = [line for line in text.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    assert [line.split()[1].split(">")[0].split("=")[0] for line in required] == ["numpy"]
+
+
+def test_the_libraries_that_an_application_ships_stay_below_10_mb(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        libraries = {i.filename: i.file_size for i in archive.infolist() if ".so" in i.filename}
+    assert libraries and sum(libraries.values()) < 10_000_000, libraries
+
+
+@pytest.fixture(scope="session")
+def install_tree(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `cmake --install` gives."""
+    build, prefix = tmp_path_factory.mktemp("native"), tmp_path_factory.mktemp("prefix")
+    run("cmake", "-S", root, "-B", build, f"-DCMAKE_INSTALL_PREFIX={prefix}", f"-DPython_EXECUTABLE={sys.executable}", env=_with_tools())
+    run("cmake", "--build", build, "-j2", env=_with_tools())
+    run("cmake", "--install", build, env=_with_tools())
+    return prefix
+
+
+@pytest.fixture(scope="session")
+def example(root: Path, install_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Builds an example against the install tree; the folder with its programs."""
+
+    def build(language: str) -> Path:
+        folder = tmp_path_factory.mktemp(language)
+        run("cmake", "-S", root / "examples" / language, "-B", folder, f"-DCMAKE_PREFIX_PATH={install_tree}", env=_with_tools())
+        run("cmake", "--build", folder, env=_with_tools())
+        return folder
+
+    return build
+
+
+def _with_tools() -> dict[str, str]:
+    """The environment with this Python's cmake and ninja on the path."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
