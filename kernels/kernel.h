@@ -1,7 +1,7 @@
 // The contract between the runtime and a kernel.
 //
-// A kernel is a pure function of tensors and attributes: it keeps no state, starts no threads and allocates no memory of
-// its own, but asks its context. All tensors are on the CPU, C-contiguous and aligned to their elements; `data` of a
+// A kernel is a pure function of tensors and attributes: it keeps no state, starts no threads and allocates no memory
+// of its own, but asks its context. All tensors are on the CPU, C-contiguous and aligned to their elements; `data` of a
 // tensor without elements is not to be read. A kernel checks what it is given and throws ingot::Error for what does not
 // fit; it never reads or writes out of bounds, whatever the data are.
 #pragma once
@@ -32,8 +32,8 @@ class KernelContext {
   // Gives an output its shape, and memory. If its shape was known before, it has to be this one.
   const DLTensor& AllocateOutput(size_t index, std::span<const int64_t> shape) { return *Prepare(index, &shape); }
 
-  std::span<const int64_t> dims() const { return dims_; }      // integers that are computed while running
-  std::span<const int64_t> ints() const { return ints_; }      // attributes
+  std::span<const int64_t> dims() const { return dims_; }  // integers that are computed while running
+  std::span<const int64_t> ints() const { return ints_; }  // attributes
   std::span<const double> floats() const { return floats_; }
 
   // Runs body(begin, end) over parts of [0, count) of at least `grain` each, on the model's threads.
@@ -63,7 +63,9 @@ template <typename... Parts>
   Fail(INGOT_ERROR_EXECUTION, parts...);
 }
 
-inline std::span<const int64_t> ShapeOf(const DLTensor& tensor) { return {tensor.shape, static_cast<size_t>(tensor.ndim)}; }
+inline std::span<const int64_t> ShapeOf(const DLTensor& tensor) {
+  return {tensor.shape, static_cast<size_t>(tensor.ndim)};
+}
 
 inline int64_t ElementCount(std::span<const int64_t> shape) {
   int64_t count = 1;

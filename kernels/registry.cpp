@@ -24,31 +24,65 @@ using enum InstructionSet;
 
 // {least, most} inputs, {least, most} outputs, dims, ints, floats.
 constexpr Kernel kKernels[] = {
-    {"compress", kScalar, Compress, {{2, 2}, {1, 1}, 0, 1, 0},
+    {"compress",
+     kScalar,
+     Compress,
+     {{2, 2}, {1, 1}, 0, 1, 0},
      "(input, bool condition [n]) -> slices where the condition holds; ints: axis, or kFlat for the flat input"},
-    {"gather_nd", kScalar, GatherNd, {{2, 2}, {1, 1}, 0, 1, 0},
-     "(data, indices [..., k]) -> slices; ints: batch_dims"},
-    {"non_max_suppression", kScalar, NonMaxSuppression, {{2, 5}, {1, 1}, 0, 1, 0},
-     "(boxes [b, n, 4], scores [b, c, n], max_output?, iou_threshold?, score_threshold?) -> int64 [m, 3]; ints: center_point_box"},
-    {"nonzero", kScalar, Nonzero, {{1, 1}, {1, 1}, 0, 0, 0}, "(input) -> int64 [rank, n] indices of elements that are not zero"},
-    {"random_normal", kScalar, RandomNormal, {{0, 1}, {1, 1}, 0, 1, 2},
+    {"gather_nd", kScalar, GatherNd, {{2, 2}, {1, 1}, 0, 1, 0}, "(data, indices [..., k]) -> slices; ints: batch_dims"},
+    {"non_max_suppression",
+     kScalar,
+     NonMaxSuppression,
+     {{2, 5}, {1, 1}, 0, 1, 0},
+     "(boxes [b, n, 4], scores [b, c, n], max_output?, iou_threshold?, score_threshold?) -> int64 [m, 3]; ints: "
+     "center_point_box"},
+    {"nonzero",
+     kScalar,
+     Nonzero,
+     {{1, 1}, {1, 1}, 0, 0, 0},
+     "(input) -> int64 [rank, n] indices of elements that are not zero"},
+    {"random_normal",
+     kScalar,
+     RandomNormal,
+     {{0, 1}, {1, 1}, 0, 1, 2},
      "() -> independent normal numbers; ints: seed; floats: mean, scale"},
-    {"random_uniform", kScalar, RandomUniform, {{0, 1}, {1, 1}, 0, 1, 2},
+    {"random_uniform",
+     kScalar,
+     RandomUniform,
+     {{0, 1}, {1, 1}, 0, 1, 2},
      "() -> independent uniform numbers of [low, high); ints: seed; floats: low, high"},
-    {"scatter_elements", kScalar, ScatterElements, {{3, 3}, {1, 1}, 0, 2, 0},
-     "(data, indices, updates) -> data with updates along an axis; ints: axis, reduction (0 none, 1 add, 2 mul, 3 min, 4 max)"},
-    {"scatter_nd", kScalar, ScatterNd, {{3, 3}, {1, 1}, 0, 1, 0},
-     "(data, indices [..., k], updates) -> data with updated slices; ints: reduction (0 none, 1 add, 2 mul, 3 min, 4 max)"},
-    {"topk", kScalar, TopK, {{1, 2}, {1, 2}, 0, 3, 0},
+    {"scatter_elements",
+     kScalar,
+     ScatterElements,
+     {{3, 3}, {1, 1}, 0, 2, 0},
+     "(data, indices, updates) -> data with updates along an axis; ints: axis, reduction (0 none, 1 add, 2 mul, 3 min, "
+     "4 max)"},
+    {"scatter_nd",
+     kScalar,
+     ScatterNd,
+     {{3, 3}, {1, 1}, 0, 1, 0},
+     "(data, indices [..., k], updates) -> data with updated slices; ints: reduction (0 none, 1 add, 2 mul, 3 min, 4 "
+     "max)"},
+    {"topk",
+     kScalar,
+     TopK,
+     {{1, 2}, {1, 2}, 0, 3, 0},
      "(input) -> values, int64 indices, k along the axis as the outputs' shape says; ints: axis, largest, sorted"},
-    {"unique", kScalar, Unique, {{1, 1}, {1, 4}, 0, 2, 0},
+    {"unique",
+     kScalar,
+     Unique,
+     {{1, 1}, {1, 4}, 0, 2, 0},
      "(input) -> unique values or slices, int64 first indices, inverse indices, counts; ints: axis or kFlat, sorted"},
-    {"wrap_indices", kScalar, WrapIndices, {{1, 1}, {1, 1}, 1, 0, 0},
+    {"wrap_indices",
+     kScalar,
+     WrapIndices,
+     {{1, 1}, {1, 1}, 1, 0, 0},
      "(int64 or int32 indices) -> int64 indices, negative ones counted from the end; dims: extent"},
 };
 
 static_assert(std::ranges::all_of(kKernels, [](const Kernel& kernel) {
-  return kernel.arity.inputs.most <= kMostTensors && kernel.arity.outputs.most <= kMostTensors && kernel.arity.dims <= kMostTensors;
+  return kernel.arity.inputs.most <= kMostTensors && kernel.arity.outputs.most <= kMostTensors &&
+         kernel.arity.dims <= kMostTensors;
 }));
 
 struct Row {
@@ -64,7 +98,10 @@ const std::vector<Row>& Rows() {
       {kAvx2, "avx2", "x86_64", {"avx2", "fma", "f16c"}},
       {kAvx512, "avx512", "x86_64", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}},
       {kAvx512Vnni, "avx512_vnni", "x86_64", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}},
-      {kAvx512Bf16, "avx512_bf16", "x86_64", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"}},
+      {kAvx512Bf16,
+       "avx512_bf16",
+       "x86_64",
+       {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"}},
       {kNeon, "neon", "aarch64", {"asimd"}},
       {kNeonDotprod, "neon_dotprod", "aarch64", {"asimd", "asimddp"}},
       {kNeonI8mm, "neon_i8mm", "aarch64", {"asimd", "asimddp", "i8mm"}},
@@ -99,7 +136,9 @@ bool Allowed(InstructionSet instructions) {
 const Kernel* FindKernel(std::string_view name) {
   const Kernel* best = nullptr;
   for (const Kernel& kernel : kKernels) {
-    if (kernel.name == name && (best == nullptr || kernel.instructions > best->instructions) && Allowed(kernel.instructions)) best = &kernel;
+    if (kernel.name == name && (best == nullptr || kernel.instructions > best->instructions) &&
+        Allowed(kernel.instructions))
+      best = &kernel;
   }
   return best;
 }

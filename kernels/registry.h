@@ -9,7 +9,16 @@
 namespace ingot {
 
 // What a kernel's translation unit was compiled for, in order of preference on each architecture.
-enum class InstructionSet : uint8_t { kScalar, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16, kNeon, kNeonDotprod, kNeonI8mm };
+enum class InstructionSet : uint8_t {
+  kScalar,
+  kAvx2,
+  kAvx512,
+  kAvx512Vnni,
+  kAvx512Bf16,
+  kNeon,
+  kNeonDotprod,
+  kNeonI8mm
+};
 
 struct Count {
   size_t least;

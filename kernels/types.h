@@ -53,7 +53,10 @@ void DispatchNumber(const char* kernel, const DLTensor& tensor, Body&& body) {
     case kDLInt:
       return bits == 8 ? body(int8_t{}) : bits == 16 ? body(int16_t{}) : bits == 32 ? body(int32_t{}) : body(int64_t{});
     case kDLUInt:
-      return bits == 8 ? body(uint8_t{}) : bits == 16 ? body(uint16_t{}) : bits == 32 ? body(uint32_t{}) : body(uint64_t{});
+      return bits == 8    ? body(uint8_t{})
+             : bits == 16 ? body(uint16_t{})
+             : bits == 32 ? body(uint32_t{})
+                          : body(uint64_t{});
     case kDLBool:
       return body(uint8_t{});
     case kDLFloat:

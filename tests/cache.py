@@ -93,10 +93,9 @@ def small_model() -> Case:
 
     def make(folder: Path) -> None:
         import torch
-
         from ingot.export import export_module
 
-        found = export_module(Small(), torch.randn(2, 8, generator=torch.Generator().manual_seed(0)), folder, output_names=["y", "total"])
+        found = export_module(Small(), torch.randn(2, 8, generator=torch.Generator().manual_seed(0)), folder, output_names=["y", "count"])
         for batch in BATCHES:
             inputs = {"x": np.random.default_rng(batch).standard_normal((batch, 8), np.float32)}
             np.savez(folder / f"inputs-{batch}.npz", **inputs)

@@ -27,7 +27,7 @@ def zoo() -> Callable[[str], Case]:
 
 @pytest.fixture(scope="session")
 def small() -> Case:
-    """A small compiled model, x float32 [batch, 8] → y float32 [batch, 4] and total int64 [batch], for tests of everything around models."""
+    """A small compiled model, x float32 [batch, 8] → y float32 [batch, 4] and count int64 [batch], for tests of everything around models."""
     return small_model()
 
 

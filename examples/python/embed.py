@@ -1,6 +1,6 @@
 """Embeds sentences with a compiled sentence encoder; needs numpy, tokenizers and ingot, nothing else.
 
-    python examples/python/embed.py encoder.ingot tokenizer.json "A first sentence." "A second one."
+python examples/python/embed.py encoder.ingot tokenizer.json "A first sentence." "A second one."
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ingot
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-
-import ingot
 
 
 class Encoder:

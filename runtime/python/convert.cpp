@@ -10,7 +10,8 @@ namespace {
 
 // In the order of ingot_status.
 constexpr const char* kErrors[] = {
-    "IngotError", "InputError", "FileError", "ArtifactError", "VersionError", "TargetError", "InputError", "OutOfMemoryError", "ExecutionError", "BusyError", "InternalError",
+    "IngotError", "InputError",       "FileError",      "ArtifactError", "VersionError",  "TargetError",
+    "InputError", "OutOfMemoryError", "ExecutionError", "BusyError",     "InternalError",
 };
 PyObject* g_errors[std::size(kErrors)];
 
@@ -123,7 +124,8 @@ void Borrowed::Set(nb::handle object, const char* what, const char* name, DLData
     SetDLPack(object, subject, writable);
     return;
   }
-  RaiseInputError(subject + " is of type " + nb::type_name(object.type()).c_str() + "; expected a NumPy array, or anything with __dlpack__");
+  RaiseInputError(subject + " is of type " + nb::type_name(object.type()).c_str() +
+                  "; expected a NumPy array, or anything with __dlpack__");
 }
 
 bool Borrowed::SetBuffer(nb::handle object, const std::string& subject, DLDataType expected, bool writable) {
@@ -132,20 +134,29 @@ bool Borrowed::SetBuffer(nb::handle object, const std::string& subject, DLDataTy
   const TypeRow* extended = FindExtended(expected);
   if (extended != nullptr) stored = Helper("to_stored")(object, extended->name, subject);
   const int flags = PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
-  if (PyObject_GetBuffer(stored.ptr(), &view_, flags) != 0) RaiseInputError(subject + " cannot be used: " + ErrorText());
+  if (PyObject_GetBuffer(stored.ptr(), &view_, flags) != 0)
+    RaiseInputError(subject + " cannot be used: " + ErrorText());
   const DLDataType found = FormatType(view_.format, view_.itemsize);
   if (found.lanes == 0) {
     const std::string format = view_.format;
-    RaiseInputError(subject + " has elements of format '" + format + "', which is not a type of the library's on this machine");
+    RaiseInputError(subject + " has elements of format '" + format +
+                    "', which is not a type of the library's on this machine");
   }
   static_assert(sizeof(Py_ssize_t) == sizeof(int64_t));
   strides_.resize(static_cast<size_t>(view_.ndim));
   for (size_t i = 0; i < strides_.size(); ++i) {
     strides_[i] = view_.strides[i] / view_.itemsize;
     // A stride that is no number of elements is not contiguous, and DLPack cannot say it.
-    if (view_.strides[i] % view_.itemsize != 0) RaiseInputError(subject + " is not C-contiguous; use numpy.ascontiguousarray");
+    if (view_.strides[i] % view_.itemsize != 0)
+      RaiseInputError(subject + " is not C-contiguous; use numpy.ascontiguousarray");
   }
-  tensor_ = {view_.buf, {kDLCPU, 0}, view_.ndim, extended != nullptr ? extended->type : found, reinterpret_cast<int64_t*>(view_.shape), strides_.data(), 0};
+  tensor_ = {view_.buf,
+             {kDLCPU, 0},
+             view_.ndim,
+             extended != nullptr ? extended->type : found,
+             reinterpret_cast<int64_t*>(view_.shape),
+             strides_.data(),
+             0};
   return true;
 }
 
@@ -154,11 +165,13 @@ void Borrowed::SetDLPack(nb::handle object, const std::string& subject, bool wri
   const auto device_type = nb::cast<int>(device[0]);
   const auto device_id = nb::cast<int>(device[1]);
   if (device_type != kDLCPU) {
-    RaiseInputError(subject + " is on device " + std::to_string(device_type) + ":" + std::to_string(device_id) + " (DLPack); copy it to the CPU first");
+    RaiseInputError(subject + " is on device " + std::to_string(device_type) + ":" + std::to_string(device_id) +
+                    " (DLPack); copy it to the CPU first");
   }
   try {
     try {
-      capsule_ = object.attr("__dlpack__")(nb::arg("max_version") = nb::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION));
+      capsule_ = object.attr("__dlpack__")(nb::arg("max_version") =
+                                               nb::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION));
     } catch (nb::python_error& error) {
       if (!error.matches(PyExc_TypeError)) throw;
       capsule_ = object.attr("__dlpack__")();  // a producer from before DLPack 1.0
@@ -168,7 +181,8 @@ void Borrowed::SetDLPack(nb::handle object, const std::string& subject, bool wri
   }
   bool read_only = false;
   if (PyCapsule_IsValid(capsule_.ptr(), "dltensor_versioned")) {
-    const auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor_versioned"));
+    const auto* managed =
+        static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor_versioned"));
     if (managed->version.major != DLPACK_MAJOR_VERSION) RaiseInputError(subject + " speaks another version of DLPack");
     tensor_ = managed->dl_tensor;
     read_only = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
@@ -189,7 +203,8 @@ nb::object ToNumpy(DLManagedTensorVersioned* managed) {
   const TypeRow* extended = FindExtended(tensor.dtype);
   const DLDataType type = extended != nullptr ? extended->stored : tensor.dtype;
   const nb::dlpack::dtype dtype{type.code, type.bits, type.lanes};
-  nb::ndarray<nb::numpy> array(tensor.data, static_cast<size_t>(tensor.ndim), reinterpret_cast<const size_t*>(tensor.shape), owner, nullptr, dtype);
+  nb::ndarray<nb::numpy> array(tensor.data, static_cast<size_t>(tensor.ndim),
+                               reinterpret_cast<const size_t*>(tensor.shape), owner, nullptr, dtype);
   nb::object result = nb::cast(array, nb::rv_policy::reference);
   return extended != nullptr ? nb::object(Helper("from_stored")(result, extended->name)) : result;
 }

@@ -89,7 +89,8 @@ nb::tuple InfoTuple(const ingot_tensor_info& info) {
 class Model {
  public:
   Model(const std::string& path, int32_t threads, const std::optional<std::string>& target, bool verify) {
-    const ingot_load_options options{sizeof(ingot_load_options), threads, verify ? 1 : 0, target ? target->c_str() : nullptr};
+    const ingot_load_options options{sizeof(ingot_load_options), threads, verify ? 1 : 0,
+                                     target ? target->c_str() : nullptr};
     ingot_model* handle = nullptr;
     ingot_status status;
     {
@@ -141,7 +142,8 @@ class Model {
 
 class Session {
  public:
-  explicit Session(nb::object model) : model_(std::move(model)), inputs_(this->model().inputs.size()), bound_(this->model().outputs.size()) {
+  explicit Session(nb::object model)
+      : model_(std::move(model)), inputs_(this->model().inputs.size()), bound_(this->model().outputs.size()) {
     ingot_session* handle = nullptr;
     Check(ingot_session_create(this->model().handle(), &handle));
     handle_.reset(handle);
@@ -250,8 +252,8 @@ NB_MODULE(_native, m) {
       });
 
   nb::class_<Model>(m, "Model")
-      .def(nb::init<const std::string&, int32_t, const std::optional<std::string>&, bool>(), nb::arg("path"), nb::arg("threads"),
-           nb::arg("target").none(), nb::arg("verify"))
+      .def(nb::init<const std::string&, int32_t, const std::optional<std::string>&, bool>(), nb::arg("path"),
+           nb::arg("threads"), nb::arg("target").none(), nb::arg("verify"))
       .def("manifest", &Model::Manifest)
       .def("target", &Model::Target)
       .def("memory", &Model::Memory)

@@ -141,7 +141,8 @@ class Analysis {
         (visit(e) ? step.late_expressions : step.early_expressions).push_back(e);
       }
     }
-    for (size_t v = 0; v < function_.values.size(); ++v) function_.values[v].late = ShapeIsLate(static_cast<int32_t>(v));
+    for (size_t v = 0; v < function_.values.size(); ++v)
+      function_.values[v].late = ShapeIsLate(static_cast<int32_t>(v));
   }
 
   bool ShapeIsLate(int32_t value) {
@@ -150,7 +151,8 @@ class Analysis {
   }
 
   void RequireKnown(int32_t expression, int32_t stage, int32_t step) {
-    if (Row(expression).stage > stage) FailProgram("step ", step, " needs expression ", expression, ", whose symbols are not all bound before");
+    if (Row(expression).stage > stage)
+      FailProgram("step ", step, " needs expression ", expression, ", whose symbols are not all bound before");
   }
 
   void CheckStages() {
@@ -179,7 +181,8 @@ class Analysis {
   void CheckWeights() {
     std::vector<int64_t> values(function_.expressions.size(), kUndefinedInteger);
     const std::vector<int64_t> symbols(function_.symbols.size(), kUndefinedInteger);
-    for (size_t e = 0; e < values.size(); ++e) values[e] = EvaluateExpression(function_.expressions[e], values, symbols);
+    for (size_t e = 0; e < values.size(); ++e)
+      values[e] = EvaluateExpression(function_.expressions[e], values, symbols);
     for (const int32_t value : function_.weights) {
       const Weight& weight = artifact_.weights()[static_cast<size_t>(At(value).slot)];
       std::vector<int64_t> shape;
@@ -225,9 +228,11 @@ class Analysis {
       if (step.kind != StepKind::kCall) continue;
       step.args = function_.args;
       for (const auto* values : {&step.inputs, &step.outputs}) {
-        for (const int32_t value : *values) function_.pointers[static_cast<size_t>(At(value).root)].push_back(function_.args++);
+        for (const int32_t value : *values)
+          function_.pointers[static_cast<size_t>(At(value).root)].push_back(function_.args++);
       }
-      for (const int32_t e : step.dims) (Row(e).late ? step.late_dims : function_.dims).push_back({function_.args++, e});
+      for (const int32_t e : step.dims)
+        (Row(e).late ? step.late_dims : function_.dims).push_back({function_.args++, e});
     }
   }
 
@@ -247,7 +252,8 @@ int32_t Function::OwnRoot(size_t index) const {
 bool Function::IsComputable(const Step& step, int32_t value) const {
   const Value& row = values[static_cast<size_t>(value)];
   const auto index = static_cast<int32_t>(&step - steps.data());
-  return row.late && std::all_of(row.shape.begin(), row.shape.end(), [&](int32_t e) { return expressions[static_cast<size_t>(e)].stage <= index; });
+  return row.late && std::all_of(row.shape.begin(), row.shape.end(),
+                                 [&](int32_t e) { return expressions[static_cast<size_t>(e)].stage <= index; });
 }
 
 void Analyze(Function& function, const Artifact& artifact) { Analysis(function, artifact).Run(); }

@@ -48,7 +48,10 @@ struct Signature {
 };
 constexpr Signature kSignatures[] = {
     {0, "\x89INGOT", "an artifact whose line ends were changed, by a transfer in text mode"},
-    {0, "\x7f" "ELF", "an ELF object, library or program"},
+    {0,
+     "\x7f"
+     "ELF",
+     "an ELF object, library or program"},
     {0, "PK\x03\x04", "a zip file, such as a PyTorch checkpoint or an .npz file"},
     {0, "\x93NUMPY", "a NumPy array"},
     {0, "GGUF", "a GGUF model"},
@@ -121,8 +124,10 @@ void Artifact::ReadPrefix() {
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.version != kVersion) {
     const bool newer = header.version > kVersion;
-    Fail(INGOT_ERROR_VERSION, "the artifact has format version ", header.version, ", this library reads version ", kVersion,
-         newer ? "; use a newer libingot, or compile the model again with this one's compiler" : "; compile the model again");
+    Fail(INGOT_ERROR_VERSION, "the artifact has format version ", header.version, ", this library reads version ",
+         kVersion,
+         newer ? "; use a newer libingot, or compile the model again with this one's compiler"
+               : "; compile the model again");
   }
   if (header.file_size > content.size()) {
     FailArtifact("the file is truncated: it has ", content.size(), " of ", header.file_size, " bytes");
@@ -133,7 +138,8 @@ void Artifact::ReadPrefix() {
   const size_t prefix_size = header.prefix_size;
   if (prefix_size > content.size() || prefix_size % kAlignment != 0 ||
       prefix_size < sizeof(Header) + uint64_t{sizeof(SegmentEntry)} * header.segment_count) {
-    FailArtifact("the header is corrupted: a prefix of ", prefix_size, " bytes with ", header.segment_count, " segments");
+    FailArtifact("the header is corrupted: a prefix of ", prefix_size, " bytes with ", header.segment_count,
+                 " segments");
   }
   constexpr uint32_t kNoChecksum = 0;
   uint32_t checksum = Crc32(bytes.data(), kChecksumOffset);
@@ -145,14 +151,17 @@ void Artifact::ReadPrefix() {
   for (uint32_t i = 0; i < header.segment_count; ++i) {
     SegmentEntry entry;
     std::memcpy(&entry, bytes.data() + sizeof(Header) + i * sizeof entry, sizeof entry);
-    if (entry.kind < Segment::kManifest || entry.kind > Segment::kSamples || (i == 0) != (entry.kind == Segment::kManifest)) {
+    if (entry.kind < Segment::kManifest || entry.kind > Segment::kSamples ||
+        (i == 0) != (entry.kind == Segment::kManifest)) {
       FailArtifact("segment ", i, " has kind ", entry.kind, ", which cannot stand there");
     }
     if (entry.offset != end || entry.size % kAlignment != 0 || entry.size > content.size() - end) {
-      FailArtifact("segment ", i, " (", entry.size, " bytes at ", entry.offset, ") does not follow the one before, which ends at ", end);
+      FailArtifact("segment ", i, " (", entry.size, " bytes at ", entry.offset,
+                   ") does not follow the one before, which ends at ", end);
     }
     end += entry.size;
-    segments_.push_back({static_cast<Segment::Kind>(entry.kind), entry.checksum, bytes.subspan(entry.offset, entry.size), entry.offset});
+    segments_.push_back({static_cast<Segment::Kind>(entry.kind), entry.checksum,
+                         bytes.subspan(entry.offset, entry.size), entry.offset});
   }
   if (end != content.size()) FailArtifact("the segments end at ", end, ", the file at ", content.size());
   if (segments_.empty() || header.manifest_length > segments_[0].bytes.size()) {
@@ -170,8 +179,8 @@ void Artifact::ReadManifest() {
   }
   dimensions_ = root["dims"].Map([](const json::Node& node) {
     const json::Node maximum = node["max"];
-    return Dimension{node["name"].String(),
-                     maximum.IsNull() ? Dimension::kUnbounded : maximum.Integer(0, std::numeric_limits<int64_t>::max())};
+    return Dimension{node["name"].String(), maximum.IsNull() ? Dimension::kUnbounded
+                                                             : maximum.Integer(0, std::numeric_limits<int64_t>::max())};
   });
   inputs_ = ReadTensors(root["inputs"]);
   outputs_ = ReadTensors(root["outputs"]);
@@ -204,8 +213,10 @@ void Artifact::ReadWeights(const json::Node& node) {
     const size_t offset = tensor["offset"].Size("offset");
     const size_t size = tensor["nbytes"].Size("size");
     const std::string_view name = tensor["name"].String();
-    if (offset % kWeightAlignment != 0) tensor["offset"].Fail("weight '", name, "' is not aligned to ", kWeightAlignment, " bytes");
-    if (offset > segment.size() || size > segment.size() - offset) tensor.Fail("weight '", name, "' ends beyond its segment");
+    if (offset % kWeightAlignment != 0)
+      tensor["offset"].Fail("weight '", name, "' is not aligned to ", kWeightAlignment, " bytes");
+    if (offset > segment.size() || size > segment.size() - offset)
+      tensor.Fail("weight '", name, "' ends beyond its segment");
     Weight weight{name, ReadDType(tensor["dtype"]),
                   tensor["shape"].Map([](const json::Node& extent) { return extent.Integer(); }),
                   segment.subspan(offset, size),
@@ -225,7 +236,8 @@ void Artifact::CheckSamples(const json::Node& node) const {
     const size_t size = tensor["nbytes"].Size("size");
     if (offset > segment.size() || size > segment.size() - offset) tensor.Fail("the sample ends beyond its segment");
     const auto shape = tensor["shape"].Map([](const json::Node& extent) { return extent.Integer(); });
-    if (ByteCount(shape, ReadDType(tensor["dtype"])->bytes) != size) tensor.Fail("the sample's size is not its shape's");
+    if (ByteCount(shape, ReadDType(tensor["dtype"])->bytes) != size)
+      tensor.Fail("the sample's size is not its shape's");
     return 0;
   };
   node["cases"].Map([&](const json::Node& sample) {

@@ -23,7 +23,8 @@ void Free(Buffer* buffer) {
 }  // namespace
 
 BufferRef::~BufferRef() {
-  if (buffer_ != nullptr && buffer_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) buffer_->pool->Release(buffer_);
+  if (buffer_ != nullptr && buffer_->references.fetch_sub(1, std::memory_order_acq_rel) == 1)
+    buffer_->pool->Release(buffer_);
 }
 
 BufferRef BufferPool::Allocate(size_t bytes) {

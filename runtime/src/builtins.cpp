@@ -8,7 +8,8 @@ namespace {
 void RunShape(Frame& frame, const Step& step) {
   const int32_t output = step.outputs[0];
   if (frame.Bytes(output) != step.dims.size() * sizeof(int64_t)) {
-    Fail(INGOT_ERROR_EXECUTION, Place(step), ": ", step.dims.size(), " dimensions do not fill ", ShapeText(frame.tensor(output)));
+    Fail(INGOT_ERROR_EXECUTION, Place(step), ": ", step.dims.size(), " dimensions do not fill ",
+         ShapeText(frame.tensor(output)));
   }
   auto* elements = static_cast<int64_t*>(frame.tensor(output).data);
   for (size_t i = 0; i < step.dims.size(); ++i) elements[i] = frame.expression(step.dims[i]);
@@ -18,19 +19,22 @@ void RunToDims(Frame& frame, const Step& step) {
   const DLTensor& input = frame.tensor(step.inputs[0]);
   const int64_t count = input.ndim == 0 ? 1 : input.shape[0];
   if (count != static_cast<int64_t>(step.ints.size())) {
-    Fail(INGOT_ERROR_EXECUTION, Place(step), ": ", count, " integers were given where ", step.ints.size(), " are expected");
+    Fail(INGOT_ERROR_EXECUTION, Place(step), ": ", count, " integers were given where ", step.ints.size(),
+         " are expected");
   }
   for (const Binding& binding : step.bindings) {
     const auto* bytes = static_cast<const std::byte*>(input.data);
     const bool wide = input.dtype.bits == 64;
-    frame.BindSymbol(binding.symbol, wide ? reinterpret_cast<const int64_t*>(bytes)[binding.axis] : reinterpret_cast<const int32_t*>(bytes)[binding.axis]);
+    frame.BindSymbol(binding.symbol, wide ? reinterpret_cast<const int64_t*>(bytes)[binding.axis]
+                                          : reinterpret_cast<const int32_t*>(bytes)[binding.axis]);
   }
 }
 
 void RunCopy(Frame& frame, const Step& step) {
   const size_t bytes = frame.Bytes(step.outputs[0]);
   if (frame.Bytes(step.inputs[0]) != bytes) {
-    Fail(INGOT_ERROR_EXECUTION, Place(step), ": ", ShapeText(frame.tensor(step.inputs[0])), " cannot be copied to ", ShapeText(frame.tensor(step.outputs[0])));
+    Fail(INGOT_ERROR_EXECUTION, Place(step), ": ", ShapeText(frame.tensor(step.inputs[0])), " cannot be copied to ",
+         ShapeText(frame.tensor(step.outputs[0])));
   }
   std::memcpy(frame.tensor(step.outputs[0]).data, frame.tensor(step.inputs[0]).data, bytes);
 }
@@ -38,14 +42,17 @@ void RunCopy(Frame& frame, const Step& step) {
 template <typename T>
 T ReadElement(const Frame& frame, const Step& step, int32_t value, const char* what) {
   if (frame.Bytes(value) != sizeof(T)) {
-    Fail(INGOT_ERROR_EXECUTION, Place(step), ": the ", std::string_view(what), " has shape ", ShapeText(frame.tensor(value)), "; it takes one element");
+    Fail(INGOT_ERROR_EXECUTION, Place(step), ": the ", std::string_view(what), " has shape ",
+         ShapeText(frame.tensor(value)), "; it takes one element");
   }
   return *static_cast<const T*>(frame.tensor(value).data);
 }
 
 }  // namespace
 
-std::string Place(const Step& step) { return step.node.empty() ? Text("step '", step.name, "'") : Text("node ", step.node); }
+std::string Place(const Step& step) {
+  return step.node.empty() ? Text("step '", step.name, "'") : Text("node ", step.node);
+}
 
 void RunBuiltin(Frame& frame, const Step& step) {
   switch (step.builtin) {

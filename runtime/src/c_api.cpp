@@ -23,7 +23,8 @@ struct ingot_artifact {
 };
 
 struct ingot_model {
-  ingot_model(const char* path, const ingot::LoadOptions& options) : model(std::make_shared<ingot::Model>(path, options)) {
+  ingot_model(const char* path, const ingot::LoadOptions& options)
+      : model(std::make_shared<ingot::Model>(path, options)) {
     const auto point = [](const std::vector<ingot::TensorInfo>& infos, std::vector<std::vector<const char*>>& dims) {
       for (const ingot::TensorInfo& info : infos) {
         auto& names = dims.emplace_back();
@@ -84,10 +85,14 @@ T& Need(T* pointer, const char* name) {
   return *pointer;
 }
 
-ingot_tensor_info Info(const std::vector<ingot::TensorInfo>& infos, const std::vector<std::vector<const char*>>& dims, size_t index, const char* what) {
-  if (index >= infos.size()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no ", std::string_view(what), " ", index, "; the model has ", infos.size());
+ingot_tensor_info Info(const std::vector<ingot::TensorInfo>& infos, const std::vector<std::vector<const char*>>& dims,
+                       size_t index, const char* what) {
+  if (index >= infos.size())
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no ", std::string_view(what), " ", index, "; the model has ",
+         infos.size());
   const ingot::TensorInfo& info = infos[index];
-  return {info.name.c_str(), info.dtype->type, static_cast<int32_t>(info.shape.size()), info.shape.data(), dims[index].data()};
+  return {info.name.c_str(), info.dtype->type, static_cast<int32_t>(info.shape.size()), info.shape.data(),
+          dims[index].data()};
 }
 
 ingot::LoadOptions ReadOptions(const ingot_load_options* given) {
@@ -96,7 +101,8 @@ ingot::LoadOptions ReadOptions(const ingot_load_options* given) {
   // A caller that was compiled with an older header gives a shorter struct; what it does not have keeps its default.
   ingot_load_options known{};
   if (given->struct_size < sizeof(size_t) || given->struct_size > 4096) {
-    Fail(INGOT_ERROR_INVALID_ARGUMENT, "options->struct_size is ", given->struct_size, "; set it to sizeof(ingot_load_options)");
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "options->struct_size is ", given->struct_size,
+         "; set it to sizeof(ingot_load_options)");
   }
   std::memcpy(&known, given, std::min(given->struct_size, sizeof known));
   options.threads = known.threads;
@@ -106,8 +112,17 @@ ingot::LoadOptions ReadOptions(const ingot_load_options* given) {
 }
 
 constexpr const char* kStatusNames[] = {
-    "INGOT_OK",           "INGOT_ERROR_INVALID_ARGUMENT", "INGOT_ERROR_FILE",      "INGOT_ERROR_ARTIFACT", "INGOT_ERROR_VERSION",  "INGOT_ERROR_TARGET",
-    "INGOT_ERROR_INPUT",  "INGOT_ERROR_MEMORY",           "INGOT_ERROR_EXECUTION", "INGOT_ERROR_BUSY",     "INGOT_ERROR_INTERNAL",
+    "INGOT_OK",
+    "INGOT_ERROR_INVALID_ARGUMENT",
+    "INGOT_ERROR_FILE",
+    "INGOT_ERROR_ARTIFACT",
+    "INGOT_ERROR_VERSION",
+    "INGOT_ERROR_TARGET",
+    "INGOT_ERROR_INPUT",
+    "INGOT_ERROR_MEMORY",
+    "INGOT_ERROR_EXECUTION",
+    "INGOT_ERROR_BUSY",
+    "INGOT_ERROR_INTERNAL",
 };
 
 }  // namespace
@@ -145,7 +160,8 @@ ingot_status ingot_artifact_verify(const ingot_artifact* artifact) {
 ingot_status ingot_artifact_segment(const ingot_artifact* artifact, size_t index, const void** data, size_t* size) {
   return Guard([&] {
     const auto& segments = Need(artifact, "artifact").artifact.segments();
-    if (index >= segments.size()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no segment ", index, "; the artifact has ", segments.size());
+    if (index >= segments.size())
+      Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no segment ", index, "; the artifact has ", segments.size());
     Need(size, "size");
     Need(data, "data") = segments[index].bytes.data();
     *size = segments[index].bytes.size();
@@ -261,7 +277,8 @@ ingot_status ingot_session_set_profiling(ingot_session* handle, int32_t enabled)
   return WithSession(handle, [&](ingot::Session& session) { session.SetProfiling(enabled != 0); });
 }
 
-ingot_status ingot_session_profile(const ingot_session* handle, int64_t* nanoseconds, size_t num_steps, size_t* needed, int64_t* runs) {
+ingot_status ingot_session_profile(const ingot_session* handle, int64_t* nanoseconds, size_t num_steps, size_t* needed,
+                                   int64_t* runs) {
   return WithSession(handle, [&](ingot::Session& session) {
     const ingot::Profile& profile = session.profile();
     if (needed != nullptr) *needed = profile.nanoseconds.size();

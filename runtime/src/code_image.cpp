@@ -65,13 +65,15 @@ void CodeImage::Map(const Artifact& artifact, const Segment& segment, const Layo
   };
   if (layout.text > 0) {
     const auto offset = static_cast<off_t>(segment.offset);
-    void* text = ::mmap(base_, layout.text, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, artifact.descriptor(), offset);
+    void* text =
+        ::mmap(base_, layout.text, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, artifact.descriptor(), offset);
     if (text == MAP_FAILED) {
       // A file system that is mounted noexec refuses the mapping; memory of our own may still become executable.
       if (::mprotect(base_, layout.text, PROT_READ | PROT_WRITE) != 0) fail("cannot prepare memory for code");
       std::memcpy(base_, segment.bytes.data(), layout.text);
       __builtin___clear_cache(reinterpret_cast<char*>(base_), reinterpret_cast<char*>(base_ + layout.text));
-      if (::mprotect(base_, layout.text, PROT_READ | PROT_EXEC) != 0) fail("the system does not let code be mapped to run");
+      if (::mprotect(base_, layout.text, PROT_READ | PROT_EXEC) != 0)
+        fail("the system does not let code be mapped to run");
     }
   }
   if (layout.data > 0) std::memcpy(base_ + layout.text, segment.bytes.data() + layout.text, layout.data);
@@ -88,7 +90,8 @@ void CodeImage::FillSlots(const json::Node& code, const Layout& layout) {
     const std::string_view name = import["name"].String();
     void* address = FindHostFunction(name);
     if (address == nullptr) {
-      Fail(INGOT_ERROR_VERSION, "the artifact's code calls '", name, "', which this version of libingot does not provide");
+      Fail(INGOT_ERROR_VERSION, "the artifact's code calls '", name,
+           "', which this version of libingot does not provide");
     }
     store(slot(import["slot"]), reinterpret_cast<uintptr_t>(address));
     return 0;
@@ -114,7 +117,8 @@ void CodeImage::ReadFunctions(const json::Node& functions, const Layout& layout)
 }
 
 GeneratedFunction CodeImage::Find(std::string_view name) const {
-  const auto found = std::lower_bound(functions_.begin(), functions_.end(), name, [](const auto& row, std::string_view n) { return row.first < n; });
+  const auto found = std::lower_bound(functions_.begin(), functions_.end(), name,
+                                      [](const auto& row, std::string_view n) { return row.first < n; });
   if (found == functions_.end() || found->first != name) return nullptr;
   return reinterpret_cast<GeneratedFunction>(base_ + found->second);
 }

@@ -107,7 +107,8 @@ struct Cpuid {
 
 bool Detect(const Feature& feature) {
   static const Cpuid cpuid;
-  return (cpuid.registers[feature.leaf][feature.source] >> feature.bit & 1) && (cpuid.saved_state & feature.state) == feature.state;
+  return (cpuid.registers[feature.leaf][feature.source] >> feature.bit & 1) &&
+         (cpuid.saved_state & feature.state) == feature.state;
 }
 
 #else
@@ -120,10 +121,10 @@ struct Feature {
 
 // Linux, arch/arm64/include/uapi/asm/hwcap.h.
 constexpr Feature kFeatures[] = {
-    {"fp", AT_HWCAP, 0},        {"asimd", AT_HWCAP, 1},    {"aes", AT_HWCAP, 3},       {"pmull", AT_HWCAP, 4},
-    {"crc32", AT_HWCAP, 7},     {"atomics", AT_HWCAP, 8},  {"fphp", AT_HWCAP, 9},      {"asimdhp", AT_HWCAP, 10},
-    {"asimddp", AT_HWCAP, 20},  {"sve", AT_HWCAP, 22},     {"asimdfhm", AT_HWCAP, 23}, {"sve2", AT_HWCAP2, 1},
-    {"i8mm", AT_HWCAP2, 13},    {"bf16", AT_HWCAP2, 14},   {"sme", AT_HWCAP2, 23},
+    {"fp", AT_HWCAP, 0},       {"asimd", AT_HWCAP, 1},   {"aes", AT_HWCAP, 3},       {"pmull", AT_HWCAP, 4},
+    {"crc32", AT_HWCAP, 7},    {"atomics", AT_HWCAP, 8}, {"fphp", AT_HWCAP, 9},      {"asimdhp", AT_HWCAP, 10},
+    {"asimddp", AT_HWCAP, 20}, {"sve", AT_HWCAP, 22},    {"asimdfhm", AT_HWCAP, 23}, {"sve2", AT_HWCAP2, 1},
+    {"i8mm", AT_HWCAP2, 13},   {"bf16", AT_HWCAP2, 14},  {"sme", AT_HWCAP2, 23},
 };
 
 constexpr TargetRequirement kTargets[] = {{"cpu:aarch64", "fp asimd"}};

@@ -1,4 +1,5 @@
-// Instruction sets, asked from the CPU itself: on large machines reading /proc/cpuinfo takes longer than loading a model.
+// Instruction sets, asked from the CPU itself: on large machines reading /proc/cpuinfo takes longer than loading a
+// model.
 #pragma once
 
 #include <optional>

@@ -15,16 +15,20 @@ namespace {
 constexpr size_t kMostFrames = 8;
 
 [[noreturn]] void FailCall(const Step& step) {
-  Fail(INGOT_ERROR_EXECUTION, "node ", step.node, ": function '", step.name, "' failed: memory for scratch ran out, or a task of it failed");
+  Fail(INGOT_ERROR_EXECUTION, "node ", step.node, ": function '", step.name,
+       "' failed: memory for scratch ran out, or a task of it failed");
 }
 
 }  // namespace
 
-Executor::Executor(Model& model) : model_(model), buffers_(BufferPool::Create()), frames_(model.program().functions.size()) {}
+Executor::Executor(Model& model)
+    : model_(model), buffers_(BufferPool::Create()), frames_(model.program().functions.size()) {}
 
 Frame& Executor::Enter(int32_t function, std::span<const int64_t> input_extents, size_t depth) {
   auto& frames = frames_[static_cast<size_t>(function)];
-  const auto found = std::find_if(frames.begin(), frames.end(), [&](const auto& frame) { return std::ranges::equal(frame->input_extents(), input_extents); });
+  const auto found = std::find_if(frames.begin(), frames.end(), [&](const auto& frame) {
+    return std::ranges::equal(frame->input_extents(), input_extents);
+  });
   if (found != frames.end()) {
     frames.splice(frames.begin(), frames, found);
   } else {
@@ -57,7 +61,8 @@ void Executor::RunProfiled(Frame& frame, size_t depth, Profile& profile) {
   for (const Instruction& instruction : frame.instructions()) {
     const auto start = Clock::now();
     RunInstruction(frame, instruction, depth);
-    profile.nanoseconds[static_cast<size_t>(instruction.step - first)] += std::chrono::nanoseconds(Clock::now() - start).count();
+    profile.nanoseconds[static_cast<size_t>(instruction.step - first)] +=
+        std::chrono::nanoseconds(Clock::now() - start).count();
   }
   ++profile.runs;
 }
@@ -116,7 +121,8 @@ void Executor::PrepareOutputs(Frame& frame, const Step& step) {
 void Executor::RunCall(Frame& frame, const Step& step) {
   PrepareOutputs(frame, step);
   frame.FillLateDims(step);
-  const bool empty = std::all_of(step.outputs.begin(), step.outputs.end(), [&](int32_t v) { return frame.Bytes(v) == 0; });
+  const bool empty =
+      std::all_of(step.outputs.begin(), step.outputs.end(), [&](int32_t v) { return frame.Bytes(v) == 0; });
   if (!empty && step.function(frame.args(step)) != 0) FailCall(step);
 }
 
@@ -151,7 +157,8 @@ void Executor::RunLoop(Frame& frame, const Step& step, size_t depth) { LoopRun(*
 
 Frame& Executor::RunFunction(int32_t function, std::span<const TensorRef> inputs, size_t depth) {
   std::vector<int64_t> extents;
-  for (const TensorRef& input : inputs) extents.insert(extents.end(), input.tensor->shape, input.tensor->shape + input.tensor->ndim);
+  for (const TensorRef& input : inputs)
+    extents.insert(extents.end(), input.tensor->shape, input.tensor->shape + input.tensor->ndim);
   Frame& frame = Enter(function, extents, depth);
   const Function& body = frame.function();
   for (size_t i = 0; i < inputs.size(); ++i) {

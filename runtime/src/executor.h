@@ -50,7 +50,8 @@ class Executor {
 
   // Runs a function on these inputs. Its results are read from the frame that is returned.
   Frame& RunFunction(int32_t function, std::span<const TensorRef> inputs, size_t depth);
-  // Result `index` of a function that ran, owned: a buffer is shared where there is one, memory that is the caller's is copied.
+  // Result `index` of a function that ran, owned: a buffer is shared where there is one, memory that is the caller's is
+  // copied.
   TensorRef TakeResult(Frame& frame, size_t index);
   // Makes a result of a function the value of the step that ran it.
   void Adopt(Frame& frame, const Step& step, int32_t value, TensorRef result);
@@ -58,7 +59,7 @@ class Executor {
   Model& model_;
   BufferPool::Ptr buffers_;
   Workspace workspace_;
-  std::vector<std::unique_ptr<Arena>> arenas_;               // one for each depth
+  std::vector<std::unique_ptr<Arena>> arenas_;             // one for each depth
   std::vector<std::list<std::unique_ptr<Frame>>> frames_;  // of each function; the one that was used last comes first
 };
 

@@ -7,14 +7,22 @@ namespace {
 
 // In the order of Operator. The operand of `const` is its constant, of `sym` a symbol.
 constexpr OperatorRow kOperators[] = {
-    {"const", Operator::kConst, 0},      {"sym", Operator::kSymbol, 0},
-    {"add", Operator::kAdd, 2},          {"sub", Operator::kSub, 2},
-    {"mul", Operator::kMul, 2},          {"floordiv", Operator::kFloorDiv, 2},
-    {"floormod", Operator::kFloorMod, 2}, {"min", Operator::kMin, 2},
-    {"max", Operator::kMax, 2},          {"lt", Operator::kLt, 2},
-    {"le", Operator::kLe, 2},            {"eq", Operator::kEq, 2},
-    {"ne", Operator::kNe, 2},            {"and", Operator::kAnd, 2},
-    {"or", Operator::kOr, 2},            {"not", Operator::kNot, 1},
+    {"const", Operator::kConst, 0},
+    {"sym", Operator::kSymbol, 0},
+    {"add", Operator::kAdd, 2},
+    {"sub", Operator::kSub, 2},
+    {"mul", Operator::kMul, 2},
+    {"floordiv", Operator::kFloorDiv, 2},
+    {"floormod", Operator::kFloorMod, 2},
+    {"min", Operator::kMin, 2},
+    {"max", Operator::kMax, 2},
+    {"lt", Operator::kLt, 2},
+    {"le", Operator::kLe, 2},
+    {"eq", Operator::kEq, 2},
+    {"ne", Operator::kNe, 2},
+    {"and", Operator::kAnd, 2},
+    {"or", Operator::kOr, 2},
+    {"not", Operator::kNot, 1},
     {"select", Operator::kSelect, 3},
 };
 
@@ -45,7 +53,8 @@ const OperatorRow* FindOperator(std::string_view name) {
 
 int OperandCount(Operator op) { return kOperators[static_cast<size_t>(op)].operand_count; }
 
-int64_t EvaluateExpression(const Expression& expression, std::span<const int64_t> values, std::span<const int64_t> symbols) {
+int64_t EvaluateExpression(const Expression& expression, std::span<const int64_t> values,
+                           std::span<const int64_t> symbols) {
   if (expression.op == Operator::kConst) return expression.constant;
   if (expression.op == Operator::kSymbol) return symbols[static_cast<size_t>(expression.operands[0])];
   const auto operand = [&](int i) { return values[static_cast<size_t>(expression.operands[i])]; };

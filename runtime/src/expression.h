@@ -10,7 +10,23 @@
 namespace ingot {
 
 enum class Operator : uint8_t {
-  kConst, kSymbol, kAdd, kSub, kMul, kFloorDiv, kFloorMod, kMin, kMax, kLt, kLe, kEq, kNe, kAnd, kOr, kNot, kSelect
+  kConst,
+  kSymbol,
+  kAdd,
+  kSub,
+  kMul,
+  kFloorDiv,
+  kFloorMod,
+  kMin,
+  kMax,
+  kLt,
+  kLe,
+  kEq,
+  kNe,
+  kAnd,
+  kOr,
+  kNot,
+  kSelect
 };
 
 // The value of an expression that has none: a division by zero or an overflow, or one made of such. It is an error only
@@ -37,7 +53,8 @@ const OperatorRow* FindOperator(std::string_view name);
 int OperandCount(Operator op);
 
 // The value of an expression, given those of all expressions before it and of the symbols.
-int64_t EvaluateExpression(const Expression& expression, std::span<const int64_t> values, std::span<const int64_t> symbols);
+int64_t EvaluateExpression(const Expression& expression, std::span<const int64_t> values,
+                           std::span<const int64_t> symbols);
 
 // Whether a condition is true; one that has no value is not.
 inline bool Holds(int64_t value) { return value != 0 && value != kUndefinedInteger; }

@@ -25,12 +25,19 @@ Frame::Frame(const Function& function, std::span<const Weight> weights, std::spa
       args_(function.args) {
   for (size_t v = 0; v < tensors_.size(); ++v) {
     const Value& value = function.values[v];
-    tensors_[v] = {g_nothing, {kDLCPU, 0}, static_cast<int32_t>(value.shape.size()), value.dtype->type, extents_.data() + value.extents, nullptr, 0};
+    tensors_[v] = {g_nothing,
+                   {kDLCPU, 0},
+                   static_cast<int32_t>(value.shape.size()),
+                   value.dtype->type,
+                   extents_.data() + value.extents,
+                   nullptr,
+                   0};
   }
   BindInputs(names, dimensions);
   for (const int32_t value : function.weights) {
     SetEarlyShape(value);
-    SetPointer(value, const_cast<std::byte*>(weights[static_cast<size_t>(function.values[static_cast<size_t>(value)].slot)].bytes.data()));
+    SetPointer(value, const_cast<std::byte*>(
+                          weights[static_cast<size_t>(function.values[static_cast<size_t>(value)].slot)].bytes.data()));
   }
   RunEarlySteps();
   for (const DimensionArgument& dim : function.dims) args_[dim.position] = expression(dim.expression);
@@ -65,7 +72,8 @@ void Frame::BindInputs(std::span<const TensorInfo> names, std::span<const Dimens
   for (const int32_t value : function_.inputs) {
     for (int64_t& extent : Shape(value)) extent = input_extents_[next++];
   }
-  for (const Binding& binding : function_.bindings) BindSymbol(binding.symbol, Shape(binding.value)[static_cast<size_t>(binding.axis)]);
+  for (const Binding& binding : function_.bindings)
+    BindSymbol(binding.symbol, Shape(binding.value)[static_cast<size_t>(binding.axis)]);
   Evaluate(function_.first_expressions);
   for (const int32_t value : function_.inputs) {
     const auto& shape = function_.values[static_cast<size_t>(value)].shape;
@@ -75,10 +83,12 @@ void Frame::BindInputs(std::span<const TensorInfo> names, std::span<const Dimens
   }
   for (const Binding& binding : function_.bindings) {
     const auto symbol = static_cast<size_t>(binding.symbol);
-    if (symbol >= dimensions.size() || dimensions[symbol].maximum == Dimension::kUnbounded || symbols_[symbol] <= dimensions[symbol].maximum) continue;
+    if (symbol >= dimensions.size() || dimensions[symbol].maximum == Dimension::kUnbounded ||
+        symbols_[symbol] <= dimensions[symbol].maximum)
+      continue;
     const Value& value = function_.values[static_cast<size_t>(binding.value)];
-    Fail(INGOT_ERROR_INPUT, "input '", names[static_cast<size_t>(value.slot)].name, "' has extent ", symbols_[symbol], " where '",
-         dimensions[symbol].name, "' was compiled for at most ", dimensions[symbol].maximum);
+    Fail(INGOT_ERROR_INPUT, "input '", names[static_cast<size_t>(value.slot)].name, "' has extent ", symbols_[symbol],
+         " where '", dimensions[symbol].name, "' was compiled for at most ", dimensions[symbol].maximum);
   }
 }
 
@@ -88,22 +98,24 @@ void Frame::FailInput(std::span<const TensorInfo> names, int32_t value, size_t a
   const Expression& extent = function_.expressions[static_cast<size_t>(row.shape[axis])];
   const int64_t expected = expression(row.shape[axis]);
   if (names.empty()) {
-    Fail(INGOT_ERROR_EXECUTION, "function '", function_.name, "' is given extent ", found, " on axis ", axis, " of input ", row.slot,
-         ", where its program expects ", expected);
+    Fail(INGOT_ERROR_EXECUTION, "function '", function_.name, "' is given extent ", found, " on axis ", axis,
+         " of input ", row.slot, ", where its program expects ", expected);
   }
   const TensorInfo& info = names[static_cast<size_t>(row.slot)];
   if (extent.op == Operator::kSymbol) {
     for (const Binding& binding : function_.bindings) {
       if (binding.symbol != extent.operands[0]) continue;
       const Value& origin = function_.values[static_cast<size_t>(binding.value)];
-      Fail(INGOT_ERROR_INPUT, "input '", info.name, "' has extent ", found, " where '", info.dims[axis], "' is ", expected,
-           " (set by input '", names[static_cast<size_t>(origin.slot)].name, "')");
+      Fail(INGOT_ERROR_INPUT, "input '", info.name, "' has extent ", found, " where '", info.dims[axis], "' is ",
+           expected, " (set by input '", names[static_cast<size_t>(origin.slot)].name, "')");
     }
   }
   if (expected == kUndefinedInteger) {
-    Fail(INGOT_ERROR_INPUT, "input '", info.name, "' has extent ", found, " where '", info.dims[axis], "' cannot be computed");
+    Fail(INGOT_ERROR_INPUT, "input '", info.name, "' has extent ", found, " where '", info.dims[axis],
+         "' cannot be computed");
   }
-  Fail(INGOT_ERROR_INPUT, "input '", info.name, "' has extent ", found, " on axis ", axis, " where '", info.dims[axis], "' is ", expected);
+  Fail(INGOT_ERROR_INPUT, "input '", info.name, "' has extent ", found, " on axis ", axis, " where '", info.dims[axis],
+       "' is ", expected);
 }
 
 void Frame::SetEarlyShape(int32_t value) {
@@ -112,8 +124,10 @@ void Frame::SetEarlyShape(int32_t value) {
   for (size_t axis = 0; axis < shape.size(); ++axis) shape[axis] = expression(row.shape[axis]);
   if (ByteCount(shape, row.dtype->bytes)) return;
   const bool defined = row.definition >= 0;
-  const std::string place = defined ? Place(function_.steps[static_cast<size_t>(row.definition)]) : Text("function '", function_.name, "'");
-  Fail(INGOT_ERROR_INPUT, "with inputs of these shapes, a result of ", place, " would have shape ", ShapeText(shape), ", which cannot be");
+  const std::string place =
+      defined ? Place(function_.steps[static_cast<size_t>(row.definition)]) : Text("function '", function_.name, "'");
+  Fail(INGOT_ERROR_INPUT, "with inputs of these shapes, a result of ", place, " would have shape ", ShapeText(shape),
+       ", which cannot be");
 }
 
 void Frame::RunEarlySteps() {
@@ -131,23 +145,27 @@ void Frame::RunEarlySteps() {
       if (row.storage == Storage::kArena) sizes_[static_cast<size_t>(value)] = Bytes(value);
     }
     if (step.kind == StepKind::kView && step.early) CheckView(step);
-    if (step.kind == StepKind::kCheck && step.early && !Holds(expression(step.expression))) Fail(INGOT_ERROR_INPUT, step.message);
+    if (step.kind == StepKind::kCheck && step.early && !Holds(expression(step.expression)))
+      Fail(INGOT_ERROR_INPUT, step.message);
   }
 }
 
 void Frame::CheckView(const Step& step) const {
   if (Bytes(step.inputs[0]) == Bytes(step.outputs[0])) return;
-  Fail(INGOT_ERROR_EXECUTION, Place(step), ": ", ShapeText(tensor(step.inputs[0])), " of ", DTypeText(tensor(step.inputs[0]).dtype),
-       " cannot be seen as ", ShapeText(tensor(step.outputs[0])), " of ", DTypeText(tensor(step.outputs[0]).dtype));
+  Fail(INGOT_ERROR_EXECUTION, Place(step), ": ", ShapeText(tensor(step.inputs[0])), " of ",
+       DTypeText(tensor(step.inputs[0]).dtype), " cannot be seen as ", ShapeText(tensor(step.outputs[0])), " of ",
+       DTypeText(tensor(step.outputs[0]).dtype));
 }
 
 void Frame::BuildInstructions() {
   const auto at = [&](int32_t value) -> const Value& { return function_.values[static_cast<size_t>(value)]; };
   for (const Step& step : function_.steps) {
     if (step.early && step.late_expressions.empty()) continue;
-    const bool complete = step.kind == StepKind::kCall && step.late_dims.empty() && step.releases.empty() && step.late_expressions.empty() &&
+    const bool complete = step.kind == StepKind::kCall && step.late_dims.empty() && step.releases.empty() &&
+                          step.late_expressions.empty() &&
                           std::none_of(step.outputs.begin(), step.outputs.end(), [&](int32_t v) { return at(v).late; });
-    const bool empty = complete && std::all_of(step.outputs.begin(), step.outputs.end(), [&](int32_t v) { return Bytes(v) == 0; });
+    const bool empty =
+        complete && std::all_of(step.outputs.begin(), step.outputs.end(), [&](int32_t v) { return Bytes(v) == 0; });
     if (empty) continue;  // a call does nothing but write its outputs
     instructions_.push_back({complete ? step.function : nullptr, args(step), &step});
   }
@@ -163,8 +181,10 @@ void Frame::SetArena(std::byte* arena) {
 
 void Frame::SetPointer(int32_t root, void* data) {
   if (data == nullptr) data = g_nothing;
-  for (const int32_t value : function_.views[static_cast<size_t>(root)]) tensors_[static_cast<size_t>(value)].data = data;
-  for (const size_t position : function_.pointers[static_cast<size_t>(root)]) args_[position] = reinterpret_cast<intptr_t>(data);
+  for (const int32_t value : function_.views[static_cast<size_t>(root)])
+    tensors_[static_cast<size_t>(value)].data = data;
+  for (const size_t position : function_.pointers[static_cast<size_t>(root)])
+    args_[position] = reinterpret_cast<intptr_t>(data);
 }
 
 void Frame::ReleaseOwners() { std::fill(owners_.begin(), owners_.end(), BufferRef()); }
@@ -172,7 +192,8 @@ void Frame::ReleaseOwners() { std::fill(owners_.begin(), owners_.end(), BufferRe
 void Frame::BindShape(const Step& step, int32_t value, std::span<const int64_t> shape) {
   const auto extents = Shape(value);
   if (shape.size() != extents.size()) {
-    Fail(INGOT_ERROR_EXECUTION, Place(step), ": a result has shape ", ShapeText(shape), ", expected ", extents.size(), " dimensions");
+    Fail(INGOT_ERROR_EXECUTION, Place(step), ": a result has shape ", ShapeText(shape), ", expected ", extents.size(),
+         " dimensions");
   }
   if (!ByteCount(shape, function_.values[static_cast<size_t>(value)].dtype->bytes)) {
     Fail(INGOT_ERROR_EXECUTION, Place(step), ": a result would have shape ", ShapeText(shape), ", which cannot be");
@@ -190,7 +211,8 @@ size_t Frame::ComputeShape(const Step& step, int32_t value) {
   const auto shape = Shape(value);
   for (size_t axis = 0; axis < shape.size(); ++axis) shape[axis] = expression(row.shape[axis]);
   const auto bytes = ByteCount(shape, row.dtype->bytes);
-  if (!bytes) Fail(INGOT_ERROR_EXECUTION, Place(step), ": a result would have shape ", ShapeText(shape), ", which cannot be");
+  if (!bytes)
+    Fail(INGOT_ERROR_EXECUTION, Place(step), ": a result would have shape ", ShapeText(shape), ", which cannot be");
   return *bytes;
 }
 
@@ -204,7 +226,8 @@ void Frame::CompareShape(const Step& step, int32_t value) const {
 void Frame::FailShape(const Step& step, int32_t value, std::span<const int64_t> found) const {
   std::vector<int64_t> expected;
   for (const int32_t e : function_.values[static_cast<size_t>(value)].shape) expected.push_back(expression(e));
-  Fail(INGOT_ERROR_EXECUTION, Place(step), ": a result has shape ", ShapeText(found), ", but the program expects ", ShapeText(expected));
+  Fail(INGOT_ERROR_EXECUTION, Place(step), ": a result has shape ", ShapeText(found), ", but the program expects ",
+       ShapeText(expected));
 }
 
 void Frame::FillLateDims(const Step& step) {

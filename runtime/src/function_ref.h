@@ -14,7 +14,8 @@ template <typename Result, typename... Arguments>
 class FunctionRef<Result(Arguments...)> {
  public:
   template <typename Callable>
-    requires(!std::is_same_v<std::remove_cvref_t<Callable>, FunctionRef> && std::is_invocable_r_v<Result, Callable&, Arguments...>)
+    requires(!std::is_same_v<std::remove_cvref_t<Callable>, FunctionRef> &&
+             std::is_invocable_r_v<Result, Callable&, Arguments...>)
   FunctionRef(Callable&& callable)  // NOLINT(google-explicit-constructor): a lambda is an argument
       : context_(const_cast<void*>(static_cast<const void*>(std::addressof(callable)))),
         call_([](void* context, Arguments... arguments) -> Result {

@@ -9,7 +9,8 @@ namespace ingot::json {
 namespace {
 
 constexpr int kMaxDepth = 64;
-constexpr const char* kKindNames[] = {"null", "a boolean", "an integer", "a number", "a string", "an array", "an object"};
+constexpr const char* kKindNames[] = {"null",     "a boolean", "an integer", "a number",
+                                      "a string", "an array",  "an object"};
 
 const char* KindName(Kind kind) { return kKindNames[static_cast<size_t>(kind)]; }
 
@@ -83,7 +84,8 @@ class Parser {
   char Peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
 
   void SkipSpace() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r')) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r'))
+      ++at_;
   }
 
   void Expect(char c) {
@@ -299,8 +301,8 @@ class Parser {
   Document& document_;
   std::string_view text_;
   size_t at_ = 0;
-  std::vector<Value> items_;      // elements of the arrays being read, innermost last
-  std::vector<Member> members_;  // members of the objects being read, innermost last
+  std::vector<Value> items_;            // elements of the arrays being read, innermost last
+  std::vector<Member> members_;         // members of the objects being read, innermost last
   std::vector<std::string_view> keys_;  // of the object that was read last, sorted
 };
 
@@ -341,7 +343,8 @@ std::string Node::Path() const {
 }
 
 void Node::Expect(Kind kind, const char* name) const {
-  if (value_->kind != kind) Fail("expected ", std::string_view(name), ", found ", std::string_view(KindName(value_->kind)));
+  if (value_->kind != kind)
+    Fail("expected ", std::string_view(name), ", found ", std::string_view(KindName(value_->kind)));
 }
 
 int64_t Node::Integer() const {

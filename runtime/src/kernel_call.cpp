@@ -8,7 +8,8 @@ namespace ingot {
 
 KernelCall::KernelCall(Frame& frame, const Step& step, BufferPool& buffers, Workspace& workspace, ThreadPool& pool)
     : frame_(frame), step_(step), buffers_(buffers), workspace_(workspace), pool_(pool) {
-  for (size_t i = 0; i < step.inputs.size(); ++i) tensors_[i] = step.inputs[i] == kAbsent ? nullptr : &frame.tensor(step.inputs[i]);
+  for (size_t i = 0; i < step.inputs.size(); ++i)
+    tensors_[i] = step.inputs[i] == kAbsent ? nullptr : &frame.tensor(step.inputs[i]);
   for (size_t i = 0; i < step.dims.size(); ++i) dim_values_[i] = frame.expression(step.dims[i]);
   for (size_t i = 0; i < step.outputs.size(); ++i) {
     const Value& value = frame.function().values[static_cast<size_t>(step.outputs[i])];
@@ -36,13 +37,17 @@ void KernelCall::Run() {
   }
 }
 
-void KernelCall::ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) { pool_.ParallelFor(count, grain, body); }
+void KernelCall::ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {
+  pool_.ParallelFor(count, grain, body);
+}
 
 const DLTensor* KernelCall::Prepare(size_t index, const std::span<const int64_t>* shape) {
   const int32_t value = outputs_[index];
   const DLTensor& tensor = frame_.tensor(value);
   if (shape == nullptr) {
-    if (!ready_[index]) Fail(INGOT_ERROR_ARTIFACT, "kernel '", step_.name, "' needs to know the shape of its output ", index, " before it runs");
+    if (!ready_[index])
+      Fail(INGOT_ERROR_ARTIFACT, "kernel '", step_.name, "' needs to know the shape of its output ", index,
+           " before it runs");
     return &tensor;
   }
   if (ready_[index]) {

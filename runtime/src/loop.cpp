@@ -13,7 +13,9 @@ namespace {
 constexpr int64_t kFirstCapacity = 16;
 constexpr int64_t kMostReserved = 4096;
 
-DLTensor Scalar(void* data, const char* dtype) { return {data, {kDLCPU, 0}, 0, FindDType(dtype)->type, nullptr, nullptr, 0}; }
+DLTensor Scalar(void* data, const char* dtype) {
+  return {data, {kDLCPU, 0}, 0, FindDType(dtype)->type, nullptr, nullptr, 0};
+}
 
 }  // namespace
 
@@ -22,7 +24,8 @@ LoopRun::LoopRun(Executor& executor, Frame& frame, const Step& step, size_t dept
       frame_(frame),
       step_(step),
       depth_(depth),
-      trip_count_(step.trip_count == kAbsent ? std::numeric_limits<int64_t>::max() : ReadCount(frame, step, step.trip_count)),
+      trip_count_(step.trip_count == kAbsent ? std::numeric_limits<int64_t>::max()
+                                             : ReadCount(frame, step, step.trip_count)),
       iteration_tensor_(Scalar(&iteration_, "int64")),
       condition_tensor_(Scalar(&condition_, "bool")),
       carried_(step.carried.size()),
@@ -88,12 +91,13 @@ void LoopRun::Append(Frame& body, size_t index) {
     scan.shape.assign(shape.begin(), shape.end());
     scan.bytes = body.Bytes(output);
   } else if (!std::ranges::equal(scan.shape, shape)) {
-    Fail(INGOT_ERROR_EXECUTION, Place(step_), ": scan result ", index, " has shape ", ShapeText(shape), " in iteration ", iteration_,
-         ", and had ", ShapeText(scan.shape), " before");
+    Fail(INGOT_ERROR_EXECUTION, Place(step_), ": scan result ", index, " has shape ", ShapeText(shape),
+         " in iteration ", iteration_, ", and had ", ShapeText(scan.shape), " before");
   }
   const auto offset = [&](int64_t count) {
     size_t bytes = 0;
-    if (__builtin_mul_overflow(scan.bytes, static_cast<size_t>(count), &bytes)) Fail(INGOT_ERROR_MEMORY, Place(step_), ": its results do not fit into memory");
+    if (__builtin_mul_overflow(scan.bytes, static_cast<size_t>(count), &bytes))
+      Fail(INGOT_ERROR_MEMORY, Place(step_), ": its results do not fit into memory");
     return bytes;
   };
   if (iteration_ == scan.capacity) {
@@ -109,7 +113,8 @@ void LoopRun::Append(Frame& body, size_t index) {
 void LoopRun::ShapeEmptyScans() {
   if (scans_.empty()) return;
   std::vector<int64_t> extents;
-  for (const TensorRef& input : Inputs()) extents.insert(extents.end(), input.tensor->shape, input.tensor->shape + input.tensor->ndim);
+  for (const TensorRef& input : Inputs())
+    extents.insert(extents.end(), input.tensor->shape, input.tensor->shape + input.tensor->ndim);
   const Frame& body = executor_.Enter(step_.bodies[0], extents, depth_ + 1);
   for (size_t i = 0; i < scans_.size(); ++i) {
     const int32_t output = body.function().outputs[1 + carried_.size() + i];
@@ -135,7 +140,8 @@ void LoopRun::Finish() {
     std::vector<int64_t> shape = {iteration_};
     shape.insert(shape.end(), scans_[i].shape.begin(), scans_[i].shape.end());
     const int32_t value = step_.outputs[carried_.size() + i];
-    const DLTensor stacked = {nullptr, {kDLCPU, 0}, static_cast<int32_t>(shape.size()), frame_.tensor(value).dtype, shape.data(), nullptr, 0};
+    const DLTensor stacked = {
+        nullptr, {kDLCPU, 0}, static_cast<int32_t>(shape.size()), frame_.tensor(value).dtype, shape.data(), nullptr, 0};
     executor_.Adopt(frame_, step_, value, {&stacked, std::move(scans_[i].buffer)});
   }
 }

@@ -64,7 +64,8 @@ std::vector<Cache> Caches() {
     const auto amount = LeadingInteger(size);
     if (!amount) return caches;
     const int64_t unit = size.ends_with('K') ? 1024 : size.ends_with('M') ? 1024 * 1024 : 1;
-    caches.push_back({LeadingInteger(ReadText(folder + "level")).value_or(0), ReadText(folder + "type"), *amount * unit});
+    caches.push_back(
+        {LeadingInteger(ReadText(folder + "level")).value_or(0), ReadText(folder + "type"), *amount * unit});
   }
 }
 
@@ -108,7 +109,8 @@ std::string BuildMachineJson() {
   json += ",\"model\":";
   json::AppendString(json, CpuInfo("model name"));
   const Cpus cpus = CountCpus();
-  json += Text(",\"cores\":", cpus.cores, ",\"logical_cpus\":", cpus.logical, ",\"threads\":", CoreCount(), ",\"features\":[");
+  json += Text(",\"cores\":", cpus.cores, ",\"logical_cpus\":", cpus.logical, ",\"threads\":", CoreCount(),
+               ",\"features\":[");
   const auto append_names = [&](auto&& names, auto&& keep) {
     bool first = true;
     for (const auto& name : names) {

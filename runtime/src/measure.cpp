@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "buffer.h"
-#include "error.h"
 #include "cpu_features.h"
+#include "error.h"
 #include "machine.h"
 
 namespace ingot {
@@ -99,9 +99,13 @@ struct Implementation {
 };
 
 #if defined(__x86_64__)
-__attribute__((target("avx512f"))) int64_t SumAvx512(const std::byte* data, size_t bytes) { return SumWith<64>(data, bytes); }
+__attribute__((target("avx512f"))) int64_t SumAvx512(const std::byte* data, size_t bytes) {
+  return SumWith<64>(data, bytes);
+}
 __attribute__((target("avx512f"))) double MultiplyAddAvx512(float& sink) { return MultiplyAddWith<64>(sink); }
-__attribute__((target("avx2,fma"))) int64_t SumAvx2(const std::byte* data, size_t bytes) { return SumWith<32>(data, bytes); }
+__attribute__((target("avx2,fma"))) int64_t SumAvx2(const std::byte* data, size_t bytes) {
+  return SumWith<32>(data, bytes);
+}
 __attribute__((target("avx2,fma"))) double MultiplyAddAvx2(float& sink) { return MultiplyAddWith<32>(sink); }
 #endif
 int64_t SumBaseline(const std::byte* data, size_t bytes) { return SumWith<16>(data, bytes); }
@@ -116,11 +120,13 @@ constexpr Implementation kImplementations[] = {
 };
 
 const Implementation& Best() {
-  return *std::find_if(std::begin(kImplementations), std::end(kImplementations), [](const Implementation& row) { return row.feature == nullptr || HasFeature(row.feature); });
+  return *std::find_if(std::begin(kImplementations), std::end(kImplementations),
+                       [](const Implementation& row) { return row.feature == nullptr || HasFeature(row.feature); });
 }
 
 void CheckThreads(int32_t threads) {
-  if (threads < 1 || threads > 1024) Fail(INGOT_ERROR_INVALID_ARGUMENT, "threads is ", threads, "; it can be 1 to 1024");
+  if (threads < 1 || threads > 1024)
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "threads is ", threads, "; it can be 1 to 1024");
 }
 
 }  // namespace
@@ -136,7 +142,9 @@ double MeasureBandwidth(int32_t threads) {
   std::fill_n(arena.data(), bytes, std::byte{1});  // untouched pages would all be one page of zeros
   const size_t part = bytes / static_cast<size_t>(threads) / 4096 * 4096;
   std::atomic<int64_t> total{0};
-  const auto work = [&](int32_t thread) { total += Best().sum(arena.data() + static_cast<size_t>(thread) * part, part); };
+  const auto work = [&](int32_t thread) {
+    total += Best().sum(arena.data() + static_cast<size_t>(thread) * part, part);
+  };
   return BestRate(threads, static_cast<double>(part) * threads, work) / 1e9;
 }
 

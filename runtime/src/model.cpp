@@ -8,7 +8,8 @@ namespace {
 int32_t ThreadCount(int32_t requested) {
   constexpr int32_t kMostThreads = 1024;
   if (requested < 0 || requested > kMostThreads) {
-    Fail(INGOT_ERROR_INVALID_ARGUMENT, "threads is ", requested, "; it can be 1 to ", kMostThreads, ", or 0 for one for each core");
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "threads is ", requested, "; it can be 1 to ", kMostThreads,
+         ", or 0 for one for each core");
   }
   return requested == 0 ? CoreCount() : requested;
 }
@@ -31,8 +32,9 @@ Model::Model(const std::string& path, const LoadOptions& options)
 std::unique_ptr<Frame> Model::NewFrame(int32_t function, std::span<const int64_t> input_extents) {
   const bool is_main = function == 0;
   const Function& body = program_.functions[static_cast<size_t>(function)];
-  auto frame = std::make_unique<Frame>(body, artifact_.weights(), is_main ? std::span(artifact_.inputs()) : std::span<const TensorInfo>(),
-                                       is_main ? std::span(artifact_.dimensions()) : std::span<const Dimension>(), input_extents);
+  auto frame = std::make_unique<Frame>(
+      body, artifact_.weights(), is_main ? std::span(artifact_.inputs()) : std::span<const TensorInfo>(),
+      is_main ? std::span(artifact_.dimensions()) : std::span<const Dimension>(), input_extents);
   frame->SetPlan(plans_[static_cast<size_t>(function)].Get(body, frame->sizes()));
   return frame;
 }
@@ -43,18 +45,21 @@ std::vector<int64_t> Model::InputExtents(std::span<const int64_t> dims) const {
   std::copy(dims.begin(), dims.end(), symbols.begin());
   std::vector<int64_t> expressions(main.expressions.size(), kUndefinedInteger);
   for (const int32_t e : main.first_expressions) {
-    expressions[static_cast<size_t>(e)] = EvaluateExpression(main.expressions[static_cast<size_t>(e)], expressions, symbols);
+    expressions[static_cast<size_t>(e)] =
+        EvaluateExpression(main.expressions[static_cast<size_t>(e)], expressions, symbols);
   }
   std::vector<int64_t> extents;
   for (const int32_t input : main.inputs) {
-    for (const int32_t e : main.values[static_cast<size_t>(input)].shape) extents.push_back(expressions[static_cast<size_t>(e)]);
+    for (const int32_t e : main.values[static_cast<size_t>(input)].shape)
+      extents.push_back(expressions[static_cast<size_t>(e)]);
   }
   return extents;
 }
 
 size_t Model::ArenaBytes(std::span<const int64_t> dims) {
   if (dims.size() != artifact_.dimensions().size()) {
-    Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has ", artifact_.dimensions().size(), " dimensions, ", dims.size(), " were given");
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has ", artifact_.dimensions().size(), " dimensions, ", dims.size(),
+         " were given");
   }
   return NewFrame(0, InputExtents(dims))->plan()->arena_bytes;
 }
@@ -69,10 +74,12 @@ void Model::PlanAtBounds() {
   }
   if (bounds.empty()) return;
   try {
-    const Frame frame(program_.functions[0], artifact_.weights(), artifact_.inputs(), artifact_.dimensions(), InputExtents(bounds));
+    const Frame frame(program_.functions[0], artifact_.weights(), artifact_.inputs(), artifact_.dimensions(),
+                      InputExtents(bounds));
     plans_[0].SetBound(std::make_shared<MemoryPlan>(PlanMemory(program_.functions[0], frame.sizes())));
   } catch (const Error&) {
-    // The bounds may exclude one another, or a shape may shrink as a dimension grows: then shapes are planned as they come.
+    // The bounds may exclude one another, or a shape may shrink as a dimension grows: then shapes are planned as they
+    // come.
   }
 }
 

@@ -19,7 +19,7 @@ namespace ingot {
 struct LoadOptions {
   int32_t threads = 0;  // 0: one for each core
   bool verify = false;
-  std::string target;   // "": the best
+  std::string target;  // "": the best
 };
 
 class Model {

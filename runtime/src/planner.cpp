@@ -13,7 +13,8 @@ constexpr size_t kMostPlans = 16;
 }  // namespace
 
 bool MemoryPlan::Fits(std::span<const size_t> actual) const {
-  return std::equal(actual.begin(), actual.end(), sizes.begin(), sizes.end(), [](size_t a, size_t planned) { return a <= planned; });
+  return std::equal(actual.begin(), actual.end(), sizes.begin(), sizes.end(),
+                    [](size_t a, size_t planned) { return a <= planned; });
 }
 
 MemoryPlan PlanMemory(const Function& function, std::span<const size_t> sizes) {
@@ -45,14 +46,18 @@ MemoryPlan PlanMemory(const Function& function, std::span<const size_t> sizes) {
     plan.offsets[v] = offset;
     plan.arena_bytes = std::max(plan.arena_bytes, offset + size);
     const Placed entry{offset, offset + size, value.definition, value.last_use};
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), entry, [](const Placed& a, const Placed& b) { return a.begin < b.begin; }), entry);
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), entry,
+                                   [](const Placed& a, const Placed& b) { return a.begin < b.begin; }),
+                  entry);
   }
   return plan;
 }
 
 std::shared_ptr<const MemoryPlan> PlanCache::Get(const Function& function, std::span<const size_t> sizes) {
   if (bound_ != nullptr && bound_->Fits(sizes)) return bound_;
-  const auto same = [&](const MemoryPlan& plan) { return std::equal(sizes.begin(), sizes.end(), plan.sizes.begin(), plan.sizes.end()); };
+  const auto same = [&](const MemoryPlan& plan) {
+    return std::equal(sizes.begin(), sizes.end(), plan.sizes.begin(), plan.sizes.end());
+  };
   std::lock_guard lock(mutex_);
   for (auto it = plans_.begin(); it != plans_.end(); ++it) {
     if (!same(**it)) continue;

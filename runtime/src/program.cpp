@@ -11,7 +11,8 @@ using json::Node;
 // Reads one function. Indices are checked here; what depends on the order of steps is checked by Analyze.
 class FunctionReader {
  public:
-  FunctionReader(const Artifact& artifact, const CodeImage& image, const Node& node, size_t function_count, size_t index)
+  FunctionReader(const Artifact& artifact, const CodeImage& image, const Node& node, size_t function_count,
+                 size_t index)
       : artifact_(artifact), image_(image), node_(node), function_count_(function_count), index_(index) {}
 
   Function Read() {
@@ -42,7 +43,8 @@ class FunctionReader {
     } else if (row->op == Operator::kSymbol) {
       expression.operands[0] = node.At(1).Index(function_.symbols.size());
     } else {
-      for (int i = 0; i < row->operand_count; ++i) expression.operands[i] = node.At(static_cast<size_t>(i) + 1).Index(index);
+      for (int i = 0; i < row->operand_count; ++i)
+        expression.operands[i] = node.At(static_cast<size_t>(i) + 1).Index(index);
     }
     return expression;
   }
@@ -67,7 +69,8 @@ class FunctionReader {
 
   // Functions only refer to later ones, so that none calls itself.
   int32_t FunctionIndex(const Node& node) const {
-    return static_cast<int32_t>(node.Integer(static_cast<int64_t>(index_) + 1, static_cast<int64_t>(function_count_) - 1));
+    return static_cast<int32_t>(
+        node.Integer(static_cast<int64_t>(index_) + 1, static_cast<int64_t>(function_count_) - 1));
   }
 
   void ReadWeights(const Node& node) {
@@ -84,7 +87,8 @@ class FunctionReader {
       Value& row = function_.values[static_cast<size_t>(value)];
       if (row.storage == Storage::kWeight) node.ValueAt(i).Fail("value ", value, " is a weight already");
       if (row.dtype != artifact_.weights()[static_cast<size_t>(weight)].dtype) {
-        node.ValueAt(i).Fail("the weight is ", artifact_.weights()[static_cast<size_t>(weight)].dtype->name, ", the value ", row.dtype->name);
+        node.ValueAt(i).Fail("the weight is ", artifact_.weights()[static_cast<size_t>(weight)].dtype->name,
+                             ", the value ", row.dtype->name);
       }
       row.storage = Storage::kWeight;
       row.slot = weight;
@@ -128,7 +132,8 @@ class FunctionReader {
     step.outputs = Values(node["outputs"]);
     if (const auto dims = node.Find("dims")) step.dims = Expressions(*dims);
     if (const auto ints = node.Find("ints")) step.ints = ints->Map([](const Node& value) { return value.Integer(); });
-    if (const auto floats = node.Find("floats")) step.floats = floats->Map([](const Node& value) { return value.Number(); });
+    if (const auto floats = node.Find("floats"))
+      step.floats = floats->Map([](const Node& value) { return value.Number(); });
   }
 
   void ReadBuiltin(const Node& node, Step& step) const {
@@ -147,7 +152,8 @@ class FunctionReader {
       step.builtin = row.builtin;
       // `shape` takes dims alone; values that it is given for the record are not read.
       const bool inputs_fit = row.builtin == Builtin::kShape || step.inputs.size() == row.inputs;
-      if (!inputs_fit || step.outputs.size() != row.outputs) node.Fail("wrong number of inputs or outputs for '", row.name, "'");
+      if (!inputs_fit || step.outputs.size() != row.outputs)
+        node.Fail("wrong number of inputs or outputs for '", row.name, "'");
       CheckBuiltin(node, step);
       return;
     }
@@ -169,7 +175,8 @@ class FunctionReader {
         node.Fail("'to_dims' reads a 0-D or 1-D tensor of int64 or int32");
       }
       for (const int64_t symbol : step.ints) {
-        if (symbol < 0 || static_cast<size_t>(symbol) >= function_.symbols.size()) node.Fail("there is no symbol ", symbol);
+        if (symbol < 0 || static_cast<size_t>(symbol) >= function_.symbols.size())
+          node.Fail("there is no symbol ", symbol);
       }
     } else if (value(step.inputs[0]).dtype->bytes != value(step.outputs[0]).dtype->bytes) {
       node.Fail("'copy' keeps the element size");
@@ -187,9 +194,9 @@ class FunctionReader {
     const auto within = [](size_t count, Count limits) { return count >= limits.least && count <= limits.most; };
     if (!within(step.inputs.size(), arity.inputs) || !within(step.outputs.size(), arity.outputs) ||
         step.dims.size() != arity.dims || step.ints.size() != arity.ints || step.floats.size() != arity.floats) {
-      node.Fail("kernel '", step.name, "' is given ", step.inputs.size(), " inputs, ", step.outputs.size(), " outputs, ",
-                step.dims.size(), " dims, ", step.ints.size(), " ints and ", step.floats.size(), " floats; it takes: ",
-                step.kernel->contract);
+      node.Fail("kernel '", step.name, "' is given ", step.inputs.size(), " inputs, ", step.outputs.size(),
+                " outputs, ", step.dims.size(), " dims, ", step.ints.size(), " ints and ", step.floats.size(),
+                " floats; it takes: ", step.kernel->contract);
     }
     for (size_t i = 0; i < arity.inputs.least; ++i) {
       if (step.inputs[i] == kAbsent) node.Fail("kernel '", step.name, "' needs input ", i);
@@ -224,7 +231,8 @@ class FunctionReader {
 
   int32_t Condition(const Node& node) const {
     const int32_t value = ValueIndex(node);
-    if (function_.values[static_cast<size_t>(value)].dtype->name != "bool") node.Fail("a condition is a bool tensor of one element");
+    if (function_.values[static_cast<size_t>(value)].dtype->name != "bool")
+      node.Fail("a condition is a bool tensor of one element");
     return value;
   }
 
@@ -260,13 +268,16 @@ void CheckSignature(const Node& node, const char* what, const std::vector<Tensor
   for (size_t i = 0; i < stated.size(); ++i) {
     const Value& value = main.values[static_cast<size_t>(values[i])];
     if (stated[i].dtype != value.dtype || stated[i].shape.size() != value.shape.size()) {
-      node.Fail(std::string_view(what), " '", stated[i].name, "' has another type or rank in the main function than in the manifest");
+      node.Fail(std::string_view(what), " '", stated[i].name,
+                "' has another type or rank in the main function than in the manifest");
     }
   }
 }
 
-// Whether values of a step and of the function that it runs have the same types and ranks; shapes are bound while running.
-bool SameTypes(const Function& caller, std::span<const int32_t> given, const Function& body, std::span<const int32_t> taken) {
+// Whether values of a step and of the function that it runs have the same types and ranks; shapes are bound while
+// running.
+bool SameTypes(const Function& caller, std::span<const int32_t> given, const Function& body,
+               std::span<const int32_t> taken) {
   if (given.size() != taken.size()) return false;
   for (size_t i = 0; i < given.size(); ++i) {
     const Value& a = caller.values[static_cast<size_t>(given[i])];
@@ -276,7 +287,8 @@ bool SameTypes(const Function& caller, std::span<const int32_t> given, const Fun
   return true;
 }
 
-void CheckBranch(const Node& node, const Function& caller, const Function& body, const Step& step, std::span<const int32_t> inputs) {
+void CheckBranch(const Node& node, const Function& caller, const Function& body, const Step& step,
+                 std::span<const int32_t> inputs) {
   if (!SameTypes(caller, inputs, body, body.inputs) || !SameTypes(caller, step.outputs, body, body.outputs)) {
     node.Fail("function '", body.name, "' takes or gives other tensors than this step does");
   }
@@ -293,11 +305,13 @@ void CheckLoop(const Node& node, const Function& caller, const Function& body, c
     node.Fail("function '", body.name, "' takes or gives other tensors than this loop does");
   }
   const auto is = [&](int32_t value, std::string_view dtype) {
-    return body.values[static_cast<size_t>(value)].dtype->name == dtype && body.values[static_cast<size_t>(value)].shape.empty();
+    return body.values[static_cast<size_t>(value)].dtype->name == dtype &&
+           body.values[static_cast<size_t>(value)].shape.empty();
   };
   const Value& condition = body.values[static_cast<size_t>(body.outputs[0])];
   if (!is(body.inputs[0], "int64") || !is(body.inputs[1], "bool") || condition.dtype->name != "bool") {
-    node.Fail("function '", body.name, "' does not take an iteration number and a condition, or does not give a condition");
+    node.Fail("function '", body.name,
+              "' does not take an iteration number and a condition, or does not give a condition");
   }
   for (size_t i = 0; i < scans; ++i) {
     const Value& result = body.values[static_cast<size_t>(body.outputs[1 + step.carried.size() + i])];
@@ -337,13 +351,16 @@ Program ReadProgram(const Artifact& artifact, const Node& node, const CodeImage&
   const Function& main = program.functions[0];
   CheckSignature(functions.At(0), "input", artifact.inputs(), main, main.inputs);
   CheckSignature(functions.At(0), "output", artifact.outputs(), main, main.outputs);
-  if (main.symbols.size() < artifact.dimensions().size()) functions.At(0).Fail("the main function has fewer symbols than the model dimensions");
+  if (main.symbols.size() < artifact.dimensions().size())
+    functions.At(0).Fail("the main function has fewer symbols than the model dimensions");
   for (size_t i = 0; i < count; ++i) {
     const Function& function = program.functions[i];
     for (size_t s = 0; s < function.steps.size(); ++s) {
       const Step& step = function.steps[s];
       const Node place = functions.At(i)["steps"].At(s);
-      const auto body = [&](int which) -> const Function& { return program.functions[static_cast<size_t>(step.bodies[which])]; };
+      const auto body = [&](int which) -> const Function& {
+        return program.functions[static_cast<size_t>(step.bodies[which])];
+      };
       if (step.kind == StepKind::kIf) {
         CheckBranch(place, function, body(0), step, step.inputs);
         CheckBranch(place, function, body(1), step, step.else_inputs);

@@ -33,11 +33,11 @@ struct Value {
   // From analysis.cpp. Storage and lifetime are those of `root`: the value itself, or what it is a view of.
   int32_t root = kAbsent;
   Storage storage = Storage::kUndefined;
-  int32_t slot = 0;       // the index of the input, weight or output
-  bool late = false;      // its shape is not known until the function runs
-  int32_t definition = 0; // of a root: the step that defines it
-  int32_t last_use = 0;   // of a root: the last step that touches it or a view of it
-  size_t extents = 0;     // where its shape starts among the extents of a frame
+  int32_t slot = 0;        // the index of the input, weight or output
+  bool late = false;       // its shape is not known until the function runs
+  int32_t definition = 0;  // of a root: the step that defines it
+  int32_t last_use = 0;    // of a root: the last step that touches it or a view of it
+  size_t extents = 0;      // where its shape starts among the extents of a frame
 };
 
 enum class StepKind : uint8_t { kCall, kView, kBuiltin, kKernel, kIf, kLoop, kCheck };
@@ -78,13 +78,13 @@ struct Step {
   std::string_view message;              // kCheck
 
   // From analysis.cpp.
-  std::vector<Binding> bindings;            // symbols that the shapes of its outputs bind
-  std::vector<int32_t> early_expressions;   // known after it, when a frame is built
-  std::vector<int32_t> late_expressions;    // known after it, while running
-  std::vector<DimensionArgument> late_dims; // of a call
-  std::vector<int32_t> releases;            // dynamic values whose last use it is
-  size_t args = 0;                          // where the arguments of a call start
-  bool early = false;                       // all of it happens when a frame is built
+  std::vector<Binding> bindings;             // symbols that the shapes of its outputs bind
+  std::vector<int32_t> early_expressions;    // known after it, when a frame is built
+  std::vector<int32_t> late_expressions;     // known after it, while running
+  std::vector<DimensionArgument> late_dims;  // of a call
+  std::vector<int32_t> releases;             // dynamic values whose last use it is
+  size_t args = 0;                           // where the arguments of a call start
+  bool early = false;                        // all of it happens when a frame is built
 };
 
 struct Function {
@@ -98,13 +98,13 @@ struct Function {
   std::vector<Step> steps;
 
   // From analysis.cpp.
-  std::vector<Binding> bindings;                  // symbols that the inputs' shapes bind
-  std::vector<int32_t> first_expressions;         // known with the inputs
-  std::vector<DimensionArgument> dims;            // arguments of calls that are known when a frame is built
-  std::vector<std::vector<int32_t>> views;        // of each root: the values that show its memory, itself included
-  std::vector<std::vector<size_t>> pointers;      // of each root: the places in `args` that hold its address
-  size_t args = 0;                                // the length of the arguments of all calls
-  size_t extents = 0;                             // the number of extents of all values
+  std::vector<Binding> bindings;              // symbols that the inputs' shapes bind
+  std::vector<int32_t> first_expressions;     // known with the inputs
+  std::vector<DimensionArgument> dims;        // arguments of calls that are known when a frame is built
+  std::vector<std::vector<int32_t>> views;    // of each root: the values that show its memory, itself included
+  std::vector<std::vector<size_t>> pointers;  // of each root: the places in `args` that hold its address
+  size_t args = 0;                            // the length of the arguments of all calls
+  size_t extents = 0;                         // the number of extents of all values
 
   // The root value whose memory is output `index`'s own and is given before the function runs, or kAbsent.
   int32_t OwnRoot(size_t index) const;

@@ -28,15 +28,19 @@ std::string ExpectedShape(const TensorInfo& info) {
 
 // What holds for any tensor of the caller's: checks that it is what `info` says, but for symbolic extents.
 void CheckTensor(const char* what, const TensorInfo& info, const DLTensor& tensor) {
-  const auto fail = [&](const auto&... parts) { Fail(INGOT_ERROR_INPUT, std::string_view(what), " '", info.name, "' ", parts...); };
+  const auto fail = [&](const auto&... parts) {
+    Fail(INGOT_ERROR_INPUT, std::string_view(what), " '", info.name, "' ", parts...);
+  };
   if (tensor.device.device_type != kDLCPU) {
-    fail("is on device ", static_cast<int>(tensor.device.device_type), ":", tensor.device.device_id, " (DLPack); copy it to the CPU first");
+    fail("is on device ", static_cast<int>(tensor.device.device_type), ":", tensor.device.device_id,
+         " (DLPack); copy it to the CPU first");
   }
   if (!(tensor.dtype == info.dtype->type)) fail("has type ", DTypeText(tensor.dtype), ", expected ", info.dtype->name);
   if (tensor.ndim < 0 || (tensor.ndim > 0 && tensor.shape == nullptr)) fail("has no shape");
   const std::span<const int64_t> shape(tensor.shape, static_cast<size_t>(tensor.ndim));
   bool fits = shape.size() == info.shape.size();
-  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] >= 0 && (info.shape[i] < 0 || shape[i] == info.shape[i]);
+  for (size_t i = 0; fits && i < shape.size(); ++i)
+    fits = shape[i] >= 0 && (info.shape[i] < 0 || shape[i] == info.shape[i]);
   if (!fits) fail("has shape ", ShapeText(shape), ", expected ", ExpectedShape(info));
   const auto bytes = ByteCount(shape, info.dtype->bytes);
   if (!bytes) fail("has shape ", ShapeText(shape), ", which is beyond memory");
@@ -44,7 +48,8 @@ void CheckTensor(const char* what, const TensorInfo& info, const DLTensor& tenso
   if (*bytes > 0 && tensor.data == nullptr) fail("has no data");
   // Complex numbers are two floats, and are aligned as such.
   const size_t alignment = std::min<size_t>(info.dtype->bytes, 8);
-  if (*bytes > 0 && reinterpret_cast<uintptr_t>(Address(tensor)) % alignment != 0) fail("is not aligned to ", alignment, " bytes");
+  if (*bytes > 0 && reinterpret_cast<uintptr_t>(Address(tensor)) % alignment != 0)
+    fail("is not aligned to ", alignment, " bytes");
 }
 
 // A result that has left its session. It owns its memory, and nothing of the session.
@@ -74,13 +79,20 @@ Session::Session(std::shared_ptr<Model> model) : model_(std::move(model)), execu
     const TensorInfo& info = artifact.outputs()[i];
     outputs_[i].shape.resize(info.shape.size());
     outputs_[i].strides.resize(info.shape.size());
-    outputs_[i].tensor = {nullptr, {kDLCPU, 0}, static_cast<int32_t>(info.shape.size()), info.dtype->type, outputs_[i].shape.data(), outputs_[i].strides.data(), 0};
+    outputs_[i].tensor = {nullptr,
+                          {kDLCPU, 0},
+                          static_cast<int32_t>(info.shape.size()),
+                          info.dtype->type,
+                          outputs_[i].shape.data(),
+                          outputs_[i].strides.data(),
+                          0};
   }
   profile_.nanoseconds.resize(model_->program().functions[0].steps.size());
 }
 
 size_t Session::Checked(size_t index, size_t count, const char* what) const {
-  if (index >= count) Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no ", std::string_view(what), " ", index, "; the model has ", count);
+  if (index >= count)
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no ", std::string_view(what), " ", index, "; the model has ", count);
   return index;
 }
 
@@ -131,7 +143,8 @@ void Session::PointInputs() {
 
 // Memory of the session's for an output. The last run's is used again unless the caller took it.
 void* Session::Reserve(OutputSlot& output, size_t bytes) {
-  const bool reusable = output.buffer && output.buffer.capacity() >= bytes && output.buffer.capacity() / 2 <= bytes + kTensorAlignment;
+  const bool reusable =
+      output.buffer && output.buffer.capacity() >= bytes && output.buffer.capacity() / 2 <= bytes + kTensorAlignment;
   if (!reusable) {
     output.buffer = BufferRef();
     output.buffer = executor_.buffers().Allocate(bytes);
@@ -152,8 +165,8 @@ bool Session::OverlapsAnInput(const OutputSlot& output, size_t bytes) const {
 
 void Session::CheckBoundShape(size_t index, const DLTensor& tensor) const {
   if (std::equal(tensor.shape, tensor.shape + tensor.ndim, outputs_[index].bound_shape.begin())) return;
-  Fail(INGOT_ERROR_INPUT, "output '", model_->artifact().outputs()[index].name, "' has shape ", ShapeText(tensor), ", but the memory it is bound to has ",
-       ShapeText(outputs_[index].bound_shape));
+  Fail(INGOT_ERROR_INPUT, "output '", model_->artifact().outputs()[index].name, "' has shape ", ShapeText(tensor),
+       ", but the memory it is bound to has ", ShapeText(outputs_[index].bound_shape));
 }
 
 void Session::PointOutputs() {
@@ -208,7 +221,9 @@ void Session::CollectOutput(size_t index) {
 const DLTensor& Session::Output(size_t index) const {
   const OutputSlot& output = outputs_[Checked(index, outputs_.size(), "output")];
   if (!ran_) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the session has no outputs: it has not run, or its last run failed");
-  if (output.taken) Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", model_->artifact().outputs()[index].name, "' was taken since the last run");
+  if (output.taken)
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", model_->artifact().outputs()[index].name,
+         "' was taken since the last run");
   return output.tensor;
 }
 
@@ -216,7 +231,8 @@ DLManagedTensorVersioned* Session::TakeOutput(size_t index) {
   const DLTensor& tensor = Output(index);
   OutputSlot& output = outputs_[index];
   if (output.is_bound || !output.buffer) {
-    Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", model_->artifact().outputs()[index].name, "' is in the caller's memory, which it is bound to");
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", model_->artifact().outputs()[index].name,
+         "' is in the caller's memory, which it is bound to");
   }
   auto taken = std::make_unique<Taken>();
   taken->shape = output.shape;

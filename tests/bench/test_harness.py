@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
+from ingot.artifact.samples import read_samples
 from ingot.bench import bench_inputs, compare, summarize, time_runs
 from ingot.errors import ExecutionError
 from ingot.runtime import Artifact
+
 from tests.cache import Case
 
 
@@ -32,7 +33,9 @@ def test_without_a_number_of_runs_time_decides_but_5_are_run_at_the_least() -> N
 
 def test_inputs_are_the_sample_s_where_they_fit_and_synthesized_elsewhere(small: Case) -> None:
     artifact = Artifact.open(small.artifact)
-    np.testing.assert_array_equal(bench_inputs(artifact, {})["x"], small.inputs(1)["x"])
+    sample = read_samples(artifact.manifest, artifact.segment(artifact.manifest["samples"]["segment"]))[0]
+    np.testing.assert_array_equal(bench_inputs(artifact, {})["x"], sample.inputs["x"])
+    np.testing.assert_array_equal(bench_inputs(artifact, {"batch": len(sample.inputs["x"])})["x"], sample.inputs["x"])
     other = bench_inputs(artifact, {"batch": 6})["x"]
     assert other.shape == (6, 8) and other.dtype == np.float32 and other.std() > 0
 

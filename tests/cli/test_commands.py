@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ingot
 import numpy as np
 import pytest
-
-import ingot
 from ingot.cli.main import main
+
 from tests.cache import Case
+from tests.export.test_huggingface import SENTENCE, sentence_directory
 
 
 def run(*arguments: object) -> int:
@@ -30,7 +31,7 @@ def test_run_reads_and_writes_arrays(small: Case, tmp_path: Path, capsys: pytest
     assert run("run", small.artifact, "--input", tmp_path / "in.npz", "--output", tmp_path / "out.npz", "--threads", 1) == 0
     with np.load(tmp_path / "out.npz") as outputs:
         np.testing.assert_allclose(outputs["y"], small.expected(3)["y"], rtol=1e-5, atol=1e-6)
-        np.testing.assert_array_equal(outputs["total"], small.expected(3)["total"])
+        np.testing.assert_array_equal(outputs["count"], small.expected(3)["count"])
     printed = capsys.readouterr().out
     assert "[3, 4]" in printed and "int64" in printed
 
@@ -39,7 +40,7 @@ def test_inspect_shows_the_interface_the_targets_and_every_step(small: Case, cap
     assert run("inspect", small.artifact, "--json", "--dims", "batch=8") == 0
     found = read(capsys)
     assert found["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}]
-    assert [o["name"] for o in found["outputs"]] == ["y", "total"]
+    assert [o["name"] for o in found["outputs"]] == ["y", "count"]
     assert found["dims"] == [{"name": "batch", "max": None}]
     assert found["best_target"] == found["targets"][0]["name"]
     assert found["samples"]["cases"] == 1
@@ -54,7 +55,7 @@ def test_verify_agrees_with_the_framework(small: Case, capsys: pytest.CaptureFix
     assert run("verify", small.artifact, "--json") == 0
     found = read(capsys)
     assert found["agrees"] and found["checksums"] == "ok"
-    assert {o["output"] for o in found["outputs"]} == {"y", "total"}
+    assert {o["output"] for o in found["outputs"]} == {"y", "count"}
     assert max(o["rel_norm"] for o in found["outputs"]) < 1e-5
     assert run("verify", small.artifact) == 0
     assert "agrees" in capsys.readouterr().out
@@ -112,9 +113,24 @@ def test_a_callable_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert run("verify", "own.ingot") == 0
 
 
+def test_a_sentence_encoder_s_directory_is_compiled_with_its_pooling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sentence_directory(tmp_path / "encoder", SENTENCE, pooling_mode_mean_tokens=True)
+    assert run("compile", folder, "-o", tmp_path / "encoder.ingot", "--bound", "batch=4,sequence=32") == 0
+    capsys.readouterr()
+    assert run("verify", tmp_path / "encoder.ingot", "--json") == 0
+    found = read(capsys)
+    assert found["reference"].startswith("torch ")
+    assert [o["output"] for o in found["outputs"]] == ["sentence_embedding"]
+    assert run("inspect", tmp_path / "encoder.ingot", "--json") == 0
+    found = read(capsys)
+    assert found["dims"] == [{"name": "batch", "max": 4}, {"name": "sequence", "max": 32}]
+    assert found["memory"]["dims"] == {"batch": 4, "sequence": 32} and found["memory"]["bytes"] > 0
+
+
 @pytest.mark.parametrize("command", [
     ["inspect", "no.ingot"], ["verify", "no.ingot"], ["bench", "no.ingot"], ["run", "no.ingot"], ["compile", "no.onnx", "-o", "out.ingot"]])
-def test_a_missing_file_is_one_line_on_stderr(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_one_line_on_stderr(
+        command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*command) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 import pytest
-
 from ingot.cli import options
 from ingot.cli.compile import is_callable
 from ingot.cli.main import main
@@ -39,7 +38,7 @@ def test_assignments_are_integers_by_name_and_the_last_wins() -> None:
 def test_a_dimension_that_the_model_lacks_or_that_is_too_large_is_refused() -> None:
     dims = [{"name": "batch", "max": 4}, {"name": "sequence", "max": None}]
     assert options.known_dims({"batch": 4, "sequence": 999}, dims) == {"batch": 4, "sequence": 999}
-    with pytest.raises(InputError, match="'rows'.*batch, sequence"):
+    with pytest.raises(InputError, match=r"'rows'.*batch, sequence"):
         options.known_dims({"rows": 1}, dims)
     with pytest.raises(InputError, match="at most 4"):
         options.known_dims({"batch": 5}, dims)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ingot
 import numpy as np
 import pytest
 
-import ingot
 from tests.cache import BATCHES, Case
 from tests.models.zoo import ZOO
 
@@ -33,7 +33,7 @@ def test_a_model_agrees_with_pytorch_at_every_batch_size(zoo: Callable[[str], Ca
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ZOO])
-def test_the_artifact_verifies_itself_against_pytorch(zoo: Callable[[str], Case], name: str) -> None:
+def test_the_artifact_verifies_itself(zoo: Callable[[str], Case], name: str) -> None:
     from ingot.cli.main import main
 
     assert main(["verify", str(zoo(name).artifact), "--tolerance", str(TOLERANCE)]) == 0

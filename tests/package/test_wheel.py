@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cache import Case
@@ -78,6 +80,7 @@ def install_tree(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def example(root: Path, install_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Builds an example against the install tree; the folder with its programs."""
 
+    @functools.cache
     def build(language: str) -> Path:
         folder = tmp_path_factory.mktemp(language)
         run("cmake", "-S", root / "examples" / language, "-B", folder, f"-DCMAKE_PREFIX_PATH={install_tree}", env=_with_tools())
@@ -85,6 +88,31 @@ def example(root: Path, install_tree: Path, tmp_path_factory: pytest.TempPathFac
         return folder
 
     return build
+
+
+def test_the_c_example_builds_with_find_package_and_computes_the_same(example: Callable[[str], Path], small: Case, tmp_path: Path) -> None:
+    program = example("c") / "ingot-run"
+    np.save(tmp_path / "x.npy", small.inputs(3)["x"])
+    small.inputs(3)["x"].tofile(tmp_path / "x.bin")
+    for given in (f"x={tmp_path}/x.npy", f"x=3,8={tmp_path}/x.bin"):
+        run(program, small.artifact, given, f"y={tmp_path}/y.bin", f"count={tmp_path}/count.bin")
+        np.testing.assert_allclose(np.fromfile(tmp_path / "y.bin", np.float32).reshape(3, 4), small.expected(3)["y"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(np.fromfile(tmp_path / "count.bin", np.int64), small.expected(3)["count"])
+
+
+def test_the_cpp_example_builds_with_find_package_and_runs(example: Callable[[str], Path], small: Case, tmp_path: Path) -> None:
+    small.inputs(3)["x"].tofile(tmp_path / "x.bin")
+    shown = run(example("cpp") / "ingot-run", small.artifact, f"x=3,8={tmp_path}/x.bin").splitlines()
+    printed = {line.split(" ")[0]: line.partition("]:")[2].split() for line in shown}
+    assert [int(c) for c in printed["count"]] == small.expected(3)["count"].tolist()
+    assert "y [3, 4]:" in shown[0]
+
+
+@pytest.mark.parametrize("language", ["c", "cpp"])
+def test_an_example_says_what_is_wrong_and_ends(example: Callable[[str], Path], tmp_path: Path, language: str) -> None:
+    done = subprocess.run([str(example(language) / "ingot-run"), str(tmp_path / "no.ingot")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "INGOT_ERROR_FILE" in done.stderr and "no.ingot" in done.stderr
 
 
 def _with_tools() -> dict[str, str]:

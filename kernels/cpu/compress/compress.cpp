@@ -10,7 +10,8 @@ void Compress(KernelContext& context) {
   const DLTensor& condition = context.Input(1);
   const int64_t axis = context.ints()[0];
   const bool flat = axis == -1;
-  if (condition.ndim != 1 || condition.dtype.code != kDLBool) FailKernel("the condition is a 1-D tensor of bool, not ", ShapeText(condition), " of ", DTypeText(condition.dtype));
+  if (condition.ndim != 1 || condition.dtype.code != kDLBool)
+    FailKernel("the condition is a 1-D tensor of bool, not ", ShapeText(condition), " of ", DTypeText(condition.dtype));
   if (!flat && (axis < 0 || axis >= input.ndim)) FailKernel("there is no axis ", axis, " in ", ShapeText(input));
   const auto shape = ShapeOf(input);
   const auto split = static_cast<size_t>(flat ? 0 : axis);

@@ -20,8 +20,10 @@ void GatherNd(KernelContext& context) {
   const auto tuple_shape = ShapeOf(tuples);
   const auto batch = static_cast<size_t>(batch_dims);
   const int64_t depth = tuple_shape.back();
-  const bool fits = depth >= 1 && depth <= data.ndim - batch_dims && std::equal(shape.begin(), shape.begin() + batch_dims, tuple_shape.begin());
-  if (!fits) FailKernel("indices ", ShapeText(tuples), " do not index data ", ShapeText(data), " with batch_dims ", batch_dims);
+  const bool fits = depth >= 1 && depth <= data.ndim - batch_dims &&
+                    std::equal(shape.begin(), shape.begin() + batch_dims, tuple_shape.begin());
+  if (!fits)
+    FailKernel("indices ", ShapeText(tuples), " do not index data ", ShapeText(data), " with batch_dims ", batch_dims);
 
   const auto indexed = shape.subspan(batch, static_cast<size_t>(depth));
   const auto slice_shape = shape.subspan(batch + static_cast<size_t>(depth));
@@ -45,7 +47,8 @@ void GatherNd(KernelContext& context) {
         position = position * extent + indices.Wrapped(t * depth + i, extent);
       }
       const int64_t source = t / per_batch * positions + position;
-      if (slice > 0) std::memcpy(to + static_cast<size_t>(t) * slice, from + static_cast<size_t>(source) * slice, slice);
+      if (slice > 0)
+        std::memcpy(to + static_cast<size_t>(t) * slice, from + static_cast<size_t>(source) * slice, slice);
     }
   });
 }

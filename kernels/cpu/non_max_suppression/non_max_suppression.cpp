@@ -30,7 +30,8 @@ T Scalar(KernelContext& context, size_t index, const char* name, const char* dty
   const DLTensor* tensor = context.OptionalInput(index);
   if (tensor == nullptr) return otherwise;
   if (ElementCount(*tensor) != 1 || DTypeText(tensor->dtype) != dtype) {
-    FailKernel(std::string_view(name), " is one element of ", std::string_view(dtype), ", not ", ShapeText(*tensor), " of ", DTypeText(tensor->dtype));
+    FailKernel(std::string_view(name), " is one element of ", std::string_view(dtype), ", not ", ShapeText(*tensor),
+               " of ", DTypeText(tensor->dtype));
   }
   return *Data<const T>(*tensor);
 }
@@ -40,9 +41,12 @@ T Scalar(KernelContext& context, size_t index, const char* name, const char* dty
 void NonMaxSuppression(KernelContext& context) {
   const DLTensor& boxes = context.Input(0);
   const DLTensor& scores = context.Input(1);
-  const bool fits = boxes.ndim == 3 && scores.ndim == 3 && boxes.shape[0] == scores.shape[0] && boxes.shape[1] == scores.shape[2] && boxes.shape[2] == 4 &&
-                    DTypeText(boxes.dtype) == "float32" && boxes.dtype == scores.dtype;
-  if (!fits) FailKernel("boxes are float32 [b, n, 4] and scores float32 [b, c, n], not ", ShapeText(boxes), " and ", ShapeText(scores));
+  const bool fits = boxes.ndim == 3 && scores.ndim == 3 && boxes.shape[0] == scores.shape[0] &&
+                    boxes.shape[1] == scores.shape[2] && boxes.shape[2] == 4 && DTypeText(boxes.dtype) == "float32" &&
+                    boxes.dtype == scores.dtype;
+  if (!fits)
+    FailKernel("boxes are float32 [b, n, 4] and scores float32 [b, c, n], not ", ShapeText(boxes), " and ",
+               ShapeText(scores));
   const int64_t classes = scores.shape[1];
   const int64_t n = boxes.shape[1];
   const int64_t lists = boxes.shape[0] * classes;
@@ -67,11 +71,14 @@ void NonMaxSuppression(KernelContext& context) {
       for (int64_t i = 0; i < n; ++i) {
         if (has_threshold ? score[i] > score_threshold : score[i] == score[i]) row[count++] = i;
       }
-      std::sort(row, row + count, [&](int64_t a, int64_t b) { return score[a] != score[b] ? score[a] > score[b] : a < b; });
+      std::sort(row, row + count,
+                [&](int64_t a, int64_t b) { return score[a] != score[b] ? score[a] > score[b] : a < b; });
       int64_t kept = 0;
       for (int64_t c = 0; c < count && kept < most; ++c) {
         const Box box = ReadBox(batch_boxes + row[c] * 4, center);
-        const bool overlaps = std::any_of(row, row + kept, [&](int64_t other) { return Overlap(box, ReadBox(batch_boxes + other * 4, center), iou_threshold); });
+        const bool overlaps = std::any_of(row, row + kept, [&](int64_t other) {
+          return Overlap(box, ReadBox(batch_boxes + other * 4, center), iou_threshold);
+        });
         if (!overlaps) row[kept++] = row[c];
       }
       picked[static_cast<size_t>(list)] = kept;

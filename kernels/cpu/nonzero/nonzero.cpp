@@ -37,7 +37,11 @@ template <typename T, size_t kWords>
 class Finder {
  public:
   Finder(KernelContext& context, const DLTensor& input)
-      : context_(context), input_(input), words_(Data<const T>(input)), mask_(ZeroMask<T>(input)), count_(ElementCount(input)) {}
+      : context_(context),
+        input_(input),
+        words_(Data<const T>(input)),
+        mask_(ZeroMask<T>(input)),
+        count_(ElementCount(input)) {}
 
   void Run() {
     const int64_t chunks = (count_ + kChunk - 1) / kChunk;

@@ -17,7 +17,8 @@ std::array<uint32_t, 4> Philox(uint64_t counter, uint64_t key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53} * x[0];
     const uint64_t b = uint64_t{0xCD9E8D57} * x[2];
-    x = {static_cast<uint32_t>(b >> 32) ^ x[1] ^ k0, static_cast<uint32_t>(b), static_cast<uint32_t>(a >> 32) ^ x[3] ^ k1, static_cast<uint32_t>(a)};
+    x = {static_cast<uint32_t>(b >> 32) ^ x[1] ^ k0, static_cast<uint32_t>(b),
+         static_cast<uint32_t>(a >> 32) ^ x[3] ^ k1, static_cast<uint32_t>(a)};
     k0 += 0x9E3779B9;
     k1 += 0xBB67AE85;
   }
@@ -27,7 +28,9 @@ std::array<uint32_t, 4> Philox(uint64_t counter, uint64_t key) {
 // Two numbers of [0, 1), with 53 random bits each.
 std::array<double, 2> UniformPair(uint64_t counter, uint64_t key) {
   const auto x = Philox(counter, key);
-  const auto number = [](uint32_t high, uint32_t low) { return static_cast<double>((uint64_t{high} << 32 | low) >> 11) * 0x1p-53; };
+  const auto number = [](uint32_t high, uint32_t low) {
+    return static_cast<double>((uint64_t{high} << 32 | low) >> 11) * 0x1p-53;
+  };
   return {number(x[0], x[1]), number(x[2], x[3])};
 }
 
@@ -36,7 +39,8 @@ template <typename Pair>
 void Fill(KernelContext& context, Pair&& pair) {
   const DLTensor& output = context.Output(0);
   const int64_t count = ElementCount(output);
-  if (output.dtype.code != kDLFloat && output.dtype.code != kDLBfloat) FailKernel("random numbers cannot be ", DTypeText(output.dtype));
+  if (output.dtype.code != kDLFloat && output.dtype.code != kDLBfloat)
+    FailKernel("random numbers cannot be ", DTypeText(output.dtype));
   DispatchNumber("random", output, [&](auto zero) {
     using T = decltype(zero);
     T* to = Data<T>(output);

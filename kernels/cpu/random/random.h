@@ -1,5 +1,5 @@
-// Independent random numbers (ONNX RandomNormal, RandomUniform and their Like forms), by a counter: element i depends on the
-// seed and on i alone, so that runs repeat and threads do not matter.
+// Independent random numbers (ONNX RandomNormal, RandomUniform and their Like forms), by a counter: element i depends
+// on the seed and on i alone, so that runs repeat and threads do not matter.
 //
 // inputs   (optional, not read: the tensor whose shape the output has)
 // ints     seed

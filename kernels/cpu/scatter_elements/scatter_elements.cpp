@@ -15,11 +15,12 @@ void ScatterElements(KernelContext& context) {
   const Indices indices(positions);
   const int64_t axis = context.ints()[0];
   if (axis < 0 || axis >= data.ndim) FailKernel("there is no axis ", axis, " in ", ShapeText(data));
-  bool fits = positions.ndim == data.ndim && std::ranges::equal(ShapeOf(positions), ShapeOf(updates)) && updates.dtype == data.dtype;
+  bool fits = positions.ndim == data.ndim && std::ranges::equal(ShapeOf(positions), ShapeOf(updates)) &&
+              updates.dtype == data.dtype;
   for (int32_t i = 0; fits && i < data.ndim; ++i) fits = i == axis || positions.shape[i] <= data.shape[i];
   if (!fits) {
-    FailKernel("indices ", ShapeText(positions), " and updates ", ShapeText(updates), " of ", DTypeText(updates.dtype), " do not fit data ",
-               ShapeText(data), " of ", DTypeText(data.dtype));
+    FailKernel("indices ", ShapeText(positions), " and updates ", ShapeText(updates), " of ", DTypeText(updates.dtype),
+               " do not fit data ", ShapeText(data), " of ", DTypeText(data.dtype));
   }
   const DLTensor& output = context.AllocateOutput(0, ShapeOf(data));
   std::memcpy(output.data, Data<const std::byte>(data), static_cast<size_t>(ElementCount(data)) * ElementBytes(data));

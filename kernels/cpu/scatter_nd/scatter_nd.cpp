@@ -11,13 +11,15 @@ namespace ingot {
 namespace {
 
 // Where the slice of each tuple starts, in elements.
-std::span<const int64_t> Offsets(KernelContext& context, const DLTensor& data, const DLTensor& tuples, int64_t tuple_count, int64_t slice) {
+std::span<const int64_t> Offsets(KernelContext& context, const DLTensor& data, const DLTensor& tuples,
+                                 int64_t tuple_count, int64_t slice) {
   const Indices indices(tuples);
   const int64_t depth = tuples.shape[tuples.ndim - 1];
   const auto offsets = context.Scratch<int64_t>(static_cast<size_t>(tuple_count));
   for (int64_t t = 0; t < tuple_count; ++t) {
     int64_t position = 0;
-    for (int64_t i = 0; i < depth; ++i) position = position * data.shape[i] + indices.Wrapped(t * depth + i, data.shape[i]);
+    for (int64_t i = 0; i < depth; ++i)
+      position = position * data.shape[i] + indices.Wrapped(t * depth + i, data.shape[i]);
     offsets[static_cast<size_t>(t)] = position * slice;
   }
   return offsets;
@@ -31,12 +33,14 @@ void ScatterNd(KernelContext& context) {
   const DLTensor& updates = context.Input(2);
   const auto shape = ShapeOf(data);
   const auto tuple_shape = ShapeOf(tuples);
-  if (tuple_shape.empty() || tuple_shape.back() > data.ndim) FailKernel("indices ", ShapeText(tuples), " do not index data ", ShapeText(data));
+  if (tuple_shape.empty() || tuple_shape.back() > data.ndim)
+    FailKernel("indices ", ShapeText(tuples), " do not index data ", ShapeText(data));
   const auto slice_shape = shape.subspan(static_cast<size_t>(tuple_shape.back()));
   std::vector<int64_t> expected(tuple_shape.begin(), tuple_shape.end() - 1);
   expected.insert(expected.end(), slice_shape.begin(), slice_shape.end());
   if (!std::ranges::equal(expected, ShapeOf(updates)) || !(updates.dtype == data.dtype)) {
-    FailKernel("updates are ", ShapeText(updates), " of ", DTypeText(updates.dtype), ", expected ", ShapeText(expected), " of ", DTypeText(data.dtype));
+    FailKernel("updates are ", ShapeText(updates), " of ", DTypeText(updates.dtype), ", expected ", ShapeText(expected),
+               " of ", DTypeText(data.dtype));
   }
   const DLTensor& output = context.AllocateOutput(0, shape);
   std::memcpy(output.data, Data<const std::byte>(data), static_cast<size_t>(ElementCount(data)) * ElementBytes(data));

@@ -59,16 +59,19 @@ void TopK(KernelContext& context) {
   const int64_t axis = context.ints()[0];
   if (axis < 0 || axis >= input.ndim) FailKernel("there is no axis ", axis, " in ", ShapeText(input));
   bool fits = values.ndim == input.ndim && values.dtype == input.dtype;
-  for (int32_t i = 0; fits && i < input.ndim; ++i) fits = i == axis ? values.shape[i] <= input.shape[i] : values.shape[i] == input.shape[i];
+  for (int32_t i = 0; fits && i < input.ndim; ++i)
+    fits = i == axis ? values.shape[i] <= input.shape[i] : values.shape[i] == input.shape[i];
   if (context.output_count() > 1) {
     const DLTensor& indices = context.Output(1);
     fits = fits && DTypeText(indices.dtype) == "int64" && std::ranges::equal(ShapeOf(indices), ShapeOf(values));
   }
-  if (!fits) FailKernel("the top of ", ShapeText(input), " along axis ", axis, " cannot have shape ", ShapeText(values));
+  if (!fits)
+    FailKernel("the top of ", ShapeText(input), " along axis ", axis, " cannot have shape ", ShapeText(values));
   if (ElementCount(values) == 0) return;
   DispatchNumber("topk", input, [&](auto zero) {
     using T = decltype(zero);
-    context.ints()[1] != 0 ? Select<T, true>(context, input, values, axis) : Select<T, false>(context, input, values, axis);
+    context.ints()[1] != 0 ? Select<T, true>(context, input, values, axis)
+                           : Select<T, false>(context, input, values, axis);
   });
 }
 

@@ -17,7 +17,9 @@ struct Items {
   int64_t count;
   int64_t inner;
 
-  const T& At(int64_t item, int64_t element) const { return data[(element / inner * count + item) * inner + element % inner]; }
+  const T& At(int64_t item, int64_t element) const {
+    return data[(element / inner * count + item) * inner + element % inner];
+  }
 
   // Negative, zero or positive, as item a comes before, equals or comes after item b.
   int Compare(int64_t a, int64_t b) const {
@@ -70,7 +72,8 @@ void FindUnique(KernelContext& context, const Items<T>& items, std::vector<int64
     const auto group = static_cast<size_t>(ranked[static_cast<size_t>(g)]);
     if (indices != nullptr) indices[g] = first(ranked[static_cast<size_t>(g)]);
     if (counts != nullptr) counts[g] = starts[group + 1] - starts[group];
-    for (int64_t i = starts[group]; inverse != nullptr && i < starts[group + 1]; ++i) inverse[order[static_cast<size_t>(i)]] = g;
+    for (int64_t i = starts[group]; inverse != nullptr && i < starts[group + 1]; ++i)
+      inverse[order[static_cast<size_t>(i)]] = g;
   }
 }
 
@@ -90,7 +93,8 @@ void Unique(KernelContext& context) {
     if (flat) {
       FindUnique(context, Items<T>{data, 1, ElementCount(input), 1}, {0}, 0, sorted);
     } else {
-      FindUnique(context, Items<T>{data, ElementCount(shape.first(split)), shape[split], ElementCount(shape.subspan(split + 1))},
+      FindUnique(context,
+                 Items<T>{data, ElementCount(shape.first(split)), shape[split], ElementCount(shape.subspan(split + 1))},
                  {shape.begin(), shape.end()}, split, sorted);
     }
   });

@@ -83,7 +83,7 @@ class _Worker:
 
     def __init__(self, name: str, model: str | Path, threads: int, inputs: Path) -> None:
         self._name = name
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (closed with the process, in __exit__)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "ingot.bench.worker", name, str(model), str(threads), str(inputs)],

@@ -58,7 +58,8 @@ def _profile(session: Any, model: Any, inputs: Mapping[str, Any], runs: int) -> 
     program = next(t for t in model.manifest["targets"] if t["name"] == model.target)["program"]
     main, names = functions_of(program)[0], names_of(program)
     total = sum(nanoseconds) or 1
-    return [{"step": i, "runs": main.runs(step, names), "node": step.get("node", ""), "seconds": spent * 1e-9 / max(counted, 1), "share": spent / total}
+    return [{"step": i, "runs": main.runs(step, names), "node": step.get("node", ""), "seconds": spent * 1e-9 / max(counted, 1),
+             "share": spent / total}
             for i, (step, spent) in enumerate(zip(main.steps, nanoseconds, strict=True))]
 
 
@@ -66,8 +67,8 @@ def _print(found: Mapping[str, Any]) -> None:
     print(f"{found['file']}: {found['target']}, {found['threads']} thread{'s' if found['threads'] != 1 else ''}")
     printing.fields({name: f"{i['dtype']} {printing.shape(i['shape'])}" for name, i in found["inputs"].items()})
     seconds = found["seconds"]
-    printing.table(["runs", "median", "min", "p5", "p95", "p99", "runs/s"],
-                   [(seconds["runs"], *(printing.duration(seconds[key]) for key in ("median", "minimum", "p5", "p95", "p99")), f"{seconds['per_second']:.4g}")],
+    times = [printing.duration(seconds[key]) for key in ("median", "minimum", "p5", "p95", "p99")]
+    printing.table(["runs", "median", "min", "p5", "p95", "p99", "runs/s"], [(seconds["runs"], *times, f"{seconds['per_second']:.4g}")],
                    right=range(7))
     if "steps" in found:
         printing.heading("time of each step, largest first")

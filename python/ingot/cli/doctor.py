@@ -7,7 +7,8 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def _output(command: list[str]) -> str:
 
 def _print(found: Mapping[str, Any]) -> None:
     print("machine")
-    printing.fields({name.replace("_", " "): _text(name, value) for name, value in found["machine"].items()})
+    for name, value in found["machine"].items():
+        text = _caches(value) if name == "caches" else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        print(textwrap.fill(f"{name.replace('_', ' '):<14}{text}", 120, initial_indent="  ", subsequent_indent=" " * 16))
     printing.heading("measured")
     printing.table(["threads", "read bandwidth", "fused multiply-add, f32"],
                    [(m["threads"], f"{m['bandwidth_gb_s']:.1f} GB/s", f"{m['fma_gflop_s']:.0f} GFLOP/s") for m in found["measured"]], right=[0, 1, 2])
@@ -90,11 +93,5 @@ def _print(found: Mapping[str, Any]) -> None:
                      "run": f"yes: driver {cuda_['driver']}" if cuda_["can_run"] else "no: there is no NVIDIA driver"})
 
 
-def _text(name: str, value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_text(f'{name} {k}', v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return " ".join(_text(name, v) for v in value) or "none"
-    if isinstance(value, int) and not isinstance(value, bool) and "cache" in name:
-        return f"{value // 1024} KiB"
-    return str(value)
+def _caches(caches: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"L{c['level']} {str(c['type']).lower()} {c['bytes'] // 1024} KiB" for c in caches)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ingot.errors import FileError, InputError
+from ingot.errors import FileError, InputError, MissingFileError
 
 IMAGES = (".png", ".jpg", ".jpeg")
 _CHANNELS = (1, 3, 4)
@@ -124,7 +124,7 @@ def _load(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise FileError(f"{path}: there is no such file") from None
+        raise MissingFileError(f"{path}: there is no such file") from None
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -165,7 +165,7 @@ def _read_image(path: Path, info: Any, layout: str, normalization: Normalization
         with Image.open(path) as opened:
             image = opened.convert(_MODES[channels])
     except FileNotFoundError:
-        raise FileError(f"{path}: there is no such file") from None
+        raise MissingFileError(f"{path}: there is no such file") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise InputError(f"{path} is not an image that Pillow can read: {error}") from error
     width, height = (extents[axis] if isinstance(extents[axis], int) else own for axis, own in zip("WH", image.size, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,7 +88,7 @@ def _print(found: Mapping[str, Any]) -> None:
     model = found["model"]
     print(f"{found['file']}: {model.get('name', '')}, {printing.size(found['size'])}, format {found['format']}")
     printing.fields({
-        "from": ", ".join(f"{k} {v}" for k, v in model.items() if k != "name" and v not in ("", None)),
+        "from": ", ".join(_provenance(model)),
         "made by": ", ".join(f"{k} {v}" for k, v in found["producer"].items()),
         "weights": f"{printing.size(found['weights']['bytes'])} in {found['weights']['tensors']} tensors",
         "samples": f"{found['samples']['cases']}, by {found['samples']['reference']}" if found["samples"]["cases"] else "none"})
@@ -98,10 +99,13 @@ def _print(found: Mapping[str, Any]) -> None:
         printing.heading("symbolic dimensions")
         printing.table(["name", "largest"], [(d["name"], "any" if d["max"] is None else d["max"]) for d in found["dims"]])
     printing.heading("targets")
-    printing.table(["name", "code", "functions", "needs"], [
-        (t["name"] + (" *" if t["name"] == found["best_target"] else ""), printing.size(t["code_bytes"]), t["functions"], " ".join([t["arch"], *t["features"]]))
+    printing.table(["name", "code", "functions", ""], [
+        (t["name"], printing.size(t["code_bytes"]), t["functions"], "loads on this machine" if t["name"] == found["best_target"] else "")
         for t in found["targets"]], right=[1, 2])
-    print("  * is what this machine loads" if found["best_target"] else "  none of them can run on this machine")
+    for t in found["targets"]:
+        print(textwrap.fill(f"{t['name']} needs {t['arch']}: {' '.join(t['features'])}", 120, initial_indent="  ", subsequent_indent="    "))
+    if not found["best_target"]:
+        print("  none of them can run on this machine")
     printing.heading("memory of one session")
     memory = found["memory"]
     if memory:
@@ -114,3 +118,12 @@ def _print(found: Mapping[str, Any]) -> None:
     several = len({s["function"] for s in found["steps"]}) > 1
     printing.table(["step", "runs", "gives", "from"], [
         (f"{s['function']} {s['step']}" if several else s["step"], s["runs"], " ".join(s["outputs"]), s["node"]) for s in found["steps"]])
+
+
+def _provenance(model: Mapping[str, Any]) -> list[str]:
+    """Where a model came from, in a few words: framework, class or file, exporter, operator sets."""
+    framework = " ".join(str(model[k]) for k in ("framework", "framework_version") if model.get(k))
+    named = [str(model[k]) for k in ("class", "file", "producer") if model.get(k)]
+    opsets = model.get("opset") or {}
+    versions = [f"opset {version}" + (f" of {domain}" if domain else "") for domain, version in opsets.items()] if isinstance(opsets, Mapping) else []
+    return [part for part in (framework, *named, *versions) if part]

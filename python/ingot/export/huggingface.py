@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ingot.errors import CompileError, FileError, UnsupportedError
+from ingot.errors import CompileError, FileError, MissingFileError, UnsupportedError
 from ingot.export.exported import Exported
 from ingot.export.torch import DynamicShapes, export_module
 
@@ -101,7 +101,7 @@ def inputs_of(model: Any, directory: Path) -> Signature:
     config = model.config
     parameters = inspect.signature(model.forward).parameters
     main = model.main_input_name
-    if main == "input_ids" and "pixel_values" in parameters or main == "pixel_values" and "input_ids" in parameters:
+    if (main == "input_ids" and "pixel_values" in parameters) or (main == "pixel_values" and "input_ids" in parameters):
         raise UnsupportedError(f"{directory}: {type(model).__name__} takes text and images; "
                                "give ingot.compile the module and example inputs instead of the directory")
     builders = {"input_ids": _text, "pixel_values": _image, "input_features": _audio_features, "input_values": _audio_samples}
@@ -190,11 +190,11 @@ def described(exported: Exported, model: torch.nn.Module, directory: Path) -> Ex
 def read_json(path: Path) -> Any:
     """The content of a JSON file."""
     if not path.parent.is_dir():
-        raise FileError(f"{path.parent}: there is no such directory")
+        raise MissingFileError(f"{path.parent}: there is no such directory")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileError(f"{path.parent}: there is no {path.name}, which a Hugging Face directory must have") from None
+        raise MissingFileError(f"{path.parent}: there is no {path.name}, which a Hugging Face directory must have") from None
     except ValueError as error:
         raise CompileError(f"{path}: not valid JSON: {error}") from error
 

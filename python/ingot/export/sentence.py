@@ -22,8 +22,10 @@ def is_sentence_encoder(directory: str | Path) -> bool:
 
 
 def export_sentence_encoder(directory: str | Path, folder: str | Path) -> Exported:
-    """Exports a sentence encoder: ``input_ids``, ``attention_mask`` (and ``token_type_ids``) of [batch, sequence] →
-    ``sentence_embedding`` [batch, width].
+    """Exports a sentence encoder.
+
+    Its inputs are ``input_ids``, ``attention_mask`` (and ``token_type_ids``) of [batch, sequence], its output is
+    ``sentence_embedding`` of [batch, width].
 
     Raises:
         FileError: The directory or one of its files is missing.

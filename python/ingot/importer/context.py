@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tvm_ffi
 from tvm import relax, te, tirx
 
 from ingot.errors import NeedsConstantError, UnsupportedError
@@ -56,15 +57,23 @@ class Context:
         if not hint.isidentifier():
             hint = self.node.op_type.lower() if self.node is not None else "compute"
 
+        inputs: list[tuple[te.Tensor, Value]] = []
+
         def convert(arg: Any) -> Any:
             if isinstance(arg, Value):
-                return arg.expr
+                tensor = te.placeholder([dims.expr(d) for d in arg.shape], arg.dtype, name=f"x{len(inputs)}")
+                inputs.append((tensor, arg))
+                return tensor
             if isinstance(arg, (list, tuple)) and any(isinstance(a, Value) for a in arg):
                 return [convert(a) for a in arg]
             return arg
 
-        call = self.bb.call_te(function, *[convert(a) for a in args], primfunc_name_hint=hint, **kwargs)
-        return self._results(self.bb.emit(call, self._hint()))
+        result = function(*[convert(a) for a in args], **kwargs)
+        outputs = list(result) if isinstance(result, (list, tuple, tvm_ffi.Array)) else [result]
+        primitive = te.create_prim_func([tensor for tensor, _ in inputs] + outputs)
+        primitive, scalars = _with_scalars(primitive)
+        called = self.tir(primitive, [value for _, value in inputs], [(t.shape, str(t.dtype)) for t in outputs], hint, scalars)
+        return (called,) if isinstance(result, (list, tuple, tvm_ffi.Array)) and len(outputs) == 1 else called
 
     def elementwise(self, function: Callable[..., Any], *args: Value, dtype: str | None = None, name: str | None = None) -> Value:
         """Emits ``function`` over the scalars of ``args``, broadcast as NumPy does (extents may be symbolic)."""
@@ -84,8 +93,8 @@ class Context:
         """Emits a call of a TIR function (inputs, outputs, then ``scalars``): one Value, or a tuple for several outputs."""
         variable = self.module.bb.add_func(function.without_attr("global_symbol") if "global_symbol" in function.attrs else function, name)
         types = [relax.TensorType([dims.expr(d) for d in shape], dtype) for shape, dtype in outputs]
-        call = relax.call_tir(variable, relax.Tuple([a.expr for a in args]), types[0] if len(types) == 1 else types,
-                              tir_vars=relax.ShapeExpr([dims.expr(s) for s in scalars]) if scalars else None)
+        arguments = relax.Tuple([a.expr for a in args] + [dims.expr(s) for s in scalars])
+        call = relax.call_tir(variable, arguments, types[0] if len(types) == 1 else types)
         return self._results(self.bb.emit(call, self._hint()))
 
     def kernel(self, name: str, inputs: Sequence[Value | None], outputs: Sequence[tuple[Sequence[Dim | None], str]],
@@ -223,7 +232,7 @@ class Context:
         if value.ndim > 1 or not dims.is_static(value.shape):
             raise self.needs_constant(value, what)
         count = int(np.prod(value.shape, dtype=np.int64))
-        symbols = [tirx.Var(self.module.unique("d"), "int64") for _ in range(count)]  # any integers, not extents yet
+        symbols = [dims.integer(self.module.unique("d")) for _ in range(count)]
         if count:
             call = relax.call_pure_packed("ingot.builtin.to_dims", relax.Tuple([value.expr]), ty_args=relax.ShapeType(ndim=count))
             self.bb.match_cast(self.bb.emit(call), relax.ShapeType(symbols))
@@ -361,6 +370,20 @@ class Context:
         if not isinstance(ty, relax.TensorType) or ty.shape is None or not hasattr(ty.shape, "values"):
             raise self.error(f"the shape of a result could not be found (it is {ty})")
         return Value(self, str(ty.dtype), dims.dims(ty.shape.values), _expr=var)
+
+
+def _with_scalars(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[Any]]:
+    """Makes the symbols that no buffer's shape gives parameters of the function; returns them too."""
+    given = [extent for p in function.params for extent in p.ty.shape if isinstance(extent, tirx.Var)]
+    used = [v for p in function.params for extent in p.ty.shape for v in tirx.analysis.undefined_vars(extent)]
+    used += [v for v in tirx.analysis.undefined_vars(function.body, list(function.params)) if dims.is_symbol(v)]
+    scalars: list[Any] = []
+    for variable in used:
+        if not any(variable.same_as(known) for known in (*given, *scalars)):
+            scalars.append(variable)
+    if not scalars:
+        return function, []
+    return tirx.PrimFunc([*function.params, *scalars], function.body, function.ret_type, function.attrs), scalars
 
 
 def _broadcast_index(shape: Sequence[Any], result: Sequence[Dim], indices: Sequence[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from tvm import sym, tirx
 Dim: TypeAlias = Any
 
 _analyzer = sym.Analyzer()
+_symbols: set[Any] = set()
 _LARGEST = 2**40  # no extent comes near it, and products of two still fit int64
 
 
@@ -88,9 +89,21 @@ def select(condition: Any, a: Dim, b: Dim) -> Dim:
     return dim(tirx.Select(condition, expr(a), expr(b)))
 
 
+def integer(name: str) -> Any:
+    """A fresh symbolic integer of any sign: one that is read at run time and may mean something else than an extent."""
+    variable = tirx.Var(name, "int64")
+    _symbols.add(variable)
+    return variable
+
+
+def is_symbol(variable: Any) -> bool:
+    """Whether a TIR variable is a symbolic extent or integer, rather than a loop's."""
+    return variable in _symbols
+
+
 def symbol(name: str) -> Any:
     """A fresh symbolic extent, known not to be negative."""
-    variable = tirx.Var(name, "int64")
+    variable = integer(name)
     _analyzer.bind(variable, tvm.ir.Range(0, _LARGEST))
     return variable
 

@@ -32,7 +32,7 @@ class Imported:
 
     ``mod`` has a function ``main`` whose parameters are the model's inputs, then its weights (``weights``, in order), and
     a function for each subgraph. ``checks`` holds, for each function, conditions over its symbols that must hold at run
-    time, with the message if one does not. Variables are named ``n<i>`` after ``nodes[i]``, the ONNX node they came from.
+    time, with the message if one does not. Variables are named ``n<i>_`` after ``nodes[i]``, the ONNX node they came from.
     """
 
     mod: tvm.IRModule
@@ -74,4 +74,4 @@ class ModuleBuilder:
 
     def node_hint(self, context: Context) -> str:
         """The variable name for what the current node emits."""
-        return f"n{len(self.nodes) - 1}" if context.node is not None else ""
+        return f"n{len(self.nodes) - 1}_" if context.node is not None else ""

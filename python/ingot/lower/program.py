@@ -196,10 +196,10 @@ class _FunctionBuilder:
 
     def call_tir(self, variable: Any, call: relax.Call) -> None:
         function = self.program.mod[call.args[0]]
-        arguments = [self.value(a) for a in call.args[1].fields]
+        scalars = [a for a in call.args[1].fields if tvm.ir.is_prim_expr(a)]
+        arguments = [self.value(a) for a in call.args[1].fields if not tvm.ir.is_prim_expr(a)]
         types = list(call.ty_args[0].fields) if isinstance(call.ty_args[0], relax.TupleType) else [call.ty_args[0]]
         outputs = [self.new_value(t) for t in types]
-        scalars = list(call.args[2].values) if len(call.args) > 2 else []
         step = {"op": "call", "function": call.args[0].name_hint, "inputs": arguments, "outputs": outputs,
                 "dims": self.dimensions(function, arguments + outputs, scalars)}
         kernel = self.program.kernels.get(call.args[0].name_hint)

@@ -11,7 +11,7 @@ from tvm import relax
 #: For each Relax function, the imported node numbers of its bindings, in order.
 Trace: TypeAlias = dict[str, list[tuple[int, ...]]]
 
-_NODE = re.compile(r"n(\d+)(_\d+)?$")
+_NODE = re.compile(r"n(\d+)_")  # what follows makes the name unique
 
 
 def bindings(function: relax.Function) -> list[Any]:

@@ -71,10 +71,10 @@ INGOT_API ingot_status ingot_artifact_best_target(const ingot_artifact* artifact
 /* ---- Models ----------------------------------------------------------------------------------------------- */
 
 typedef struct ingot_load_options {
-  size_t struct_size;  /* sizeof(ingot_load_options), so that options can be added later */
-  int32_t threads;     /* threads for one run, the caller's included; 0: one for each core of the machine */
-  int32_t verify;      /* nonzero: checksum the weights too (reads the whole file); code is always checked */
-  const char* target;  /* a target's name in the artifact; NULL: the best that this machine can run */
+  size_t struct_size; /* sizeof(ingot_load_options), so that options can be added later */
+  int32_t threads;    /* threads for one run, the caller's included; 0: one for each core of the machine */
+  int32_t verify;     /* nonzero: checksum the weights too (reads the whole file); code is always checked */
+  const char* target; /* a target's name in the artifact; NULL: the best that this machine can run */
 } ingot_load_options;
 
 /* Loads a model. options may be NULL for the defaults. Weights are mapped, not read: loading takes milliseconds. */
@@ -122,8 +122,7 @@ INGOT_API ingot_status ingot_session_run(ingot_session* session);
 INGOT_API ingot_status ingot_session_output(const ingot_session* session, size_t index, const DLTensor** out);
 /* Takes an output of the last run out of the session, without a copy: the caller owns it and calls its deleter,
  * which may happen after the session and the model are freed. It can be taken once a run. */
-INGOT_API ingot_status ingot_session_take_output(ingot_session* session, size_t index,
-                                                 DLManagedTensorVersioned** out);
+INGOT_API ingot_status ingot_session_take_output(ingot_session* session, size_t index, DLManagedTensorVersioned** out);
 /* Turns per-step timing on or off. While on, each run adds its time for each step of the program's main function. */
 INGOT_API ingot_status ingot_session_set_profiling(ingot_session* session, int32_t enabled);
 /* The nanoseconds gathered for each step of the main function, in the manifest's order, and the number of runs they
