@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 PY := $(VENV)/bin/python
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 TORCH := torch==2.13.0
 
 PYTHON_SOURCES := python tests benchmarks examples/python examples/demo.py
@@ -44,11 +45,11 @@ test-fast: setup ## the tests that compile no large model
 lint: setup ## ruff, mypy and clang-format, changing nothing
 	$(PY) -m ruff check $(PYTHON_SOURCES)
 	$(PY) -m mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
+	clang-format --dry-run --Werror $(CPP)
 
 format: setup ## sort imports, fix what ruff can, format C and C++
 	$(PY) -m ruff check --fix $(PYTHON_SOURCES)
-	$(VENV)/bin/clang-format -i $(CPP)
+	clang-format -i $(CPP)
 
 bench: setup ## compare with the runtimes that are installed, on the models of tests/models/zoo.py; BENCH="-k bert" picks some
 	mkdir -p build

@@ -70,7 +70,7 @@ class IngotBackendRep(BackendRep):
                 try:
                     compile_model(self._model, path, constants=constants or None, **self._options)
                 except NeedsConstantError as error:
-                    if error.input_name not in self.input_names or error.input_name in self.constant_inputs:
+                    if error.input_name is None or error.input_name not in self.input_names or error.input_name in self.constant_inputs:
                         raise
                     self.constant_inputs.append(error.input_name)
                     return None

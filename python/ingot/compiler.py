@@ -182,7 +182,7 @@ def _is_module(model: Any) -> bool:
 
 def _parse(path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -237,7 +237,9 @@ def _build(imported: Imported, wanted: Sequence[Any], stages: _Stages, report: C
     built = []
     for number, target in enumerate(wanted):
         with stages("optimize"):
-            optimized = optimize(imported.mod, target, lambda line, t=target: report.log.append(f"{t.name}: {line}"))
+            lines: list[str] = []
+            optimized = optimize(imported.mod, target, lines.append)
+            report.log += [f"{target.name}: {line}" for line in lines]
         with stages("lower"):
             functions = {gv.name_hint: f for gv, f in optimized.mod.functions.items() if isinstance(f, tirx.PrimFunc)}
             scheduled = {}

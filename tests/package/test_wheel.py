@@ -31,7 +31,7 @@ def run(*command: object, **options: object) -> str:
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of the working tree."""
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, root)
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-C", f"build-dir={folder}/build", "--wheel-dir", folder, root)
     return next(folder.glob("*.whl"))
 
 

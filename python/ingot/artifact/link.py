@@ -42,7 +42,7 @@ class _Linker:
     def __init__(self, elf: ELFFile) -> None:
         self.elf = elf
         self.machine = elf.header["e_machine"]
-        self.symbols = list(elf.get_section_by_name(".symtab").iter_symbols())
+        self.symbols: list[Any] = list(elf.get_section_by_name(".symtab").iter_symbols())  # type: ignore[union-attr]
         self.address: dict[int, int] = {}
         self.slots: dict[str, int] = {}
         self.stubs: dict[str, int] = {}
@@ -50,7 +50,8 @@ class _Linker:
     def link(self) -> Image:
         kept = [(i, s) for i, s in enumerate(self.elf.iter_sections())
                 if s["sh_flags"] & _ALLOC and s["sh_size"] and not s.name.startswith((".eh_frame", ".note"))]
-        relocations = [(s["sh_info"], list(s.iter_relocations())) for s in self.elf.iter_sections()
+        relocations = [(s["sh_info"], list(s.iter_relocations())  # type: ignore[attr-defined]
+                       ) for s in self.elf.iter_sections()
                        if s["sh_type"] == "SHT_RELA" and s["sh_info"] in {i for i, _ in kept}]
         text_sections = [(i, s) for i, s in kept if not s["sh_flags"] & _WRITE]
         data_sections = [(i, s) for i, s in kept if s["sh_flags"] & _WRITE and s["sh_type"] != "SHT_NOBITS"]

@@ -73,7 +73,8 @@ def _run_onnx(model: onnx.ModelProto, folder: str, scratch: Path, inputs: list[d
     path = scratch / "reference.onnx"
     path.write_bytes(onnx.ModelProto.SerializeToString(model))
     for index, case in enumerate(inputs):
-        np.savez(scratch / f"case{index}.npz", **{f"i{i}": a for i, a in enumerate(case.values())})
+        named: dict[str, Any] = {f"i{i}": a for i, a in enumerate(case.values())}
+        np.savez(scratch / f"case{index}.npz", **named)
     command = [sys.executable, "-m", "ingot.artifact.reference", package, str(path), folder, str(scratch), str(len(inputs))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -91,7 +92,8 @@ def _main(package: str, path: str, folder: str, scratch: str, count: str) -> Non
     for index in range(int(count)):
         with np.load(Path(scratch) / f"case{index}.npz") as arrays:
             outputs = run([arrays[f"i{i}"] for i in range(len(arrays.files))])
-        np.savez(Path(scratch) / f"result{index}.npz", **{f"o{i}": np.asarray(a) for i, a in enumerate(outputs)})
+        named: dict[str, Any] = {f"o{i}": np.asarray(a) for i, a in enumerate(outputs)}
+        np.savez(Path(scratch) / f"result{index}.npz", **named)
 
 
 def _onnxruntime(path: str, folder: str) -> Callable[[list[Any]], list[Any]]:

@@ -128,7 +128,7 @@ def put_weight(put: Callable[[Any], int], weight: Weight, entry: dict[str, Any])
     array = np.ascontiguousarray(weight.load())
     if array.dtype.name != weight.dtype or array.shape != weight.shape:
         raise InternalError(f"weight '{weight.name}' is {array.dtype.name}{list(array.shape)}, expected {weight.dtype}{list(weight.shape)}")
-    view = array.reshape(-1).view(np.uint8) if array.size else b""
+    view: Any = array.reshape(-1).view(np.uint8) if array.size else b""
     put(bytes(entry["offset"] - put(b"")))
     put(view)
     entry["crc32"] = zlib.crc32(view)

@@ -89,7 +89,8 @@ def to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     else:
         array = tensor.numpy()
-    return array.copy()
+    copied: npt.NDArray[Any] = array.copy()
+    return copied
 
 
 def to_torch(array: npt.NDArray[Any]) -> torch.Tensor:

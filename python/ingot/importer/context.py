@@ -13,7 +13,7 @@ from ingot.errors import NeedsConstantError, UnsupportedError
 from ingot.importer import dims
 from ingot.importer.dims import Dim
 from ingot.importer.values import SMALL, Value, constant, symbolic
-from ingot.importer.weights import numpy_dtype
+from ingot.importer.weights import Weight, numpy_dtype
 
 if TYPE_CHECKING:
     import onnx
@@ -53,7 +53,7 @@ class Context:
 
         Other arguments pass through, as do values inside lists. Returns a Value, or a tuple of them.
         """
-        hint = name or getattr(function, "__name__", "compute")
+        hint = str(name or getattr(function, "__name__", "compute"))
         if not hint.isidentifier():
             hint = self.node.op_type.lower() if self.node is not None else "compute"
 
@@ -255,7 +255,7 @@ class Context:
     def indices(self, value: Value, extent: Dim) -> Value:
         """Indices into an axis of ``extent``, made non-negative; one that is out of range is an error, now or at run time."""
         if value.is_small_constant and isinstance(extent, int):
-            array = self.array(value, "indices").astype(np.int64)
+            array = np.asarray(value.array, np.int64)
             if array.size and (array.min() < -extent or array.max() >= extent):
                 raise self.error(f"an index is out of range for an axis of {extent}: {array.min()} to {array.max()}")
             return self.constant(np.where(array < 0, array + extent, array))
@@ -266,7 +266,7 @@ class Context:
         if value.weight is not None:
             if value.weight.nbytes <= SMALL * 8 and value.is_small_constant:
                 return relax.const(value.weight.load(), value.dtype)
-            return self.weight_expr(value)
+            return self.weight_expr(value, value.weight)
         assert value.elements is not None
         if value.is_constant:
             return relax.const(value.elements.astype(numpy_dtype(value.dtype)), value.dtype)
@@ -277,11 +277,11 @@ class Context:
             tensor = self.reshape(tensor, value.shape)
         return self.cast(tensor, value.dtype).expr
 
-    def weight_expr(self, value: Value) -> Any:
+    def weight_expr(self, value: Value, weight: Weight) -> Any:
         """The variable of a large constant: a parameter of the model's main function, captured by inner functions."""
         if self.parent is None:
-            return self.module.weight_parameter(value.weight)
-        return self.capture(Value(self.root, value.dtype, value.shape, value.name, weight=value.weight), f"%{value.weight.name}").expr
+            return self.module.weight_parameter(weight)
+        return self.capture(Value(self.root, value.dtype, value.shape, value.name, weight=weight), f"%{weight.name}").expr
 
     @property
     def root(self) -> Context:

@@ -36,7 +36,7 @@ def expr(value: Dim) -> Any:
     return tirx.IntImm("int64", value) if isinstance(value, int) else value
 
 
-def is_static(shape: Sequence[Dim]) -> bool:
+def is_static(shape: Iterable[Dim]) -> bool:
     """Whether every extent is known."""
     return all(isinstance(extent, int) for extent in shape)
 

@@ -87,7 +87,7 @@ def import_model(
         mod=module.bb.get(), inputs=inputs, outputs=outputs, symbols=list(symbols.values()), weights=weights, nodes=module.nodes,
         checks=module.function_checks,
         metadata={"source": "onnx", "graph": model.graph.name, "producer": f"{model.producer_name} {model.producer_version}".strip(),
-                  "ir_version": model.ir_version, "opset": {k: v for k, v in opsets.items()}})
+                  "ir_version": model.ir_version, "opset": dict(opsets)})
 
 
 def inline(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -113,7 +113,7 @@ def _schema_functions(model: onnx.ModelProto) -> list[tuple[str, str]]:
         if registry.find(node.domain, node.op_type, version) is not None:
             continue
         try:
-            schema = onnx.defs.get_schema(node.op_type, version, registry.DOMAIN_ALIASES.get(node.domain, node.domain))
+            schema: Any = onnx.defs.get_schema(node.op_type, version, registry.DOMAIN_ALIASES.get(node.domain, node.domain))
         except onnx.defs.SchemaError:
             continue
         if schema.has_function or schema.has_context_dependent_function:
@@ -139,7 +139,8 @@ def check_order(graph: onnx.GraphProto, source: str) -> None:
 def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override: Sequence[int | str] | None, source: str) -> TensorSpec:
     kind = declared.type.WhichOneof("value")
     if kind != "tensor_type":
-        raise UnsupportedError(f"{source}: input '{declared.name}' is a {(kind or 'value of no type').replace('_type', '')}; only tensors are supported")
+        what = (kind or "value of no type").replace("_type", "")
+        raise UnsupportedError(f"{source}: input '{declared.name}' is a {what}; only tensors are supported")
     tensor = declared.type.tensor_type
     if tensor.elem_type == onnx.TensorProto.STRING:
         raise UnsupportedError(f"{source}: input '{declared.name}' holds strings, which are not supported")
@@ -150,7 +151,8 @@ def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override
     if override is None and not tensor.HasField("shape"):
         raise UnsupportedError(f"{source}: input '{declared.name}' has no shape, not even a rank; give one with --shape {declared.name}=...")
     if override is not None and tensor.HasField("shape") and len(override) != len(tensor.shape.dim):
-        raise CompileError(f"{source}: input '{declared.name}' has {len(tensor.shape.dim)} dimensions; the shape {list(override)} has {len(override)}")
+        raise CompileError(f"{source}: input '{declared.name}' has {len(tensor.shape.dim)} dimensions; "
+                           f"the shape {list(override)} has {len(override)}")
     shape: list[Any] = []
     extents = override if override is not None else tensor.shape.dim
     for axis, extent in enumerate(extents):

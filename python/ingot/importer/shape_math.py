@@ -105,7 +105,7 @@ def _shape(node: onnx.NodeProto, value: Value) -> np.ndarray:
     return np.array(list(shape) + [None], dtype=object)[:-1]
 
 
-def _slice(node: onnx.NodeProto, data: np.ndarray, *rest: Any) -> np.ndarray | None:
+def _slice(node: onnx.NodeProto, data: np.ndarray, *rest: Any) -> Any:
     if rest:
         starts, ends, axes, steps = (list(rest) + [None] * 4)[:4]
     else:
@@ -113,7 +113,8 @@ def _slice(node: onnx.NodeProto, data: np.ndarray, *rest: Any) -> np.ndarray | N
     flat = [None if v is None else list(np.asarray(v, dtype=object).ravel()) for v in (starts, ends, axes, steps)]
     if any(not isinstance(v, (int, np.integer)) for values in flat if values is not None for v in values):
         return None
-    starts, ends, axes, steps = flat
+    starts, ends = flat[0] or [], flat[1] or []
+    axes, steps = flat[2:]
     picks: list[Any] = [slice(None)] * data.ndim
     for i, axis in enumerate(axes if axes is not None else range(len(starts))):
         step = steps[i] if steps is not None else 1

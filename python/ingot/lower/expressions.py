@@ -9,11 +9,11 @@ from tvm import tirx
 from ingot.errors import InternalError
 from ingot.importer.dims import Dim
 
-_OPERATORS: tuple[tuple[type, str], ...] = (
+_OPERATORS: tuple[tuple[Any, str], ...] = (
     (tirx.Add, "add"), (tirx.Sub, "sub"), (tirx.Mul, "mul"), (tirx.FloorDiv, "floordiv"), (tirx.FloorMod, "floormod"),
     (tirx.Min, "min"), (tirx.Max, "max"), (tirx.LT, "lt"), (tirx.LE, "le"), (tirx.EQ, "eq"), (tirx.NE, "ne"), (tirx.And, "and"), (tirx.Or, "or"),
 )
-_SWAPPED: tuple[tuple[type, str], ...] = ((tirx.GT, "lt"), (tirx.GE, "le"))
+_SWAPPED: tuple[tuple[Any, str], ...] = ((tirx.GT, "lt"), (tirx.GE, "le"))
 
 
 class Expressions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def _host_features() -> frozenset[str]:
     return frozenset()
 
 
-_TARGETS = {
+_TARGETS: dict[str, Callable[[], Target]] = {
     "cpu": _host,
     "cpu:x86-64-v2": lambda: _x86("x86-64-v2"),
     "cpu:x86-64-v3": lambda: _x86("x86-64-v3"),

@@ -49,7 +49,7 @@ def convolve(cx: Context, x: Value, w: Value, around: Window, group: int) -> Val
 
 
 def pad_spatial(cx: Context, x: Value, before: Sequence[Dim], after: Sequence[Dim], value: float = 0) -> Value:
-    """x with its spatial axes padded by a value; pads may be symbolic."""
+    """Pads the spatial axes with a value; pads may be symbolic."""
     shape = [*x.shape[:2], *(e + b + a for e, b, a in zip(x.shape[2:], before, after, strict=True))]
 
     def compute(t: te.Tensor) -> te.Tensor:

@@ -27,7 +27,8 @@ def matmul(cx: Context, a: Value, b: Value) -> Value:
 
 
 @onnx_op("Gemm", since=7)
-def gemm(cx: Context, a: Value, b: Value, c: Value | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> Value:
+def gemm(cx: Context, a: Value, b: Value, c: Value | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0,
+         transB: int = 0) -> Value:
     a = cx.transpose(a, [1, 0]) if transA else a
     b = cx.transpose(b, [1, 0]) if transB else b
     y = matmul(cx, a, b)

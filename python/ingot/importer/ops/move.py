@@ -83,7 +83,9 @@ def _join(cx: Context, parts: Sequence[Value], axis: int) -> Value:
 
     def compute(*tensors: te.Tensor) -> te.Tensor:
         def body(*i: Any) -> Any:
-            at = lambda t, start: t(*i[:axis], i[axis] - dims.expr(start), *i[axis + 1:])  # noqa: E731
+            def at(t: te.Tensor, start: Dim) -> Any:
+                return t(*i[:axis], i[axis] - dims.expr(start), *i[axis + 1:])
+
             value = at(tensors[-1], ends[-2])
             for t, start, end in list(zip(tensors, [0, *ends], ends, strict=False))[-2::-1]:
                 value = tirx.if_then_else(i[axis] < dims.expr(end), at(t, start), value)
@@ -122,7 +124,7 @@ def _split(cx: Context, x: Value, axis: int, sizes: list[Dim]) -> tuple[Value, .
 
 
 def window_of(cx: Context, x: Value, axes: dict[int, tuple[Dim, Dim, int]]) -> Value:
-    """The elements of x at start, start + step, ... on some axes: (start, count, step) for each."""
+    """The elements of a value at start, start + step, ... on some axes: (start, count, step) for each."""
     shape = [axes[i][1] if i in axes else d for i, d in enumerate(x.shape)]
 
     def compute(t: te.Tensor) -> te.Tensor:
@@ -185,7 +187,7 @@ def expand(cx: Context, x: Value, shape: Value) -> Value:
 
 
 def broadcast_to(cx: Context, x: Value, shape: Sequence[Dim]) -> Value:
-    """x repeated along axes of extent 1 and new leading axes."""
+    """Repeats x along axes of extent 1 and new leading axes."""
     offset = len(shape) - x.ndim
 
     def compute(t: te.Tensor) -> te.Tensor:
@@ -226,7 +228,7 @@ def pad_2(cx: Context, x: Value, *, pads: list[int], mode: str = "constant", val
 def pad(cx: Context, x: Value, pads: Value, value: Value | None = None, axes: Value | None = None, *, mode: str = "constant") -> Value:
     amounts = cx.dims(pads, "pads")
     where = [a % x.ndim for a in cx.ints(axes, "axes") or range(x.ndim)]
-    if value is not None and value.is_constant and np.size(value.array) == 1:
+    if value is not None and value.is_constant and np.asarray(value.array).size == 1:
         return _pad(cx, x, amounts, where, mode, tirx.const(np.asarray(value.array).item(), x.dtype))
     return _pad(cx, x, amounts, where, mode, tirx.const(0, x.dtype), value)
 
@@ -247,7 +249,8 @@ def _pad(cx: Context, x: Value, amounts: list[Dim], axes: list[int], mode: str, 
                      for k, e, b, a in zip(at, t.shape, before, after, strict=True)]
             if mode != "constant":
                 return t(*moved)
-            inside = [tirx.all(k >= 0, k < e) for k, e, b, a in zip(at, t.shape, before, after, strict=True) if not (dims.equal(b, 0) and dims.equal(a, 0))]
+            padded = [not (dims.equal(b, 0) and dims.equal(a, 0)) for b, a in zip(before, after, strict=True)]
+            inside = [tirx.all(k >= 0, k < e) for k, e, p in zip(at, t.shape, padded, strict=True) if p]
             filler = fill[0](*[0] * len(fill[0].shape)) if fill else constant
             return tirx.if_then_else(tirx.all(*inside), t(*at), filler) if inside else t(*at)
 
