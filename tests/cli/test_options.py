@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 import pytest
+
 from ingot.cli import options
 from ingot.cli.compile import is_callable
 from ingot.cli.main import main

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ingot.backend import prepare
 
+from ingot.backend import prepare
 from tests.conformance.cases import cases, compare, model_and_data
 
 LIST = Path(__file__).with_name("expected_failures.txt")

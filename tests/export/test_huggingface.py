@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from ingot.errors import CompileError, FileError, UnsupportedError
-from ingot.export import export_directory, export_huggingface, export_sentence_encoder
 from safetensors.torch import load_file, save_file
 
+from ingot.errors import CompileError, FileError, UnsupportedError
+from ingot.export import export_directory, export_huggingface, export_sentence_encoder
 from tests.export.test_module import agrees, shapes
 
 TEXT = ["batch", "sequence"]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from ingot.errors import CompileError, InputError
 from ingot.export import Exported, export_module
 from ingot.export.torch import OPSET

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ingot.errors import CompileError
 from ingot.export import load_callable
 

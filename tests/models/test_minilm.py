@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import ingot
 import numpy as np
 import pytest
 
+import ingot
 from tests.cache import Case
 from tests.models.zoo import minilm_directory
 
@@ -34,6 +34,7 @@ def batches() -> Iterator[dict[str, np.ndarray]]:
 def pytorch() -> Callable[[dict[str, np.ndarray]], np.ndarray]:
     """PyTorch's embeddings."""
     import torch
+
     from ingot.export.huggingface import load
     from ingot.export.sentence import Normalize, Pooling, SentenceEncoder
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import ingot
 import numpy as np
 import pytest
 
+import ingot
 from tests.cache import BATCHES, Case
 from tests.models.zoo import ZOO
 

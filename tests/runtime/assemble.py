@@ -116,7 +116,8 @@ class Function:
 
     def as_json(self) -> dict[str, Any]:
         """The function as the manifest holds it."""
-        return {"name": self.name, "symbols": self.symbols, "exprs": self.exprs, "values": self.values, "inputs": self.inputs, "outputs": self.outputs,
+        return {"name": self.name, "symbols": self.symbols, "exprs": self.exprs, "values": self.values, "inputs": self.inputs,
+                "outputs": self.outputs,
                 "weights": self.weights, "steps": self.steps}
 
 
@@ -142,7 +143,8 @@ class Artifact:
         offset = sum(len(d) + -len(d) % 64 for _, d in self.weights)
         value = function.value(str(data.dtype), data.shape)
         function.weights[str(value)] = len(self.weights)
-        row = {"name": name, "dtype": str(data.dtype), "shape": list(data.shape), "offset": offset, "nbytes": data.nbytes, "crc32": zlib.crc32(data.tobytes())}
+        row = {"name": name, "dtype": str(data.dtype), "shape": list(data.shape), "offset": offset, "nbytes": data.nbytes,
+               "crc32": zlib.crc32(data.tobytes())}
         self.weights.append((row, data.tobytes()))
         return value
 

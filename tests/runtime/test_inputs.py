@@ -179,9 +179,10 @@ def test_values_that_are_not_finite_are_found_on_request(model: ingot.Model, val
         session.run(given, check_finite=True)
 
 
-DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64", "complex128",
-          "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn", "int4", "uint4", "int2",
-          "uint2"]
+DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64",
+          "complex128",
+          "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn", "int4", "uint4",
+          "int2", "uint2"]
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -212,7 +213,8 @@ def test_zero_extents_are_extents(model: ingot.Model) -> None:
 
 
 def test_the_description_of_inputs(model: ingot.Model) -> None:
-    assert [(i.name, i.dtype, i.shape) for i in model.inputs] == [("x0", "float32", ("batch", 3, "seq")), ("x1", "int64", ("seq",)), ("x2", "float32", ("batch",))]
+    assert [(i.name, i.dtype, i.shape) for i in model.inputs] == [("x0", "float32", ("batch", 3, "seq")), ("x1", "int64", ("seq",)),
+                                                                    ("x2", "float32", ("batch",))]
     assert repr(model).startswith("<Model test.ingot (x0: float32[batch, 3, seq]")
 
 

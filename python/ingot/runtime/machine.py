@@ -9,8 +9,10 @@ from ingot.runtime import _native
 
 
 def machine() -> dict[str, Any]:
-    """This machine: ``architecture``, ``model``, ``cores``, ``logical_cpus``, ``threads`` (the default of a model's), ``features`` (Linux's
-    names), ``caches`` (level, type and bytes of each) and ``targets`` (those of the compiler's that it can run, the best first).
+    """This machine, as a dict.
+
+    Its keys are ``architecture``, ``model``, ``cores``, ``logical_cpus``, ``threads`` (the default of a model's), ``features`` (Linux's names),
+    ``caches`` (level, type and bytes of each) and ``targets`` (those of the compiler's that it can run, the best first).
     """
     found: dict[str, Any] = json.loads(_native.machine())
     return found

@@ -14,8 +14,8 @@ import numpy as np
 
 from ingot.errors import FileError, MissingFileError
 from ingot.runtime import _native
-from ingot.runtime._inputs import in_order
 from ingot.runtime._inputs import check_finite as refuse_not_finite
+from ingot.runtime._inputs import in_order
 from ingot.runtime.session import Session
 
 Array = np.ndarray[Any, Any]
