@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from tvm import relax
 
 from ingot.errors import CompileError, IngotError, UnsupportedError
-from ingot.importer import dims, registry
+from ingot.importer import dims, inline, registry
 from ingot.importer.context import Context
 from ingot.importer.fold import fold
 from ingot.importer.shape_math import shape_math
@@ -57,6 +57,8 @@ def check_supported(graph: onnx.GraphProto, opsets: dict[str, int], source: str)
             problems.setdefault(f"{label}: the model imports no opset of domain '{domain}'", []).append(node_label(node))
             continue
         operator = registry.find(domain, node.op_type, opset)
+        if operator is None and inline.find(domain, node.op_type, opset) is not None:
+            continue
         if operator is None:
             problems.setdefault(f"{label} (opset {opset})", []).append(node_label(node))
             continue
@@ -121,7 +123,10 @@ def _first_lines(error: Exception) -> str:
 def _call(cx: Context, node: onnx.NodeProto, inputs: list[Value | None], domain: str) -> list[Value]:
     operator = registry.find(domain, node.op_type, cx.opset)
     if operator is None:
-        raise cx.error("this operator is not supported")
+        results = inline.expand(cx, node, inputs, import_node)
+        if results is None:
+            raise cx.error("this operator is not supported")
+        return results
     count = len(inputs)
     required_missing = next((i for i in range(operator.min_inputs) if i >= count or inputs[i] is None), None)
     if required_missing is not None:
@@ -129,8 +134,7 @@ def _call(cx: Context, node: onnx.NodeProto, inputs: list[Value | None], domain:
     if operator.max_inputs is not None and count > operator.max_inputs:
         raise cx.error(f"has {count} inputs; at most {operator.max_inputs} are supported")
     result = operator.function(cx, *inputs, **attributes(node, cx))
-    results = result if isinstance(result, (tuple, list)) else (result,)
-    return [cx.wrap(r) for r in results]
+    return [cx.wrap(r) for r in (result if isinstance(result, (tuple, list)) else (result,))]
 
 
 def attributes(node: onnx.NodeProto, cx: Context) -> dict[str, Any]:

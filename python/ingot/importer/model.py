@@ -13,7 +13,7 @@ from tvm import relax
 from ingot.errors import CompileError, UnsupportedError
 from ingot.importer import dims, registry
 from ingot.importer.context import Context
-from ingot.importer.graph import check_supported, import_nodes, nodes_of
+from ingot.importer.graph import check_supported, import_nodes
 from ingot.importer.module import Imported, ModuleBuilder, TensorSpec
 from ingot.importer.values import Value
 from ingot.importer.weights import dtype_name
@@ -44,7 +44,7 @@ def import_model(
     """
     import ingot.importer.ops  # noqa: F401  (registers the operators)
 
-    model = inline(model, source)
+    model = inline_functions(model, source)
     opsets = {registry.DOMAIN_ALIASES.get(o.domain, o.domain): o.version for o in model.opset_import}
     if not opsets:
         raise CompileError(f"{source}: the model imports no operator set")
@@ -90,35 +90,14 @@ def import_model(
                   "ir_version": model.ir_version, "opset": dict(opsets)})
 
 
-def inline(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
-    """Replaces calls of the model's own functions, and of operators that only ONNX's function bodies define, by their bodies."""
+def inline_functions(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """Replaces calls of the model's own functions by their bodies."""
+    if not model.functions:
+        return model
     try:
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
-        for _ in range(8):  # a body may use operators that are functions again
-            wanted = _schema_functions(model)
-            if not wanted:
-                break
-            model = onnx.inliner.inline_selected_functions(model, wanted, inline_schema_functions=True)
+        return onnx.inliner.inline_local_functions(model)
     except Exception as error:
         raise CompileError(f"{source}: the model's functions cannot be inlined: {error}") from error
-    return model
-
-
-def _schema_functions(model: onnx.ModelProto) -> list[tuple[str, str]]:
-    opsets = {o.domain: o.version for o in model.opset_import}
-    wanted = set()
-    for node in nodes_of(model.graph):
-        version = opsets.get(node.domain, opsets.get("ai.onnx", 0) if node.domain == "" else 0)
-        if registry.find(node.domain, node.op_type, version) is not None:
-            continue
-        try:
-            schema: Any = onnx.defs.get_schema(node.op_type, version, registry.DOMAIN_ALIASES.get(node.domain, node.domain))
-        except onnx.defs.SchemaError:
-            continue
-        if schema.has_function or schema.has_context_dependent_function:
-            wanted.add((node.domain, node.op_type))
-    return sorted(wanted)
 
 
 def check_order(graph: onnx.GraphProto, source: str) -> None:
