@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "buffer.h"
@@ -71,25 +72,29 @@ __attribute__((always_inline)) inline int64_t SumWith(const std::byte* data, siz
   return total;
 }
 
-constexpr int kChains = 12;  // independent ones: a latency of 4 to 5 cycles times 2 units, within 16 registers
+constexpr size_t kChains = 12;  // independent ones: a latency of 4 to 5 cycles times 2 units, within 16 registers
 constexpr int64_t kRounds = 200000;
 
 // Chains of multiply-adds; the result only keeps the compiler from removing them. Returns the operations done.
-template <int kBytes>
-__attribute__((always_inline)) inline double MultiplyAddWith(float& sink) {
+// The chains are named by a pack and not by an index: GCC keeps an array that a loop runs over in memory.
+template <int kBytes, size_t... kChain>
+__attribute__((always_inline)) inline double MultiplyAddChains(float& sink, std::index_sequence<kChain...>) {
   using Float = typename Vectors<kBytes>::Float;
-  Float sums[kChains];
-  for (int c = 0; c < kChains; ++c) sums[c] = Float{} + static_cast<float>(c);
+  Float sums[sizeof...(kChain)] = {(Float{} + static_cast<float>(kChain))...};
   Float factor = Float{} + 0.999f;
   Float term = Float{} + 0.001f;
   for (int64_t round = 0; round < kRounds; ++round) {
     __asm__ volatile("" : "+m"(sink));
-    for (int c = 0; c < kChains; ++c) sums[c] = sums[c] * factor + term;
+    ((sums[kChain] = sums[kChain] * factor + term), ...);
   }
-  Float total{};
-  for (const Float& sum : sums) total += sum;
+  const Float total = (sums[kChain] + ...);
   for (size_t i = 0; i < sizeof(Float) / 4; ++i) sink += total[i];
-  return 2.0 * kChains * static_cast<double>(kRounds) * (kBytes / 4);
+  return 2.0 * sizeof...(kChain) * static_cast<double>(kRounds) * (kBytes / 4);
+}
+
+template <int kBytes>
+__attribute__((always_inline)) inline double MultiplyAddWith(float& sink) {
+  return MultiplyAddChains<kBytes>(sink, std::make_index_sequence<kChains>());
 }
 
 struct Implementation {
