@@ -1,9 +1,15 @@
 """The ONNX operators, by family. Importing this package registers them all."""
 
+from ingot.importer.ops import activation as activation
+from ingot.importer.ops import cast as cast
 from ingot.importer.ops import conv as conv
+from ingot.importer.ops import create as create
 from ingot.importer.ops import elementwise as elementwise
 from ingot.importer.ops import linear as linear
+from ingot.importer.ops import logical as logical
 from ingot.importer.ops import move as move
 from ingot.importer.ops import normalize as normalize
 from ingot.importer.ops import pool as pool
+from ingot.importer.ops import reduce as reduce
+from ingot.importer.ops import resize as resize
 from ingot.importer.ops import shape as shape
