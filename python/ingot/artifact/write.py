@@ -125,7 +125,7 @@ class Layout:
 
 def put_weight(put: Callable[[Any], int], weight: Weight, entry: dict[str, Any]) -> None:
     """Reads a weight, writes it at its place and notes its checksum. It is in memory only meanwhile."""
-    array = np.ascontiguousarray(weight.load())
+    array = np.asarray(weight.load(), order="C")  # np.ascontiguousarray would make a scalar 1-D
     if array.dtype.name != weight.dtype or array.shape != weight.shape:
         raise InternalError(f"weight '{weight.name}' is {array.dtype.name}{list(array.shape)}, expected {weight.dtype}{list(weight.shape)}")
     view: Any = array.reshape(-1).view(np.uint8) if array.size else b""
