@@ -28,10 +28,13 @@ class Maths:
     ceil: Callable[[Any], Any]
     absolute: Callable[[Any], Any]
     where: Callable[[Any, Any, Any], Any]
+    minimum: Callable[[Any, Any], Any]
+    maximum: Callable[[Any, Any], Any]
 
 
-NUMPY = Maths(np.floor, np.ceil, np.abs, np.where)
-TIR = Maths(tirx.floor, tirx.ceil, tirx.abs, lambda c, a, b: tirx.Select(c, _double(a), _double(b)))
+NUMPY = Maths(np.floor, np.ceil, np.abs, np.where, np.minimum, np.maximum)
+TIR = Maths(tirx.floor, tirx.ceil, tirx.abs, lambda c, a, b: tirx.Select(c, _double(a), _double(b)),
+            lambda a, b: tirx.min(_double(a), _double(b)), lambda a, b: tirx.max(_double(a), _double(b)))
 
 
 def _double(value: Any) -> Any:
@@ -90,7 +93,8 @@ class Axis:
         if isinstance(self.scale, float):
             return x / self.scale
         above, below = (float(d) if isinstance(d, int) else d.astype("float64") for d in self.scale)
-        return x * below / above
+        # Halves change nothing: TVM's analyzer cannot bind a float that is made of integers only.
+        return x * 0.5 * below / (above * 0.5)
 
     def before(self, rule: Rule) -> Dim:
         """How many elements before the one at or left of the coordinate take part."""
@@ -139,18 +143,17 @@ def nearest(m: Maths, rule: Rule, axis: Axis, x: Any) -> Any:
 
 def weight(m: Maths, rule: Rule, axis: Axis, x: Any, at: Any) -> Any:
     """The weight, before normalization, of element ``at`` (float64) for a coordinate."""
-    narrow = axis.factor()
-    d = m.absolute(at - x) * (m.where(narrow < 1, narrow, 1.0) if rule.antialias else 1.0)
+    d = m.absolute(at - x) * (m.minimum(axis.factor(), 1.0) if rule.antialias else 1.0)
+    # Clamped arguments rather than cases: TVM's analyzer fails on some conditions over floats.
     if rule.mode == "linear":
-        value = m.where(d < 1, 1.0 - d, 0.0)
+        value = m.maximum(1.0 - d, 0.0)
     else:
         a = rule.cubic_a
-        close = ((a + 2) * d - (a + 3)) * d * d + 1.0
-        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        value = m.where(d <= 1, close, m.where(d < 2, far, 0.0))
+        near, far = m.minimum(d, 1.0), m.minimum(m.maximum(d, 1.0), 2.0)
+        value = (((a + 2) * near - (a + 3)) * near * near + 1.0) + (((a * far - 5 * a) * far + 8 * a) * far - 4 * a)
     if rule.exclude_outside:
         size = float(axis.size) if isinstance(axis.size, int) else axis.size.astype("float64")
-        value = m.where(at < 0, 0.0, m.where(at > size - 1.0, 0.0, value))
+        value = value * m.maximum(m.minimum(at + 1.0, 1.0), 0.0) * m.maximum(m.minimum(size - at, 1.0), 0.0)
     return value
 
 
