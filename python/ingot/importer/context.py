@@ -210,6 +210,11 @@ class Context:
                 lambda a: np.ascontiguousarray(a.transpose(axes)), shape, ":t" + "".join(map(str, axes))))
         return self.op(relax.op.permute_dims(value.expr, axes))
 
+    def view(self, value: Value, dtype: str) -> Value:
+        """The same bytes as elements of another type of the same size; costs nothing at run time."""
+        result: Value = self.builtin("view", [value], [(value.shape, dtype)])
+        return result
+
     def array(self, value: Value | None, what: str) -> np.ndarray | None:
         """The elements of a constant, or None for an omitted input; raises if they are not known while compiling."""
         if value is None:
@@ -264,7 +269,7 @@ class Context:
     def materialize(self, value: Value) -> Any:
         """The Relax expression of a constant or of symbolic integers."""
         if value.weight is not None:
-            if value.weight.nbytes <= SMALL * 8 and value.is_small_constant:
+            if value.weight.nbytes <= SMALL * 8 and value.is_small_constant and not _is_packed(value.dtype):
                 return relax.const(value.weight.load(), value.dtype)
             return self.weight_expr(value, value.weight)
         assert value.elements is not None
@@ -370,6 +375,11 @@ class Context:
         if not isinstance(ty, relax.TensorType) or ty.shape is None or not hasattr(ty.shape, "values"):
             raise self.error(f"the shape of a result could not be found (it is {ty})")
         return Value(self, str(ty.dtype), dims.dims(ty.shape.values), _expr=var)
+
+
+def _is_packed(dtype: str) -> bool:
+    """Whether TVM's own arrays hold several elements of a type in a byte, unlike tensors here."""
+    return dtype.endswith(("int4", "int2")) or dtype.startswith(("float4", "float6"))
 
 
 def _with_scalars(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[Any]]:

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from tvm import relax
 
 from ingot.errors import CompileError, IngotError, UnsupportedError
-from ingot.importer import dims, inline, registry
+from ingot.importer import dims, inline, narrow, registry
 from ingot.importer.context import Context
 from ingot.importer.fold import fold
 from ingot.importer.shape_math import shape_math
@@ -133,8 +133,9 @@ def _call(cx: Context, node: onnx.NodeProto, inputs: list[Value | None], domain:
         raise cx.error(f"input {required_missing} is required, but the node leaves it out")
     if operator.max_inputs is not None and count > operator.max_inputs:
         raise cx.error(f"has {count} inputs; at most {operator.max_inputs} are supported")
-    result = operator.function(cx, *inputs, **attributes(node, cx))
-    return [cx.wrap(r) for r in (result if isinstance(result, (tuple, list)) else (result,))]
+    given, tag = narrow.as_bytes(cx, node.op_type, inputs)
+    result = operator.function(cx, *given, **attributes(node, cx))
+    return [tag(cx.wrap(r)) for r in (result if isinstance(result, (tuple, list)) else (result,))]
 
 
 def attributes(node: onnx.NodeProto, cx: Context) -> dict[str, Any]:

@@ -230,6 +230,9 @@ class _FunctionBuilder:
         if symbol == "ingot.builtin.let":
             self.bound[variable] = list(arguments[0].values)
             return
+        if symbol == "ingot.builtin.view":  # the match_cast that follows states the type
+            self.bound[variable] = self.value(arguments[0].fields[0])
+            return
         if symbol == "ingot.builtin.to_dims":
             step: dict[str, Any] = {"op": "builtin", "name": "to_dims", "inputs": [self.value(arguments[0].fields[0])], "outputs": [], "ints": []}
             self.steps.append(step)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from ingot.importer import narrow
 from ingot.importer.context import Context
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 from ingot.importer.weights import dtype_name, numpy_dtype
-
-_PLAIN = frozenset({"bool", "float16", "bfloat16", "float32", "float64",
-                    *(f"{sign}{bits}" for sign in ("int", "uint") for bits in (8, 16, 32, 64))})
 
 
 def dtype_of(cx: Context, code: int) -> str:
@@ -24,13 +22,17 @@ def dtype_of(cx: Context, code: int) -> str:
         raise cx.error(f"element type {code} does not exist") from None
 
 
-def convert(cx: Context, x: Value, dtype: str) -> Value:
+def convert(cx: Context, x: Value, dtype: str, *, saturate: bool = True, round_mode: str = "up") -> Value:
     """The value in another type: floats to integers truncate, anything but 0 is true."""
     if x.dtype == dtype:
         return x
-    if x.dtype not in _PLAIN or dtype not in _PLAIN:
+    if x.dtype.startswith("complex") or dtype.startswith("complex"):
         raise cx.error(f"a cast from {x.dtype} to {dtype} is not supported")
-    if x.weight is not None and not x.is_small_constant and x.dtype != "bool" and dtype != "bool":
+    if x.dtype in narrow.TYPES:
+        x = narrow.decode(cx, x)
+    if dtype in narrow.TYPES:
+        return narrow.encode(cx, x, dtype, saturate=saturate, round_mode=round_mode)
+    if x.dtype != dtype and x.weight is not None and not x.is_small_constant and "bool" not in (x.dtype, dtype):
         target = numpy_dtype(dtype)
         return Value(cx, dtype, x.shape, weight=x.weight.map(lambda a: a.astype(target), x.weight.shape, f":{dtype}", dtype))
     return cx.cast(x, dtype)
@@ -38,9 +40,25 @@ def convert(cx: Context, x: Value, dtype: str) -> Value:
 
 @onnx_op("Cast")
 def cast(cx: Context, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
-    return convert(cx, x, dtype_of(cx, to))
+    return convert(cx, x, dtype_of(cx, to), saturate=bool(saturate), round_mode=round_mode)
 
 
 @onnx_op("CastLike", since=15)
 def cast_like(cx: Context, x: Value, like: Value, *, saturate: int = 1, round_mode: str = "up") -> Value:
-    return convert(cx, x, like.dtype)
+    return convert(cx, x, like.dtype, saturate=bool(saturate), round_mode=round_mode)
+
+
+def _bits(dtype: str) -> int:
+    """The width of an element as it is stored."""
+    return int(numpy_dtype(dtype).itemsize) * 8
+
+
+@onnx_op("BitCast", since=26)
+def bit_cast(cx: Context, x: Value, *, to: int) -> Value:
+    dtype = dtype_of(cx, to)
+    narrow_bits = {t: bits for t, (_, bits) in narrow.INTEGERS.items()} | {"float4_e2m1fn": 4}
+    if narrow_bits.get(x.dtype, _bits(x.dtype)) != narrow_bits.get(dtype, _bits(dtype)):
+        raise cx.error(f"{x.dtype} and {dtype} are of different widths")
+    if x.dtype == dtype:
+        return x
+    return cx.view(x, dtype)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import relax, tirx
 
+from ingot.importer import narrow
 from ingot.importer.context import Context
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
@@ -70,7 +71,9 @@ def reciprocal(cx: Context, x: Value) -> Value:
 
 
 def _finite(cx: Context, x: Value) -> Value:
-    """x in a type in which it can be compared with infinity and itself."""
+    """X in a type in which it can be compared with infinity and itself."""
+    if x.dtype in narrow.TYPES:
+        return narrow.decode(cx, x)
     return x if x.dtype in ("float32", "float64") else cx.cast(x, "float32")
 
 
@@ -146,7 +149,7 @@ def power(cx: Context, a: Value, b: Value) -> Value:
             return known
     if is_integer(a) and is_integer(b):
         return cx.elementwise(_whole_power, a, cx.cast(b, "int64"), dtype=a.dtype, name="power")
-    wide = "float32" if a.dtype in NARROW_FLOATS and b.dtype != "float64" else "float64" if "float64" in (a.dtype, b.dtype) or is_integer(a) else a.dtype
+    wide = "float64" if "float64" in (a.dtype, b.dtype) or is_integer(a) else "float32"
     return cx.cast(binary(cx, relax.op.power, tirx.power, cx.cast(a, wide), cx.cast(b, wide)), a.dtype)
 
 

@@ -26,9 +26,9 @@ for _name, _operator, _plain in (
     ("LessOrEqual", relax.op.less_equal, lambda a, b: a <= b),
     ("Greater", relax.op.greater, lambda a, b: a > b),
     ("GreaterOrEqual", relax.op.greater_equal, lambda a, b: a >= b),
-    ("And", relax.op.logical_and, lambda a, b: tirx.all(a, b)),
-    ("Or", relax.op.logical_or, lambda a, b: tirx.any(a, b)),
-    ("Xor", relax.op.logical_xor, lambda a, b: tirx.NE(a, b)),
+    ("And", relax.op.logical_and, tirx.all),
+    ("Or", relax.op.logical_or, tirx.any),
+    ("Xor", relax.op.logical_xor, tirx.NE),
     ("BitwiseAnd", relax.op.bitwise_and, tirx.bitwise_and),
     ("BitwiseOr", relax.op.bitwise_or, tirx.bitwise_or),
     ("BitwiseXor", relax.op.bitwise_xor, tirx.bitwise_xor),
@@ -48,12 +48,19 @@ def bitwise_not(cx: Context, x: Value) -> Value:
 
 @onnx_op("BitShift", since=11)
 def bit_shift(cx: Context, x: Value, amount: Value, *, direction: str) -> Value:
-    bits = int(x.dtype.removeprefix("uint"))
-    shift = tirx.shift_left if direction == "LEFT" else tirx.shift_right
+    if direction not in ("LEFT", "RIGHT"):
+        raise cx.error(f"direction is '{direction}'; it is LEFT or RIGHT")
+    bits = int(x.dtype.lstrip("uint"))
+    zero, most = tirx.const(0, x.dtype), tirx.const(bits - 1, x.dtype)
 
     def shifted(a: Any, n: Any) -> Any:
-        # The machine takes the amount modulo the width; shifting all bits out leaves 0.
-        most = tirx.const(bits - 1, x.dtype)
-        return tirx.Select(n > most, tirx.const(0, x.dtype), shift(a, tirx.min(n, most)))
+        # The machine takes the amount modulo the width. Here, shifting all bits out leaves the sign, or 0.
+        outside = tirx.any(n < zero, n > most)
+        within = tirx.Select(outside, most, n)
+        if direction == "LEFT":
+            return tirx.Select(outside, zero, tirx.shift_left(a, within))
+        moved = tirx.shift_right(a, within)
+        return tirx.Select(outside, tirx.Select(a < zero, tirx.const(-1, x.dtype), zero), moved) if x.dtype.startswith("int") else tirx.Select(
+            outside, zero, moved)
 
     return cx.elementwise(shifted, x, amount)

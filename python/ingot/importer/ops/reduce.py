@@ -11,7 +11,7 @@ from tvm import relax, te, tirx
 from ingot.importer import dims
 from ingot.importer.context import Context
 from ingot.importer.ops.create import filled
-from ingot.importer.ops.elementwise import NARROW_FLOATS, in_float32, is_float, is_integer, whole_quotient
+from ingot.importer.ops.elementwise import NARROW_FLOATS, in_float32, is_float, whole_quotient
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 from ingot.importer.weights import numpy_dtype
