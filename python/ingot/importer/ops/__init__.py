@@ -10,6 +10,9 @@ from ingot.importer.ops import logical as logical
 from ingot.importer.ops import move as move
 from ingot.importer.ops import normalize as normalize
 from ingot.importer.ops import pool as pool
+from ingot.importer.ops import position as position
+from ingot.importer.ops import random as random
 from ingot.importer.ops import reduce as reduce
 from ingot.importer.ops import resize as resize
 from ingot.importer.ops import shape as shape
+from ingot.importer.ops import training as training
