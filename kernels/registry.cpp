@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/compress/compress.h"
+#include "cpu/cumulate/cumulate.h"
 #include "cpu/gather_nd/gather_nd.h"
 #include "cpu/non_max_suppression/non_max_suppression.h"
 #include "cpu/nonzero/nonzero.h"
@@ -29,6 +30,11 @@ constexpr Kernel kKernels[] = {
      Compress,
      {{2, 2}, {1, 1}, 0, 1, 0},
      "(input, bool condition [n]) -> slices where the condition holds; ints: axis, or kFlat for the flat input"},
+    {"cumulate",
+     kScalar,
+     Cumulate,
+     {{1, 1}, {1, 1}, 0, 4, 0},
+     "(input) -> running sums along an axis; ints: axis, product, exclusive, reverse"},
     {"gather_nd", kScalar, GatherNd, {{2, 2}, {1, 1}, 0, 1, 0}, "(data, indices [..., k]) -> slices; ints: batch_dims"},
     {"non_max_suppression",
      kScalar,

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from tvm import te, tirx
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder import tirx as tir_builder
 
 from ingot.importer import dims
 from ingot.importer.context import Context
@@ -21,31 +19,15 @@ def _running(name: str, since: int, product: bool) -> None:
         at = (cx.ints(axis, "the axis") or [0])[0]
         if not -x.ndim <= at < x.ndim:
             raise cx.error(f"axis {at} is out of range for a tensor of {x.ndim} dimensions")
-        wide = cx.cast(x, "float32") if x.dtype in NARROW_FLOATS else x
-        total = cx.te(lambda t: scan(t, at % x.ndim, product, bool(exclusive), bool(reverse)), wide, name=name.lower())
-        return cx.cast(total, x.dtype)
+        return cumulated(cx, x, at % x.ndim, product=product, exclusive=bool(exclusive), reverse=bool(reverse))
 
     onnx_op(name, since=since)(function)
 
 
-def scan(x: te.Tensor, axis: int, product: bool = False, exclusive: bool = False, reverse: bool = False) -> te.Tensor:
-    """Running sums or products along an axis: a loop in order, for each line along it."""
-    dtype, extent = str(x.dtype), x.shape[axis]
-    before, after = (dims.expr(dims.product(dims.dims(part))) for part in (x.shape[:axis], x.shape[axis + 1:]))
-    start = tirx.const(1 if product else 0, dtype)
-
-    def generate(inputs: Any, outputs: Any) -> Any:
-        with IRBuilder() as builder:
-            source, target = tir_builder.buffer_proxy(inputs[0]), tir_builder.buffer_proxy(outputs[0])
-            with tir_builder.parallel(0, before * after) as line, tir_builder.serial(0, extent) as k:
-                first = tirx.floordiv(line, after) * extent * after + tirx.floormod(line, after)
-                here, back = first + (extent - 1 - k if reverse else k) * after, after if reverse else -1 * after
-                previous = tirx.if_then_else(k > 0, target[here + back], start)
-                value = tirx.if_then_else(k > 0, source[here + back], start) if exclusive else source[here]
-                target[here] = previous * value if product else previous + value
-            return builder.get()
-
-    return te.extern([x.shape], [x], generate, dtype=dtype, out_buffers=[tirx.decl_buffer(x.shape, dtype, "out")], name="scan")
+def cumulated(cx: Context, x: Value, axis: int, *, product: bool = False, exclusive: bool = False, reverse: bool = False) -> Value:
+    """Running sums or products along an axis."""
+    result: Value = cx.kernel("cumulate", [x], [(x.shape, x.dtype)], ints=[axis, product, exclusive, reverse])
+    return result
 
 
 _running("CumSum", 11, False)

@@ -12,7 +12,7 @@ from ingot.importer import dims
 from ingot.importer.context import Context
 from ingot.importer.dims import Dim
 from ingot.importer.ops.cast import dtype_of
-from ingot.importer.ops.position import scan
+from ingot.importer.ops.position import cumulated
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 
@@ -75,7 +75,7 @@ def multinomial(cx: Context, x: Value, *, dtype: int = 6, sample_size: int = 1, 
     # x holds logarithms of weights, [batch, classes]. Each sample is the first class up to which the weights reach the drawn part of all.
     result = dtype_of(cx, dtype)
     weights = cx.op(relax.op.nn.softmax(cx.cast(x, "float64").expr, -1))
-    reached = cx.te(lambda t: scan(t, 1), weights, name="cumsum")
+    reached = cumulated(cx, weights, 1)
     drawn = uniform(cx, [x.shape[0], sample_size], "float64", 0.0, 1.0, seed)
 
     def compute(ends: te.Tensor, numbers: te.Tensor) -> te.Tensor:
