@@ -35,8 +35,8 @@ def check_ranks(cx: Context, x: Value, w: Value) -> None:
         raise cx.error(f"input 'X' has {x.ndim} dimensions; convolution takes 3, 4 or 5")
 
 
-def convolve(cx: Context, x: Value, w: Value, around: Window, group: int) -> Value:
-    """A convolution without bias."""
+def convolve(cx: Context, x: Value, w: Value, around: Window, group: int, out_dtype: str | None = None) -> Value:
+    """A convolution without bias; ``out_dtype`` is what it accumulates in, if that is not the input's type."""
     data, kernel, operator = _LAYOUTS[x.ndim - 2]
     if not dims.equal(x.shape[1], w.shape[1] * group):
         raise cx.error(f"input 'X' has {x.shape[1]} channels, but 'W' of shape {dims.text(w.shape)} with group {group} takes {w.shape[1] * group}")
@@ -44,23 +44,23 @@ def convolve(cx: Context, x: Value, w: Value, around: Window, group: int) -> Val
         x = pad_spatial(cx, x, around.before, around.after)
         around = Window(around.kernel, around.strides, around.dilations, (0,) * len(around.before), (0,) * len(around.after))
     call = operator(x.expr, w.expr, strides=list(around.strides), padding=[int(p) for p in around.pads], dilation=list(around.dilations),
-                    groups=group, data_layout=data, kernel_layout=kernel)
+                    groups=group, data_layout=data, kernel_layout=kernel, out_dtype=out_dtype)
     return cx.op(call)
 
 
-def pad_spatial(cx: Context, x: Value, before: Sequence[Dim], after: Sequence[Dim], value: float = 0) -> Value:
-    """Pads the spatial axes with a value; pads may be symbolic."""
+def pad_spatial(cx: Context, x: Value, before: Sequence[Dim], after: Sequence[Dim], value: float | Value = 0) -> Value:
+    """Pads the spatial axes with a number, known or computed; pads may be symbolic."""
     shape = [*x.shape[:2], *(e + b + a for e, b, a in zip(x.shape[2:], before, after, strict=True))]
 
-    def compute(t: te.Tensor) -> te.Tensor:
+    def compute(t: te.Tensor, *fill: te.Tensor) -> te.Tensor:
         def body(*i: Any) -> Any:
             at = [*i[:2], *(k - dims.expr(b) for k, b in zip(i[2:], before, strict=True))]
             inside = tirx.all(*(tirx.all(k >= 0, k < e) for k, e in zip(at[2:], t.shape[2:], strict=True)))
-            return tirx.if_then_else(inside, t(*at), tirx.const(value, x.dtype))
+            return tirx.if_then_else(inside, t(*at), fill[0]() if fill else tirx.const(value, x.dtype))
 
         return te.compute([dims.expr(dims.dim(d)) for d in shape], body, name="pad")
 
-    return cx.te(compute, x, name="pad")
+    return cx.wrap(cx.te(compute, x, *([value] if isinstance(value, Value) else []), name="pad"))
 
 
 @onnx_op("ConvTranspose")
