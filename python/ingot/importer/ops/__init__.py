@@ -6,12 +6,14 @@ from ingot.importer.ops import conv as conv
 from ingot.importer.ops import create as create
 from ingot.importer.ops import elementwise as elementwise
 from ingot.importer.ops import grid as grid
+from ingot.importer.ops import integer as integer
 from ingot.importer.ops import linear as linear
 from ingot.importer.ops import logical as logical
 from ingot.importer.ops import move as move
 from ingot.importer.ops import normalize as normalize
 from ingot.importer.ops import pool as pool
 from ingot.importer.ops import position as position
+from ingot.importer.ops import quantize as quantize
 from ingot.importer.ops import random as random
 from ingot.importer.ops import recurrent as recurrent
 from ingot.importer.ops import reduce as reduce
