@@ -11,6 +11,7 @@
 #include "cpu/non_max_suppression/non_max_suppression.h"
 #include "cpu/nonzero/nonzero.h"
 #include "cpu/random/random.h"
+#include "cpu/roi/roi.h"
 #include "cpu/scatter_elements/scatter_elements.h"
 #include "cpu/scatter_nd/scatter_nd.h"
 #include "cpu/topk/topk.h"
@@ -36,6 +37,12 @@ constexpr Kernel kKernels[] = {
      {{1, 1}, {1, 1}, 0, 4, 0},
      "(input) -> running sums along an axis; ints: axis, product, exclusive, reverse"},
     {"gather_nd", kScalar, GatherNd, {{2, 2}, {1, 1}, 0, 1, 0}, "(data, indices [..., k]) -> slices; ints: batch_dims"},
+    {"max_roi_pool",
+     kScalar,
+     MaxRoiPool,
+     {{2, 2}, {1, 1}, 0, 0, 1},
+     "(features [n, c, h, w], regions [r, 5]) -> the largest element of each bin [r, c, ph, pw]; floats: "
+     "spatial_scale"},
     {"non_max_suppression",
      kScalar,
      NonMaxSuppression,
@@ -57,6 +64,12 @@ constexpr Kernel kKernels[] = {
      RandomUniform,
      {{0, 1}, {1, 1}, 0, 1, 2},
      "() -> independent uniform numbers of [low, high); ints: seed; floats: low, high"},
+    {"roi_align",
+     kScalar,
+     RoiAlign,
+     {{3, 3}, {1, 1}, 0, 3, 1},
+     "(features [n, c, h, w], regions [r, 4], int64 batch [r]) -> the mean or maximum of interpolated samples [r, c, "
+     "ph, pw]; ints: samples, half_pixel, maximum; floats: spatial_scale"},
     {"scatter_elements",
      kScalar,
      ScatterElements,

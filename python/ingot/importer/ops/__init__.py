@@ -15,8 +15,8 @@ from ingot.importer.ops import pool as pool
 from ingot.importer.ops import position as position
 from ingot.importer.ops import quantize as quantize
 from ingot.importer.ops import random as random
-from ingot.importer.ops import recurrent as recurrent
 from ingot.importer.ops import reduce as reduce
 from ingot.importer.ops import resize as resize
+from ingot.importer.ops import roi as roi
 from ingot.importer.ops import shape as shape
 from ingot.importer.ops import training as training

@@ -11,6 +11,7 @@ from tvm import relax, te, tirx
 from ingot.importer import dims
 from ingot.importer.context import Context
 from ingot.importer.dims import Dim
+from ingot.importer.ops.checks import check_equal
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 
@@ -275,17 +276,30 @@ _PAD_INDEX = {
 
 @onnx_op("DepthToSpace")
 def depth_to_space(cx: Context, x: Value, *, blocksize: int, mode: str = "DCR") -> Value:
+    _check_blocks(cx, x, blocksize, mode)
     n, c, h, w = x.shape
     depth = dims.floordiv(c, blocksize * blocksize)
+    check_equal(cx, c, dims.dim(depth * blocksize * blocksize), f"{c} channels are not blocks of {blocksize} x {blocksize}")
     split_shape, order = (([n, blocksize, blocksize, depth, h, w], [0, 3, 4, 1, 5, 2]) if mode == "DCR"
                           else ([n, depth, blocksize, blocksize, h, w], [0, 1, 4, 2, 5, 3]))
     moved = cx.op(relax.op.permute_dims(cx.reshape(x, split_shape).expr, order))
     return cx.reshape(moved, [n, depth, dims.dim(h * blocksize), dims.dim(w * blocksize)])
 
 
+def _check_blocks(cx: Context, x: Value, blocksize: int, mode: str) -> None:
+    if x.ndim != 4 or blocksize < 1:
+        raise cx.error(f"blocks of {blocksize} of an input of shape {dims.text(x.shape)} are not supported; it is [N, C, H, W]")
+    if mode not in ("DCR", "CRD"):
+        raise cx.error(f"mode '{mode}' does not exist; it can be DCR or CRD")
+
+
 @onnx_op("SpaceToDepth")
-def space_to_depth(cx: Context, x: Value, *, blocksize: int) -> Value:
+def space_to_depth(cx: Context, x: Value, *, blocksize: int, mode: str = "DCR") -> Value:
+    _check_blocks(cx, x, blocksize, mode)
     n, c, h, w = x.shape
     high, wide = dims.floordiv(h, blocksize), dims.floordiv(w, blocksize)
-    moved = cx.op(relax.op.permute_dims(cx.reshape(x, [n, c, high, blocksize, wide, blocksize]).expr, [0, 3, 5, 1, 2, 4]))
+    for extent, blocks in ((h, high), (w, wide)):
+        check_equal(cx, extent, dims.dim(blocks * blocksize), f"an extent of {extent} is not a multiple of the block size {blocksize}")
+    order = [0, 3, 5, 1, 2, 4] if mode == "DCR" else [0, 1, 3, 5, 2, 4]
+    moved = cx.op(relax.op.permute_dims(cx.reshape(x, [n, c, high, blocksize, wide, blocksize]).expr, order))
     return cx.reshape(moved, [n, dims.dim(c * blocksize * blocksize), high, wide])
