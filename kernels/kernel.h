@@ -36,6 +36,8 @@ class KernelContext {
   std::span<const int64_t> ints() const { return ints_; }  // attributes
   std::span<const double> floats() const { return floats_; }
 
+  // How many threads the model has.
+  virtual int32_t threads() const = 0;
   // Runs body(begin, end) over parts of [0, count) of at least `grain` each, on the model's threads.
   virtual void ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t begin, int64_t end)> body) = 0;
 

@@ -12,6 +12,7 @@
 #include "cpu/nonzero/nonzero.h"
 #include "cpu/random/random.h"
 #include "cpu/roi/roi.h"
+#include "cpu/recurrent/recurrent.h"
 #include "cpu/scatter_elements/scatter_elements.h"
 #include "cpu/scatter_nd/scatter_nd.h"
 #include "cpu/topk/topk.h"
@@ -23,6 +24,10 @@ namespace ingot {
 namespace {
 
 using enum InstructionSet;
+
+constexpr std::string_view kRecurrentContract =
+    "(projected [T, B, D N G 8], packed weights, reset_bias?, peepholes?, initial_h?, initial_c?, sequence_lens?) -> Y "
+    "[T, D, B, H], Y_h, Y_c?; ints: cell, reversed, input_forget, 6 activations; floats: clip, 6 x (alpha, beta)";
 
 // {least, most} inputs, {least, most} outputs, dims, ints, floats.
 constexpr Kernel kKernels[] = {
@@ -70,6 +75,10 @@ constexpr Kernel kKernels[] = {
      {{3, 3}, {1, 1}, 0, 3, 1},
      "(features [n, c, h, w], regions [r, 4], int64 batch [r]) -> the mean or maximum of interpolated samples [r, c, "
      "ph, pw]; ints: samples, half_pixel, maximum; floats: spatial_scale"},
+    {"recurrent", kScalar, Recurrent, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
+#if defined(__x86_64__)
+    {"recurrent", kAvx2, RecurrentAvx2, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
+#endif
     {"scatter_elements",
      kScalar,
      ScatterElements,

@@ -37,6 +37,8 @@ void KernelCall::Run() {
   }
 }
 
+int32_t KernelCall::threads() const { return pool_.threads(); }
+
 void KernelCall::ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {
   pool_.ParallelFor(count, grain, body);
 }

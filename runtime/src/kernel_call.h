@@ -12,6 +12,7 @@ class KernelCall final : public KernelContext {
   ~KernelCall() override;
 
   void Run();
+  int32_t threads() const override;
   void ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) override;
 
  protected:

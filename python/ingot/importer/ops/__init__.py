@@ -15,6 +15,7 @@ from ingot.importer.ops import pool as pool
 from ingot.importer.ops import position as position
 from ingot.importer.ops import quantize as quantize
 from ingot.importer.ops import random as random
+from ingot.importer.ops import recurrent as recurrent
 from ingot.importer.ops import reduce as reduce
 from ingot.importer.ops import resize as resize
 from ingot.importer.ops import roi as roi

@@ -1,0 +1,75 @@
+// One time step of a recurrent layer: what the instruction sets implement. Plain data and functions only: an inline
+// function in a translation unit that is compiled for AVX2 could be the one that the linker keeps for all machines.
+#pragma once
+
+#include <cstdint>
+
+namespace ingot::recurrent {
+
+constexpr int64_t kLanes = 8;
+constexpr int kMostGates = 4;
+
+enum class Cell : int64_t { kRnn = 0, kLstm = 1, kGru = 2, kGruLinearBeforeReset = 3 };
+
+// In the order of the table in python/ingot/importer/ops/recurrent.py.
+enum class Activation : int64_t {
+  kSigmoid,
+  kTanh,
+  kRelu,
+  kAffine,
+  kLeakyRelu,
+  kThresholdedRelu,
+  kScaledTanh,
+  kHardSigmoid,
+  kElu,
+  kSoftsign,
+  kSoftplus
+};
+constexpr int64_t kActivations = 11;
+
+template <typename T>
+struct Function {
+  Activation kind;
+  T alpha;
+  T beta;
+};
+
+// One sequence of the batch at one time step.
+template <typename T>
+struct Row {
+  const T* projected;  // [N, G, 8]
+  const T* previous;   // h of the time step before: [H]
+  T* hidden;           // h: [H]
+  T* cell;             // c, updated in place: [P] (LSTM)
+  T* update;           // z: [P] (GRU)
+  T* reset;            // r times h: [P] (GRU without linear_before_reset)
+};
+
+template <typename T>
+struct Step {
+  Cell cell;
+  int phase;  // GRU without linear_before_reset: 0 gives z and r h, then, when all units have them, 1 gives h
+  bool input_forget;
+  int64_t hidden_size;
+  T clip;
+  Function<T> f, g, h;
+  const T* weights;     // of this direction and phase
+  const T* reset_bias;  // [P] or nullptr
+  const T* peepholes;   // [3, P] or nullptr
+  const Row<T>* rows;
+  int64_t row_count;
+  int64_t first_block;  // of N, the units to compute
+  int64_t end_block;
+};
+
+template <typename T>
+using StepFunction = void (*)(const Step<T>& step);
+
+void StepScalar(const Step<float>& step);
+void StepScalar(const Step<double>& step);
+void StepAvx2(const Step<float>& step);
+
+// One value of an activation.
+float Activate(const Function<float>& function, float x);
+
+}  // namespace ingot::recurrent
