@@ -21,6 +21,9 @@ _ALLOC, _EXEC, _WRITE = 0x2, 0x4, 0x1
 #: Imports that are pointer variables in the object (docs/format.md): their slot is the variable.
 _POINTER_VARIABLES = ("__TVMBackendAllocWorkspace", "__TVMBackendFreeWorkspace", "__TVMBackendParallelLaunch", "__TVMBackendParallelBarrier")
 
+#: What the symbols of generated functions start with, so that one called `exp` is not what a call of C's `exp` reaches.
+FUNCTION_PREFIX = "ingot."
+
 
 @dataclass
 class Image:
@@ -90,7 +93,7 @@ class _Linker:
                 self._relocate(image, self.address[index] + entry["r_offset"], entry, got, result)
         for symbol in self.symbols:
             if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_info"]["bind"] == "STB_GLOBAL" and symbol["st_shndx"] != "SHN_UNDEF":
-                result.functions[symbol.name] = self._address(symbol)
+                result.functions[symbol.name.removeprefix(FUNCTION_PREFIX)] = self._address(symbol)
         result.text, result.data = bytes(image[:text_size]), bytes(image[text_size:])
         return result
 

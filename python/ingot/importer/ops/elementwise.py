@@ -195,7 +195,8 @@ def extreme(cx: Context, operator: Callable[[Any, Any], Any], plain: Callable[[A
     chosen = binary(cx, operator, plain, a, b)  # of two unordered numbers, this is b
     if not is_float(a) or (a.is_small_constant and a.array is not None and not (a.array != a.array).any()):
         return chosen
-    return cx.elementwise(lambda x, y: tirx.Select(tirx.isnan(x), x, y), a, chosen) if a.dtype in ("float32", "float64") else chosen
+    wide = "float32" if a.dtype in NARROW_FLOATS else a.dtype
+    return cx.elementwise(lambda x, y: tirx.Select(tirx.isnan(x.astype(wide)), x, y), a, chosen)
 
 
 def _variadic(name: str, pair: Callable[[Context, Value, Value], Value]) -> None:

@@ -79,7 +79,8 @@ def _whole(cx: Context, value: Value) -> Value:
 def mod(cx: Context, a: Value, b: Value, *, fmod: int = 0) -> Value:
     if is_float(a):
         wide = "float32" if a.dtype in NARROW_FLOATS else a.dtype
-        remainder = cx.elementwise(tirx.fmod, cx.cast(a, wide), cx.cast(b, wide), name="fmod")
+        c_function = "fmod" if wide == "float64" else "fmodf"
+        remainder = cx.elementwise(lambda x, y: tirx.call_pure_extern(wide, c_function, x, y), cx.cast(a, wide), cx.cast(b, wide), name="fmod")
         return cx.cast(remainder if fmod else cx.elementwise(_with_divisors_sign, remainder, cx.cast(b, wide), name="mod"), a.dtype)
     operator = tirx.truncmod if fmod else tirx.floormod
     if not has_trap(b):

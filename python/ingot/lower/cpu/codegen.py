@@ -12,6 +12,9 @@ from tvm import s_tir, tirx
 from ingot.lower.cpu import abi
 from ingot.lower.targets import Target
 
+#: Symbols of generated functions start with this (artifact/link.py takes it off): one called `exp` would be what a call of C's `exp` reaches.
+SYMBOL_PREFIX = "ingot."
+
 
 def _scheduled_to_loops() -> list[tvm.transform.Pass]:
     """Blocks and buffers → loops over flat memory; TVM's s_tir pipeline without its GPU parts."""
@@ -52,7 +55,8 @@ def _loops_to_intrinsics() -> list[tvm.transform.Pass]:
 
 
 def generate(functions: Mapping[str, tirx.PrimFunc], target: Target) -> bytes:
-    """Compiles scheduled TIR functions into one relocatable ELF object, in which each has the name it is given by."""
+    """Compiles scheduled TIR functions into one relocatable ELF object, in which each has the name it is given by after ``SYMBOL_PREFIX``."""
+    functions = {SYMBOL_PREFIX + name: function for name, function in functions.items()}
     llvm = tvm.target.Target(target.llvm)
     llvm = llvm.with_host(llvm)
     module = tvm.IRModule({tvm.ir.GlobalVar(name): f.with_attr({"global_symbol": name, "target": llvm}) for name, f in functions.items()})
