@@ -49,9 +49,16 @@ for _name, _operator in {
     "Sqrt": relax.op.sqrt, "Exp": relax.op.exp, "Log": relax.op.log, "Erf": relax.op.erf, "Sigmoid": relax.op.sigmoid, "Sin": relax.op.sin,
     "Cos": relax.op.cos, "Tan": relax.op.tan, "Asin": relax.op.asin, "Acos": relax.op.acos, "Atan": relax.op.atan, "Sinh": relax.op.sinh,
     "Cosh": relax.op.cosh, "Tanh": relax.op.tanh, "Asinh": relax.op.asinh, "Acosh": relax.op.acosh, "Atanh": relax.op.atanh,
-    "Floor": relax.op.floor, "Ceil": relax.op.ceil, "Abs": relax.op.abs, "Sign": relax.op.sign,
+    "Floor": relax.op.floor, "Ceil": relax.op.ceil, "Abs": relax.op.abs,
 }.items():
     _unary(_name, _operator)
+
+
+@onnx_op("Sign", since=9)
+def sign(cx: Context, x: Value) -> Value:
+    if x.dtype.startswith("uint"):
+        return cx.op(relax.op.minimum(x.expr, scalar(1, x)))
+    return in_float32(cx, relax.op.sign, x)
 
 
 @onnx_op("Neg")

@@ -15,6 +15,8 @@ from ingot.importer.values import Value
 
 def _compare(name: str, operator: Callable[[Any, Any], Any], plain: Callable[[Any, Any], Any], since: int = 7) -> None:
     def function(cx: Context, a: Value, b: Value) -> Value:
+        if name == "Equal" and a.dtype == b.dtype == "bool":  # machine code compares numbers
+            a, b = cx.cast(a, "uint8"), cx.cast(b, "uint8")
         return binary(cx, operator, plain, a, b)
 
     onnx_op(name, since=since)(function)
@@ -28,7 +30,7 @@ for _name, _operator, _plain in (
     ("GreaterOrEqual", relax.op.greater_equal, lambda a, b: a >= b),
     ("And", relax.op.logical_and, tirx.all),
     ("Or", relax.op.logical_or, tirx.any),
-    ("Xor", relax.op.logical_xor, tirx.NE),
+    ("Xor", relax.op.logical_xor, lambda a, b: tirx.any(tirx.all(a, tirx.Not(b)), tirx.all(tirx.Not(a), b))),
     ("BitwiseAnd", relax.op.bitwise_and, tirx.bitwise_and),
     ("BitwiseOr", relax.op.bitwise_or, tirx.bitwise_or),
     ("BitwiseXor", relax.op.bitwise_xor, tirx.bitwise_xor),
