@@ -39,7 +39,6 @@ def expand(cx: Context, node: onnx.NodeProto, inputs: Sequence[Value | None],
     prefix = cx.module.unique(f"{node.op_type}_") + "/"
     names: dict[str, str] = dict.fromkeys(body.input, "")
     names.update(zip(body.input, node.input, strict=False))
-    wanted = [prefix + name for name, _ in zip(body.output, node.output, strict=False)]
     attributes = _attributes(schema, body, node)
     opsets = {registry.DOMAIN_ALIASES.get(o.domain, o.domain): o.version for o in body.opset_import}
     outer, cx.module.opsets = cx.module.opsets, {**cx.module.opsets, **opsets}
@@ -48,7 +47,9 @@ def expand(cx: Context, node: onnx.NodeProto, inputs: Sequence[Value | None],
             import_node(cx, _renamed(inner, names, prefix, attributes), cx.module.opsets)
     finally:
         cx.module.opsets = outer
-    return [cx.lookup(name) for name in wanted]
+    found = {i: cx.lookup(prefix + body.output[i]) for i, name in enumerate(node.output) if name}
+    unused = next(iter(found.values()))  # stands in the place of outputs that the node leaves out
+    return [found.get(i, unused) for i in range(max(found) + 1)]
 
 
 def _body(schema: Any, node: onnx.NodeProto, inputs: Sequence[Value | None], opset: int) -> onnx.FunctionProto | None:
