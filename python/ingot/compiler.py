@@ -238,7 +238,7 @@ def _build(imported: Imported, wanted: Sequence[Any], stages: _Stages, report: C
     for number, target in enumerate(wanted):
         with stages("optimize"):
             lines: list[str] = []
-            optimized = optimize(imported.mod, target, lines.append)
+            optimized = optimize(imported, target, lines.append)
             report.log += [f"{target.name}: {line}" for line in lines]
         with stages("lower"):
             functions = {gv.name_hint: f for gv, f in optimized.mod.functions.items() if isinstance(f, tirx.PrimFunc)}
@@ -247,7 +247,7 @@ def _build(imported: Imported, wanted: Sequence[Any], stages: _Stages, report: C
                 stages.advance(index / len(functions), name)
                 scheduled[name] = schedule(function, target)
             kernels = {name: s.kernel for name, s in scheduled.items()}
-            program = ProgramBuilder(optimized.mod, imported, optimized.trace, kernels, weights).build()
+            program = ProgramBuilder(optimized, imported, kernels, weights).build()
         with stages("generate code"):
             stages.advance(number / len(wanted), f"{len(scheduled)} functions for {target.name}")
             image = link(generate({name: s.function for name, s in scheduled.items()}, target))

@@ -16,7 +16,8 @@ from ingot.importer.module import Imported
 from ingot.importer.weights import Weight, from_array
 from ingot.lower.cpu.abi import is_buffer, signature
 from ingot.lower.expressions import Expressions
-from ingot.passes.trace import Trace, bindings
+from ingot.passes.pipeline import Optimized
+from ingot.passes.trace import bindings
 
 
 class WeightTable:
@@ -271,10 +272,11 @@ _CONTROL: dict[str, Callable[..., dict[str, Any]]] = {"ingot.if": _FunctionBuild
 class ProgramBuilder:
     """Translates a lowered module into a program; the functions of subgraphs follow the main one."""
 
-    def __init__(self, mod: tvm.IRModule, imported: Imported, trace: Trace, kernels: dict[str, str], weights: WeightTable) -> None:
-        self.mod = mod
+    def __init__(self, optimized: Optimized, imported: Imported, kernels: dict[str, str], weights: WeightTable) -> None:
+        self.mod = optimized.mod
+        self.parameters = optimized.weights
         self.imported = imported
-        self.trace = trace
+        self.trace = optimized.trace
         self.kernels = kernels
         self.weights = weights
         self.pending_outputs: dict[str, list[tuple[dict[str, Any], list[_Pending]]]] = {}
@@ -297,7 +299,7 @@ class ProgramBuilder:
             if name == "main":
                 for symbol in self.imported.symbols:
                     builder.expressions.declare(symbol)
-                parameters[len(self.imported.inputs):] = self.imported.weights
+                parameters[len(self.imported.inputs):] = self.parameters
             functions.append(builder.build(function, parameters, self.trace.get(name, [])))
         return {"functions": functions}
 

@@ -8,15 +8,23 @@ from dataclasses import dataclass, field
 import tvm
 from tvm import relax
 
+from ingot.importer.module import Imported
+from ingot.importer.weights import Weight
 from ingot.lower.targets import Target
+from ingot.passes.fold import fold_weights
+from ingot.passes.graph import Graph
+from ingot.passes.layout import channels_last
+from ingot.passes.pack import pack_weights
+from ingot.passes.scale import fold_scales
 from ingot.passes.trace import Trace, trace_fusion
 
 
 @dataclass
 class Optimized:
-    """A module of fused TIR functions, and which imported nodes each call of them came from."""
+    """A module of fused TIR functions, the weights behind main's last parameters, and which imported nodes each call came from."""
 
     mod: tvm.IRModule
+    weights: tuple[Weight, ...]
     trace: Trace
     log: list[str] = field(default_factory=list)
 
@@ -25,11 +33,21 @@ class Optimized:
 VIEWS = ("relax.reshape",)
 
 
-def optimize(mod: tvm.IRModule, target: Target, note: Callable[[str], None] = lambda line: None) -> Optimized:
+#: What happens to the graph before any operator becomes code, in order. Each keeps the variables' names (passes/trace.py).
+GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Target], Graph]], ...] = (
+    ("fold weights", lambda graph, target: fold_weights(graph)),
+    ("fold scales", lambda graph, target: fold_scales(graph)),
+    ("channels last", lambda graph, target: channels_last(graph)),
+    ("fold weights", lambda graph, target: fold_weights(graph)),
+    ("pack weights", pack_weights),
+)
+
+
+def optimize(imported: Imported, target: Target, note: Callable[[str], None] = lambda line: None) -> Optimized:
     """Turns an imported module into fused TIR functions and the calls of them.
 
     Args:
-        mod: What :func:`ingot.importer.model.import_model` made.
+        imported: What :func:`ingot.importer.model.import_model` made.
         target: The target to legalize for.
         note: Called with a line for each pass, for ``--verbose``.
     """
@@ -44,11 +62,15 @@ def optimize(mod: tvm.IRModule, target: Target, note: Callable[[str], None] = la
         return stage
 
     with llvm:
+        mod = run(imported.mod, transform.CanonicalizeBindings(), transform.EliminateCommonSubexpr(), transform.DeadCodeElimination())
+        graph = Graph(mod, tuple(imported.weights))
+        for name, change in GRAPH_PASSES:
+            before = _count(graph.mod)
+            graph = change(graph, target)
+            note(f"{name}: {before} → {_count(graph.mod)} bindings, {len(graph.weights)} weights")
         mod = run(
-            mod,
-            transform.CanonicalizeBindings(),
+            graph.mod,
             transform.EliminateCommonSubexpr(),
-            transform.DeadCodeElimination(),
             transform.LegalizeOps(skip_ops=list(VIEWS)),
             transform.AnnotateTIROpPattern(),
             transform.DeadCodeElimination(),
@@ -56,7 +78,7 @@ def optimize(mod: tvm.IRModule, target: Target, note: Callable[[str], None] = la
         fused = run(mod, transform.FuseOps())
         trace = trace_fusion(mod, fused)
         mod = run(fused, transform.FuseTIR())
-    return Optimized(mod, trace)
+    return Optimized(mod, graph.weights, trace)
 
 
 def _count(mod: tvm.IRModule) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 from tvm import s_tir, tirx
 
-from ingot.lower.cpu.rules import convolution, loops, matmul
+from ingot.lower.cpu.fused import Fused, read
+from ingot.lower.cpu.rules import contraction, convolution, loops, matmul
 from ingot.lower.targets import Target
 
 
@@ -20,15 +21,23 @@ class Scheduled:
     kernel: str
 
 
-#: Each rule schedules in place and returns the schedule's name, or returns None without a change if it does not fit.
-RULES: tuple[Callable[[s_tir.Schedule, Target], str | None], ...] = (matmul.schedule, convolution.schedule, loops.schedule)
+#: Rules that write a function's loops anew: they return it and the schedule's name, or None if they do not fit.
+WRITTEN: tuple[Callable[[Fused, Target], tuple[tirx.PrimFunc, str] | None], ...] = (contraction.rule,)
+#: Rules that transform a function's loops in place and return the schedule's name, or return None without a change.
+TRANSFORMED: tuple[Callable[[s_tir.Schedule, Target], str | None], ...] = (matmul.schedule, convolution.schedule, loops.schedule)
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> Scheduled:
     """Schedules one TIR function for a target."""
-    for rule in RULES:
+    fused = read(function)
+    for write in WRITTEN if fused is not None else ():
+        assert fused is not None
+        written = write(fused, target)
+        if written is not None:
+            return Scheduled(*written)
+    for transform in TRANSFORMED:
         sch: Any = s_tir.Schedule(function)
-        name = rule(sch, target)
+        name = transform(sch, target)
         if name is not None:
             return Scheduled(sch.mod["main"], name)
     return Scheduled(function, "plain loops")

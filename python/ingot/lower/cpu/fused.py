@@ -1,0 +1,121 @@
+"""Reads a fused TIR function back: which element-wise work surrounds its heavy stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir.expr import TensorLoad
+
+from ingot.lower.cpu.nest import substitute
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One loop nest: ``buffer[indices] = value`` over ``axes``; with ``init``, a reduction over ``reduced`` axes.
+
+    ``axes`` are the variables of the spatial loops in order, ``extents`` how far they run.
+    """
+
+    name: str
+    buffer: Any
+    axes: tuple[Any, ...]
+    extents: tuple[Any, ...]
+    reduced: tuple[Any, ...]
+    reduced_extents: tuple[Any, ...]
+    indices: tuple[Any, ...]
+    value: Any
+    init: Any
+    annotations: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether each element is computed on its own, at the position of its axes."""
+        return self.init is None and len(self.indices) == len(self.axes) and all(i.same_as(a) for i, a in zip(self.indices, self.axes, strict=True))
+
+    def at(self, indices: Any) -> Any:
+        """The value at a position."""
+        return substitute(self.value, dict(zip(self.axes, indices, strict=True)))
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A fused function: its stages in order, and those whose results leave it."""
+
+    function: tirx.PrimFunc
+    stages: tuple[Stage, ...]
+
+    def producer(self, buffer: Any) -> Stage | None:
+        """The stage that writes a buffer."""
+        return next((s for s in self.stages if s.buffer.same_as(buffer)), None)
+
+    @property
+    def outputs(self) -> list[Stage]:
+        """The stages that write parameters."""
+        return [s for s in self.stages if any(s.buffer.same_as(p) for p in self.function.params)]
+
+    def inlined(self, keep: tuple[Stage, ...] = ()) -> list[Stage]:
+        """The output stages, and ``keep``, with element-wise stages computed in place, all but those of ``keep``."""
+        inlinable = {s.buffer: s for s in self.stages if s.is_map and s not in keep}
+
+        def load(node: Any) -> Any:
+            stage = inlinable.get(node.source)
+            return node if stage is None else expand(stage.at(node.indices))
+
+        def expand(value: Any) -> Any:
+            return tvm_ffi.structural_map(value, (TensorLoad, load))
+
+        wanted = [s for s in self.stages if s in keep or any(s is o for o in self.outputs)]
+        return [Stage(s.name, s.buffer, s.axes, s.extents, s.reduced, s.reduced_extents, s.indices, expand(s.value), s.init, s.annotations)
+                for s in wanted]
+
+
+def read(function: tirx.PrimFunc) -> Fused | None:
+    """The stages of a function, or None if it is not a sequence of simple loop nests."""
+    root = function.body
+    if not isinstance(root, s_tir.SBlockRealize):
+        return None
+    body = root.block.body
+    stages = []
+    for statement in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
+        stage = _stage(statement)
+        if stage is None:
+            return None
+        stages.append(stage)
+    return Fused(function, tuple(stages))
+
+
+def _stage(statement: Any) -> Stage | None:
+    loops = {}
+    while isinstance(statement, tirx.For):
+        loops[statement.loop_var] = statement.extent
+        statement = statement.body
+    if not isinstance(statement, s_tir.SBlockRealize) or not isinstance(statement.block.body, tirx.BufferStore):
+        return None
+    block, store = statement.block, statement.block.body
+    variables = [iv.var for iv in block.iter_vars]
+    if any(v not in loops for v in statement.iter_values):
+        return None
+    extents = {iv.var: iv.dom.extent for iv in block.iter_vars}
+    kinds = {iv.var: iv.iter_type for iv in block.iter_vars}
+    axes = tuple(v for v in variables if kinds[v] == tirx.IterVar.DataPar)
+    reduced = tuple(v for v in variables if kinds[v] == tirx.IterVar.CommReduce)
+    if len(axes) + len(reduced) != len(variables):
+        return None
+    init = block.init.value if block.init is not None else None
+    return Stage(block.name_hint, store.buffer, axes, tuple(extents[v] for v in axes), reduced, tuple(extents[v] for v in reduced),
+                 tuple(store.indices), store.value, init, {str(k): v for k, v in block.annotations.items()})
+
+
+def loads(value: Any) -> list[Any]:
+    """The loads of an expression, in order."""
+    found: list[Any] = []
+
+    def visit(node: Any) -> Any:
+        found.append(node)
+        return node
+
+    tvm_ffi.structural_map(value, (TensorLoad, visit))
+    return found

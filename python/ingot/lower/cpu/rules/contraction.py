@@ -1,0 +1,298 @@
+"""Matrix products and convolutions: register tiles of rows by vectors, whose results go through the fused epilogue to memory once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import Call
+from tvm.ir.expr import TensorLoad
+
+from ingot.lower.cpu import nest
+from ingot.lower.cpu.contraction import ANNOTATION, Contraction
+from ingot.lower.cpu.fused import Fused, Stage, loads
+from ingot.lower.cpu.nest import Flat, Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify
+from ingot.lower.targets import Target
+
+_L2_SHARE = 256 * 1024  # bytes of X that a task keeps in its core's second-level cache, half of the smallest in use (512 KiB)
+_TASKS = 16  # for each dimension that is split, at the least: two threads then differ by 6 % at most
+_UNROLLED_EPILOGUE = 24  # expression nodes; longer epilogues run as a loop over the tile's rows
+
+
+def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
+    """Schedules a function around one contraction."""
+    anchors = [s for s in fused.stages if ANNOTATION in s.annotations]
+    if len(anchors) != 1 or not all(s.is_map for s in fused.stages if s is not anchors[0]):
+        return None
+    what = Contraction.parse(anchors[0].annotations[ANNOTATION])
+    program = _Program(fused, anchors[0], what)
+    kind = "x".join(str(k) for k in what.window) + " convolution" if what.window else "matmul"
+    if what.groups > 1:
+        kind = f"grouped {kind}"
+    return program.build(), f"{kind}, tile {what.rows}x{what.vectors * what.lanes}"
+
+
+@dataclass
+class _Tile:
+    """A tile at work: its first row and its column block."""
+
+    first: Any
+    block: Any
+    rows: int
+
+
+class _Program:
+    """Writes the loop nest of one contraction."""
+
+    def __init__(self, fused: Fused, anchor: Stage, what: Contraction) -> None:
+        self.fused = fused
+        self.what = what
+        self.anchor = anchor
+        self.dtype = str(anchor.buffer.ty.dtype)
+        self.x, self.w = _operands(anchor)
+        self.flat = {self.x: Flat(self.x), self.w: Flat(self.w)}
+        self.outputs = [s for s in fused.inlined(keep=(anchor,)) if s.buffer is not anchor.buffer or anchor in fused.outputs]
+        self.outputs = [s for s in self.outputs if any(s.buffer.same_as(p) for p in fused.function.params)]
+        for output in self.outputs:
+            self.flat.setdefault(output.buffer, Flat(output.buffer))
+        self.extents = [constant(e) for e in anchor.extents]
+        self.rows = product(self.extents[:-1])
+        self.size = _size(self.outputs)
+
+    # ---- Loops over tiles -----------------------------------------------------------------------------------
+
+    def build(self) -> tirx.PrimFunc:
+        body = self.nest()
+        declared = [flat.declare() for flat in self.flat.values()]
+        function = self.fused.function
+        return tirx.PrimFunc(list(function.params), sequence(*declared, body), function.ret_type, function.attrs)
+
+    def nest(self) -> Any:
+        """Tasks of column blocks by rows: the larger operand is the outer one, so that each thread reads its own part of it."""
+        what = self.what
+        blocks = what.groups * what.blocks
+        tiles = ceildiv(self.rows, what.rows)
+        known = product(e for e in self.extents[:-1] if isinstance(e, int))  # for one image or sequence, if the batch is symbolic
+        together = max(1, _L2_SHARE // (what.rows * what.taps * what.depth * 4))
+        likely = max(1, -(-known // what.rows)) if isinstance(known, int) else 1
+        if known < what.groups * what.columns:
+            width = max(1, blocks // _TASKS)
+            return parallel("outer", -(-blocks // width), lambda t: loop("group", ceildiv(tiles, together), lambda g: self.panel(
+                t * width, nest.minimum(width, blocks - t * width), g * together, nest.minimum(together, tiles - g * together))))
+        together = min(together, max(1, likely // _TASKS))
+        return parallel("outer", ceildiv(tiles, together), lambda t: self.panel(
+            index(0), blocks, t * together, nest.minimum(together, tiles - t * together)))
+
+    def panel(self, first_block: Any, blocks: Any, first_tile: Any, tiles: Any) -> Any:
+        """Column blocks, and under each the same tiles of rows."""
+        rows = self.what.rows
+        return loop("block", constant(blocks), lambda b: loop("tile", constant(tiles), lambda t: self.rows_left(
+            simplify((first_tile + t) * rows), simplify(first_block + b))))
+
+    def rows_left(self, first: Any, block: Any) -> Any:
+        """A whole tile; at the end of the rows one that is not much taller than what is left."""
+        what = self.what
+        whole = self.tile(_Tile(first, block, what.rows))
+        if isinstance(self.rows, int) and self.rows % what.rows == 0:
+            return whole
+        short = [r for r in (1, max(2, what.rows // 2)) if r < what.rows]
+        if isinstance(self.rows, int):
+            left = self.rows % what.rows
+            fitting = next((r for r in short if r >= left), what.rows)
+            if fitting == what.rows:
+                return whole
+            if self.rows < what.rows:
+                return self.tile(_Tile(first, block, fitting))
+            return branch(first + what.rows <= self.rows, whole, self.tile(_Tile(first, block, fitting)))
+        for r in reversed(short):
+            whole = branch(self.rows - first <= r, self.tile(_Tile(first, block, r)), whole)
+        return whole
+
+    # ---- One tile -------------------------------------------------------------------------------------------
+
+    def tile(self, tile: _Tile) -> Any:
+        what, lanes = self.what, self.what.lanes
+        sums = Local("sums", tile.rows * what.tile.columns, self.dtype)
+        starts = [nest.variable(f"start{i}") for i in range(tile.rows)]
+        group = simplify(tirx.floordiv(tile.block, what.blocks)) if what.groups > 1 else index(0)
+        bound = [tirx.Bind(s, self.start(self.row(tile, i, clamped=True), group)) for i, s in enumerate(starts)]
+        zero = tirx.Broadcast(tirx.const(0, self.dtype), lanes)
+        zeros = [sums.store(i * what.tile.columns + v * lanes, zero, lanes) for i in range(tile.rows) for v in range(what.vectors)]
+
+        def step(offset: Any, at: Any) -> Any:
+            """One element of k: ``offset`` from the starts in X, position ``at`` among the rows of the packed block."""
+            statements = []
+            weights = self.flat[self.w]
+            base = (tile.block * (what.taps * what.depth) + at) * what.tile.columns
+            for i, start in enumerate(starts):
+                element = tirx.Broadcast(self.flat[self.x].load(start + offset), lanes)
+                for v in range(what.vectors):
+                    place = i * what.tile.columns + v * lanes
+                    product_ = element * weights.load(simplify(base + v * lanes), lanes)
+                    statements.append(sums.store(place, sums.load(place, lanes) + product_, lanes))
+            return sequence(*statements)
+
+        return sequence(sums.allocate(), bound, zeros, self.taps(step), self.epilogue(tile, sums))
+
+    def row(self, tile: _Tile, i: int, clamped: bool = False) -> Any:
+        """The i-th row of a tile; rows past the end read the last one, and are not stored."""
+        row = simplify(tile.first + i)
+        return nest.minimum(row, self.rows - 1) if clamped else row
+
+    def start(self, row: Any, group: Any) -> Any:
+        """Where in X the window of a row starts."""
+        shape = [constant(d) for d in self.x.ty.shape]
+        rank = len(self.what.window)
+        channel = group * self.what.depth
+        if rank == 0:
+            return simplify(row * self.what.depth + channel)
+        at = nest.unravel(row, self.extents[:-1])
+        batch, positions = at[: len(at) - rank], at[len(at) - rank :]
+        moved = [*batch, *(p * s for p, s in zip(positions, self.what.strides, strict=True))]
+        offset: Any = index(0)
+        for place, extent in zip(moved, shape[:-1], strict=True):
+            offset = offset * extent + place
+        return simplify(offset * shape[-1] + channel)
+
+    def taps(self, step: Callable[[Any, Any], Any]) -> Any:
+        """The reduction: loops over the window, then over k; axes that lie side by side in X and W are one loop."""
+        what = self.what
+        shape = [constant(d) for d in self.x.ty.shape]
+        loops: list[tuple[int, Any]] = []  # extent, stride in X
+        stride: Any = shape[-1]
+        for axis in reversed(range(len(what.window))):
+            loops.insert(0, (what.window[axis], stride * what.dilations[axis]))
+            stride = stride * shape[len(shape) - 1 - len(what.window) + axis]
+        loops.append((what.depth, 1))
+        while len(loops) > 1 and isinstance(loops[-2][1], int) and loops[-2][1] == loops[-1][0] * loops[-1][1]:
+            (outer, _), (inner, step_size) = loops[-2:]
+            loops[-2:] = [(outer * inner, step_size)]
+
+        def descend(level: int, offset: Any, at: Any) -> Any:
+            if level == len(loops):
+                return step(simplify(offset), simplify(at))
+            extent, stride = loops[level]
+            return loop("k", extent, lambda i: descend(level + 1, offset + i * stride, at * extent + i))
+
+        return descend(0, index(0), index(0))
+
+    # ---- The epilogue ---------------------------------------------------------------------------------------
+
+    def epilogue(self, tile: _Tile, sums: Local) -> Any:
+        """Stores a tile, through whatever was fused; straight from registers where whole blocks of columns are stored."""
+        what = self.what
+        wide = what.tile.columns
+        column = simplify(tile.block * wide) if what.groups == 1 else simplify(
+            tirx.floordiv(tile.block, what.blocks) * what.columns + tirx.floormod(tile.block, what.blocks) * wide)
+        left = what.columns - (tile.block if what.groups == 1 else tirx.floormod(tile.block, what.blocks)) * wide
+        direct = self.size <= _UNROLLED_EPILOGUE
+        whole = self.rows_stored(tile, sums, column, direct)
+        if what.columns % wide == 0:
+            return whole
+        return branch(left >= wide, whole, self.narrow(tile, sums, column, simplify(left)))
+
+    def rows_stored(self, tile: _Tile, sums: Local, column: Any, direct: bool) -> Any:
+        what = self.what
+        lanes, wide = what.lanes, what.tile.columns
+
+        def one(source: Local, i: Any, at: Any) -> Any:
+            row = simplify(tile.first + i)
+
+            def vector(v: int) -> Any:
+                return nest.vectorized("lane", lanes, lambda lane: self.element(
+                    row, simplify(column + v * lanes + lane), lambda: source.load(simplify(at + v * lanes + lane))))
+
+            vectors = [vector(v) for v in range(what.vectors)]
+            return branch(row < self.rows, sequence(*vectors)) if not self.always(tile) else sequence(*vectors)
+
+        if direct:
+            return sequence(*[one(sums, i, i * wide) for i in range(tile.rows)])
+        copy, saved = self.saved(tile, sums)
+        return sequence(saved, loop("row", tile.rows, lambda i: one(copy, i, i * wide)))
+
+    def narrow(self, tile: _Tile, sums: Local, column: Any, left: Any) -> Any:
+        """A last block, with fewer columns than a tile: vectors as long as they fill, or one column at a time."""
+        wide, lanes = self.what.tile.columns, self.what.lanes
+        copy, saved = self.saved(tile, sums)
+
+        def row(i: Any) -> Any:
+            at = simplify(tile.first + i)
+            if self.what.columns % lanes == 0:
+                stored = loop("vector", simplify(tirx.floordiv(left, lanes)), lambda v: nest.vectorized("lane", lanes, lambda lane: self.element(
+                    at, simplify(column + v * lanes + lane), lambda: copy.load(simplify(i * wide + v * lanes + lane)))))
+            else:
+                stored = loop("c", left, lambda c: self.element(at, simplify(column + c), lambda: copy.load(simplify(i * wide + c))))
+            return stored if self.always(tile) else branch(at < self.rows, stored)
+
+        return sequence(saved, loop("row", tile.rows, row))
+
+    def always(self, tile: _Tile) -> bool:
+        """Whether every tile of this height lies within the rows."""
+        return isinstance(self.rows, int) and self.rows % self.what.rows == 0
+
+    def saved(self, tile: _Tile, sums: Local) -> tuple[Local, list[Any]]:
+        """A copy of the sums that may be indexed by loops: indexing the sums themselves would keep them out of registers."""
+        lanes = self.what.lanes
+        copy = Local("tile", tile.rows * self.what.tile.columns, self.dtype)
+        places = range(0, tile.rows * self.what.tile.columns, lanes)
+        return copy, [copy.allocate(), *(copy.store(p, sums.load(p, lanes), lanes) for p in places)]
+
+    def element(self, row: Any, column: Any, total: Callable[[], Any]) -> Any:
+        """Stores one result of every output."""
+        width = self.extents[-1]
+        stored = []
+        for output in self.outputs:
+            position = simplify(row * width + column)
+            if output.buffer.same_as(self.anchor.buffer):
+                stored.append(self.flat[output.buffer].store(position, total()))
+                continue
+            replaced: dict[Any, Any] = {}
+
+            def load(node: Any, output: Stage = output, position: Any = position, replaced: dict[Any, Any] = replaced) -> Any:
+                if node.source.same_as(self.anchor.buffer):
+                    return total()
+                if _same_place(node, output):
+                    return self.flat.setdefault(node.source, Flat(node.source)).load(position)
+                if not replaced and not _only_column(node, output):
+                    replaced.update(zip(output.axes[:-1], nest.unravel(row, self.extents[:-1]), strict=True))
+                return tirx.BufferLoad(node.source, [simplify(nest.substitute(i, {**replaced, output.axes[-1]: column})) for i in node.indices])
+
+            value = tvm_ffi.structural_map(output.value, (TensorLoad, load))
+            axes = {**dict(zip(output.axes[:-1], nest.unravel(row, self.extents[:-1]), strict=True)), output.axes[-1]: column}
+            stored.append(self.flat[output.buffer].store(position, nest.substitute(value, axes)))
+        return sequence(*stored)
+
+
+def _operands(anchor: Stage) -> tuple[Any, Any]:
+    """X and W of a contraction's block."""
+    others = [n.source for n in loads(anchor.value) if not n.source.same_as(anchor.buffer)]
+    return others[0], others[1]
+
+
+def _same_place(node: Any, output: Stage) -> bool:
+    """Whether a load reads the element at the output's own position, from a buffer of its shape."""
+    return len(node.indices) == len(output.axes) and all(i.same_as(a) for i, a in zip(node.indices, output.axes, strict=True)) and all(
+        nest.constant(simplify(a - b)) == 0 if not (isinstance(a, int) or isinstance(b, int)) else int(a) == int(b)
+        for a, b in zip(node.source.ty.shape, output.extents, strict=True))
+
+
+def _only_column(node: Any, output: Stage) -> bool:
+    used = {v for i in node.indices for v in tirx.analysis.undefined_vars(i)}
+    return not any(a in used for a in output.axes[:-1])
+
+
+def _size(outputs: list[Stage]) -> int:
+    """About how many instructions the outputs' expressions take for a vector."""
+    count = 0
+
+    def visit(node: Any) -> Any:
+        nonlocal count
+        count += 12 if isinstance(node, Call) else 1  # a call is an intrinsic: exp and its like are polynomials
+        return node
+
+    for output in outputs:
+        tvm_ffi.structural_map(output.value, ((tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min, tirx.Select, Call), visit))
+    return count

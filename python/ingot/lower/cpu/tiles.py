@@ -1,0 +1,55 @@
+"""The cost model of register tiles: how many rows by how many vectors of columns a micro-kernel computes at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ingot.lower.targets import Target
+
+#: Loads and multiply-adds that a core starts in a cycle: 2 and 2 on Zen 2 to 5, Intel since Haswell, and Cortex-X (their optimization guides).
+_LOADS = 2
+_MULTIPLY_ADDS = 2
+_LATENCY = 5  # cycles until a multiply-add's result can be added to again: 4 on Intel and Zen 3 to 5, 5 on Zen 2
+_MOST_ROWS = 14  # beyond it the rows' addresses no longer fit the general registers
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``rows`` by ``vectors`` vectors of ``lanes`` columns: one accumulator register each."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        """How many columns it spans."""
+        return self.vectors * self.lanes
+
+    @property
+    def cost(self) -> float:
+        """Cycles for each multiply-add of a vector, over its best: loads may take longer, and too few sums wait for themselves."""
+        loads = (self.rows + self.vectors) / _LOADS
+        arithmetic = self.rows * self.vectors / _MULTIPLY_ADDS
+        return max(loads, arithmetic, _LATENCY) / arithmetic
+
+
+def tiles(target: Target, dtype_bytes: int = 4) -> list[Tile]:
+    """The tiles that fit the registers: accumulators, one vector of weights for each column of them, one broadcast element."""
+    found = []
+    for vectors in (1, 2, 3, 4):
+        rows = min(_MOST_ROWS, (target.registers - 1) // vectors - 1)
+        if rows >= 2:
+            found.append(Tile(rows, vectors, target.lanes(dtype_bytes)))
+    return found
+
+
+def pick(target: Target, rows: int | None, columns: int, dtype_bytes: int = 4) -> Tile:
+    """The tile that computes a result of ``rows`` (None: many, not known) by ``columns`` in the fewest cycles, padding included."""
+
+    def cycles(tile: Tile) -> float:
+        wide = -(-columns // tile.columns) * tile.columns
+        tall = -(-rows // tile.rows) * tile.rows / rows if rows else 1.0
+        return wide * tall * tile.cost
+
+    return min(tiles(target, dtype_bytes), key=lambda t: (round(cycles(t), 2), -t.rows * t.vectors))

@@ -1,0 +1,103 @@
+"""Matrix products and convolutions with constant weights become contractions, whose weights are packed while compiling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from ingot.importer import dims
+from ingot.importer.weights import Weight
+from ingot.lower.cpu import tiles
+from ingot.lower.cpu.contraction import Contraction, contraction_function, result_shape
+from ingot.lower.targets import Target
+from ingot.passes.graph import Graph, Rewriter
+
+_CONVOLUTIONS = {"relax.nn.conv1d": "NWC", "relax.nn.conv2d": "NHWC", "relax.nn.conv3d": "NDHWC"}
+
+
+def pack_weights(graph: Graph, target: Target) -> Graph:
+    """Rewrites matmul and channels-last convolutions with constant float weights to calls of contraction functions."""
+
+    def visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
+        if not isinstance(value, relax.Call) or not hasattr(value.op, "name") or len(value.args) < 2:
+            return None
+        weight = rewriter.weight(value.args[1])
+        if weight is None or not weight.dtype.startswith("float") or str(value.args[0].ty.dtype) != weight.dtype:
+            return None
+        if value.op.name == "relax.matmul":
+            return _matmul(rewriter, value, weight, target)
+        if _CONVOLUTIONS.get(value.op.name, "") == str(getattr(value.attrs, "data_layout", None)):
+            return _convolution(rewriter, value, weight, target)
+        return None
+
+    return Rewriter(graph).run(visit)
+
+
+def _matmul(rewriter: Rewriter, call: Any, weight: Weight, target: Target) -> Any:
+    x = call.args[0]
+    shape = x.ty.shape.values
+    if len(weight.shape) != 2 or len(shape) < 2:
+        return None
+    depth, columns = weight.shape
+    what = _tiled((), (), (), 1, depth, columns, _known(shape[:-1]), weight.dtype, target)
+    return _call(rewriter, what, x, weight)
+
+
+def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target) -> Any:
+    x = call.args[0]
+    attributes = call.attrs
+    rank = len(weight.shape) - 2
+    strides, dilations = ([int(v) for v in a] for a in (attributes.strides, attributes.dilation))
+    groups = int(attributes.groups)
+    *window, depth, channels = weight.shape
+    if groups > 1 and depth == 1 and channels == groups:
+        return None
+    pads = [int(p) for p in attributes.padding]
+    x = _padded(rewriter, x, pads[:rank], pads[rank:])
+    probe = Contraction(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, 1, 1, 1)
+    rows = _known(result_shape(probe, x.ty.shape.values)[:-1])
+    what = _tiled(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, rows, weight.dtype, target)
+    return _call(rewriter, what, x, weight)
+
+
+def _tiled(window: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...], groups: int, depth: int, columns: int,
+           rows: int | None, dtype: str, target: Target) -> Contraction:
+    tile = tiles.pick(target, rows, columns, np.dtype(dtype).itemsize)
+    return Contraction(window, strides, dilations, groups, depth, columns, tile.rows, tile.vectors, tile.lanes)
+
+
+def _known(extents: Any) -> int | None:
+    """The product of the extents that are known: rows for a batch of one; None if none is."""
+    known = [dims.dim(e) for e in extents if isinstance(dims.dim(e), int)]
+    return int(np.prod(known)) if known and any(k > 1 for k in known) else None
+
+
+def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight) -> Any:
+    dtype = weight.dtype
+    packed = rewriter.constant(weight.map(what.pack, what.packed_shape, ":packed"))
+    shape = list(x.ty.shape.values)
+    function = rewriter.function(contraction_function(what, shape, dtype), "convolution" if what.window else "matmul")
+    result = [dims.expr(d) for d in result_shape(what, shape)]
+    return rewriter.emit(relax.call_tir(function, relax.Tuple([x, packed]), relax.TensorType(result, dtype)))
+
+
+def _padded(rewriter: Rewriter, x: Any, before: list[int], after: list[int]) -> Any:
+    """Zeros around the spatial axes of a channels-last value."""
+    if not any(before) and not any(after):
+        return x
+    shape = list(x.ty.shape.values)
+    dtype = str(x.ty.dtype)
+    source = te.placeholder(shape, dtype, name="x")
+    low = [0, *before, 0]
+    wide = [dims.expr(dims.dim(e + b + a)) for e, b, a in zip(shape, low, [0, *after, 0], strict=True)]
+
+    def compute(*i: Any) -> Any:
+        at = [k - b for k, b in zip(i, low, strict=True)]
+        inside = [c for k, e, axis in zip(at[1:-1], shape[1:-1], range(len(before)), strict=True) if before[axis] or after[axis]
+                  for c in (k >= 0, k < e)]
+        return tirx.if_then_else(tirx.all(*inside), source(*at), tirx.const(0, dtype))
+
+    function = te.create_prim_func([source, te.compute(wide, compute, name="pad")]).without_attr("global_symbol")
+    return rewriter.emit(relax.call_tir(rewriter.function(function, "pad"), relax.Tuple([x]), relax.TensorType(wide, dtype)))
