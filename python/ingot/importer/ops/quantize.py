@@ -33,18 +33,25 @@ def spread(cx: Context, value: Value, x: Value, axis: int, block: int) -> Value:
         raise cx.error(f"axis {axis} is out of range for a tensor of {x.ndim} dimensions")
     axis %= x.ndim
     if not block:
-        if value.ndim != 1 or not dims.equal(value.shape[0], x.shape[axis]):
-            raise cx.error(f"a scale or zero point of shape {dims.text(value.shape)} does not fit axis {axis} of shape {dims.text(x.shape)}")
-        return cx.reshape(value, [value.shape[0] if i == axis else 1 for i in range(x.ndim)])
+        _check_shape(cx, value, [x.shape[axis]], f"axis {axis} of shape {dims.text(x.shape)}")
+        return cx.reshape(value, [x.shape[axis] if i == axis else 1 for i in range(x.ndim)])
     blocks = [dims.ceildiv(d, block) if i == axis else d for i, d in enumerate(x.shape)]
-    if value.ndim != x.ndim or not all(dims.equal(a, b) for a, b in zip(value.shape, blocks, strict=True)):
-        raise cx.error(f"a scale or zero point of shape {dims.text(value.shape)} does not fit blocks of {block} on axis {axis} of shape "
-                       f"{dims.text(x.shape)}")
+    _check_shape(cx, value, blocks, f"blocks of {block} on axis {axis} of shape {dims.text(x.shape)}")
 
     def repeat(t: te.Tensor) -> te.Tensor:
         return te.compute([dims.expr(d) for d in x.shape], lambda *i: t(*i[:axis], tirx.floordiv(i[axis], block), *i[axis + 1:]), name="blocks")
 
     return cx.wrap(cx.te(repeat, value, name="blocks"))
+
+
+def _check_shape(cx: Context, value: Value, shape: list[dims.Dim], what: str) -> None:
+    """Raises an error unless a scale or zero point has a shape; where that is not known yet, the program checks it."""
+    message = f"a scale or zero point of shape {dims.text(value.shape)} does not fit {what}"
+    if value.ndim != len(shape):
+        raise cx.error(message)
+    for given, wanted in zip(value.shape, shape, strict=True):
+        if not dims.equal(given, wanted):
+            cx.check(given == wanted if isinstance(given, int) and isinstance(wanted, int) else dims.expr(given).equal(dims.expr(wanted)), message)
 
 
 def rounded(cx: Context, x: Value, zero: Value | None, dtype: str) -> Value:
