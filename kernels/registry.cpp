@@ -31,6 +31,11 @@ constexpr std::string_view kRecurrentContract =
 
 // {least, most} inputs, {least, most} outputs, dims, ints, floats.
 constexpr Kernel kKernels[] = {
+    {"check_indices",
+     kScalar,
+     CheckIndices,
+     {{1, 1}, {1, 1}, 1, 0, 0},
+     "(int64 or int32 indices) -> int64 indices, all of 0 to extent - 1; dims: extent"},
     {"compress",
      kScalar,
      Compress,

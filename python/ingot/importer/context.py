@@ -257,14 +257,17 @@ class Context:
         self.bb.match_cast(self.bb.emit(call), relax.ShapeType([dims.expr(s) for s in symbols]))
         return symbols
 
-    def indices(self, value: Value, extent: Dim) -> Value:
-        """Indices into an axis of ``extent``, made non-negative; one that is out of range is an error, now or at run time."""
+    def indices(self, value: Value, extent: Dim, *, negative: bool = True) -> Value:
+        """Indices into an axis of ``extent``, made non-negative; one that is out of range is an error, now or at run time.
+
+        Negative indices count from the end, unless ``negative`` is False: they are out of range then.
+        """
         if value.is_small_constant and isinstance(extent, int):
             array = np.asarray(value.array, np.int64)
-            if array.size and (array.min() < -extent or array.max() >= extent):
+            if array.size and (array.min() < (-extent if negative else 0) or array.max() >= extent):
                 raise self.error(f"an index is out of range for an axis of {extent}: {array.min()} to {array.max()}")
             return self.constant(np.where(array < 0, array + extent, array))
-        return self.kernel("wrap_indices", [value], [(value.shape, "int64")], dims_=[extent])
+        return self.kernel("wrap_indices" if negative else "check_indices", [value], [(value.shape, "int64")], dims_=[extent])
 
     def materialize(self, value: Value) -> Any:
         """The Relax expression of a constant or of symbolic integers."""

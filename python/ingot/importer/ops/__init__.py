@@ -7,6 +7,7 @@ from ingot.importer.ops import create as create
 from ingot.importer.ops import elementwise as elementwise
 from ingot.importer.ops import grid as grid
 from ingot.importer.ops import integer as integer
+from ingot.importer.ops import indexing as indexing
 from ingot.importer.ops import linear as linear
 from ingot.importer.ops import logical as logical
 from ingot.importer.ops import move as move
