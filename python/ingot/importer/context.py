@@ -12,13 +12,12 @@ from tvm import relax, te, tirx
 from ingot.errors import NeedsConstantError, UnsupportedError
 from ingot.importer import dims
 from ingot.importer.dims import Dim
-from ingot.importer.values import SMALL, Value, constant, symbolic
+from ingot.importer.values import SMALL, MissingValue, SequenceValue, Value, constant, symbolic
 from ingot.importer.weights import Weight, numpy_dtype
 
 if TYPE_CHECKING:
     import onnx
 
-    from ingot.importer.graph import Subgraph
     from ingot.importer.module import ModuleBuilder
 
 
@@ -34,9 +33,9 @@ class Context:
         self.module = module
         self.parent = parent
         self.name = name
-        self.bb: relax.BlockBuilder = module.bb
+        self.bb: relax.BlockBuilder = module.bb if parent is None else relax.BlockBuilder()
         self.values: dict[str, Value] = {}
-        self.captures: dict[str, tuple[Value, relax.Var]] = {}
+        self.captures: dict[Any, tuple[Value, Value]] = {}  # an outer value, and what stands for it here, by what tells it from others
         self.inner_symbols: list[tuple[Dim, Any]] = []  # an outer extent, and this function's symbol for it
         self.checks: list[tuple[Any, str]] = []
         self.node: onnx.NodeProto | None = None
@@ -71,7 +70,7 @@ class Context:
         result = function(*[convert(a) for a in args], **kwargs)
         outputs = list(result) if isinstance(result, (list, tuple, tvm_ffi.Array)) else [result]
         primitive = te.create_prim_func([tensor for tensor, _ in inputs] + outputs)
-        primitive, scalars = _with_scalars(primitive)
+        primitive, scalars = with_scalars(primitive)
         called = self.tir(primitive, [value for _, value in inputs], [(t.shape, str(t.dtype)) for t in outputs], hint, scalars)
         return (called,) if isinstance(result, (list, tuple, tvm_ffi.Array)) and len(outputs) == 1 else called
 
@@ -244,15 +243,15 @@ class Context:
         return symbols
 
     def let(self, values: Sequence[Dim]) -> list[Dim]:
-        """Names extents: each expression that depends on integers read at run time becomes a symbol of its own.
+        """Names extents: each expression that is not provably an extent becomes a symbol of its own.
 
         Integers that :meth:`dims` read may be 0 or -1 and mean something else; what they mean as extents is never negative,
         and a lone symbol keeps generated code simple.
         """
         values = dims.dims(values)
-        if all(isinstance(v, int) for v in values):
+        symbols = [v if dims.is_extent(v) else self.fresh("e") for v in values]
+        if all(s is v for s, v in zip(symbols, values, strict=True)):
             return list(values)
-        symbols = [v if isinstance(v, int) else self.fresh("e") for v in values]
         call = relax.call_pure_packed("ingot.builtin.let", relax.ShapeExpr([dims.expr(v) for v in values]), ty_args=relax.ShapeType(ndim=len(values)))
         self.bb.match_cast(self.bb.emit(call), relax.ShapeType([dims.expr(s) for s in symbols]))
         return symbols
@@ -289,7 +288,7 @@ class Context:
         """The variable of a large constant: a parameter of the model's main function, captured by inner functions."""
         if self.parent is None:
             return self.module.weight_parameter(weight)
-        return self.capture(Value(self.root, value.dtype, value.shape, value.name, weight=weight), f"%{weight.name}").expr
+        return self.capture(Value(self.parent, value.dtype, value.shape, value.name, weight=weight), id(weight)).expr
 
     @property
     def root(self) -> Context:
@@ -302,21 +301,26 @@ class Context:
             return self.values[name]
         if self.parent is None:
             raise self.error(f"input '{name}' is not defined: no node before this one, initializer or graph input gives it")
-        outer = self.parent.lookup(name)
-        if outer.is_constant:
-            value = Value(self, outer.dtype, outer.shape, outer.name, outer.weight, outer.elements)
-            self.values[name] = value
-            return value
-        return self.capture(outer, name)
-
-    def capture(self, outer: Value, name: str) -> Value:
-        """An outer value as a parameter of this function."""
-        if name not in self.captures:
-            shape = [d if isinstance(d, int) else self.inner_symbol(d) for d in outer.shape]
-            var = relax.Var(self.module.unique("captured"), relax.TensorType([dims.expr(d) for d in shape], outer.dtype))
-            self.captures[name] = (outer, var)
-            self.values[name] = Value(self, outer.dtype, tuple(shape), outer.name, _expr=var)
+        self.values[name] = self.adopt(self.parent.lookup(name))
         return self.values[name]
+
+    def adopt(self, outer: Any) -> Any:
+        """An outer value in this function: the same constant, or a parameter for what is computed."""
+        if isinstance(outer, SequenceValue):
+            return SequenceValue(tuple(self.adopt(item) for item in outer.items), outer.dtype, outer.name)
+        if isinstance(outer, MissingValue):
+            return outer
+        if outer.is_constant:
+            return Value(self, outer.dtype, outer.shape, outer.name, outer.weight, outer.elements)
+        return self.capture(outer, outer)
+
+    def capture(self, outer: Value, key: Any) -> Value:
+        """An outer value as a parameter of this function: one for each ``key``."""
+        if key not in self.captures:
+            shape = tuple(d if isinstance(d, int) else self.inner_symbol(d) for d in outer.shape)
+            var = relax.Var(self.module.unique("captured"), relax.TensorType([dims.expr(d) for d in shape], outer.dtype))
+            self.captures[key] = (outer, Value(self, outer.dtype, shape, outer.name, _expr=var))
+        return self.captures[key][1]
 
     def inner_symbol(self, outer: Dim) -> Any:
         """This function's own symbol for an outer extent: the same one for the same extent."""
@@ -326,12 +330,6 @@ class Context:
         mine = self.fresh("c")
         self.inner_symbols.append((outer, mine))
         return mine
-
-    def subgraph(self, graph: onnx.GraphProto, inputs: Sequence[Value | relax.TensorType]) -> Subgraph:
-        """Imports a subgraph (of If, Loop, Scan) as a function of its own; see :mod:`ingot.importer.graph`."""
-        from ingot.importer.graph import import_subgraph
-
-        return import_subgraph(self, graph, inputs)
 
     # ---- Errors ---------------------------------------------------------------------------------------------
 
@@ -358,8 +356,8 @@ class Context:
 
     def wrap(self, result: Any) -> Value:
         """A Value from what an operator's function returned: a Value, a Relax expression or a NumPy array."""
-        if isinstance(result, Value):
-            return result
+        if isinstance(result, (Value, SequenceValue, MissingValue)):
+            return result  # type: ignore[return-value]  # only operators that ask for sequences see one
         if isinstance(result, (np.ndarray, np.generic)):
             return self.constant(result)
         return self.op(result)
@@ -385,7 +383,7 @@ def _is_packed(dtype: str) -> bool:
     return dtype.endswith(("int4", "int2")) or dtype.startswith(("float4", "float6"))
 
 
-def _with_scalars(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[Any]]:
+def with_scalars(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[Any]]:
     """Makes the symbols that no buffer's shape gives parameters of the function; returns them too."""
     given = [extent for p in function.params for extent in p.ty.shape if isinstance(extent, tirx.Var)]
     used = [v for p in function.params for extent in p.ty.shape for v in tirx.analysis.undefined_vars(extent)]

@@ -8,6 +8,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ingot.importer import dims
+from ingot.importer.context import with_scalars
 from ingot.importer.weights import Weight
 from ingot.lower.cpu import tiles
 from ingot.lower.cpu.contraction import Contraction, contraction_function, result_shape
@@ -78,9 +79,14 @@ def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight) -> Any:
     dtype = weight.dtype
     packed = rewriter.constant(weight.map(what.pack, what.packed_shape, ":packed"))
     shape = list(x.ty.shape.values)
-    function = rewriter.function(contraction_function(what, shape, dtype), "convolution" if what.window else "matmul")
     result = [dims.expr(d) for d in result_shape(what, shape)]
-    return rewriter.emit(relax.call_tir(function, relax.Tuple([x, packed]), relax.TensorType(result, dtype)))
+    return _emit(rewriter, contraction_function(what, shape, dtype), "convolution" if what.window else "matmul", [x, packed], result, dtype)
+
+
+def _emit(rewriter: Rewriter, function: tirx.PrimFunc, name: str, operands: list[Any], shape: list[Any], dtype: str) -> Any:
+    function, scalars = with_scalars(function)
+    arguments = relax.Tuple([*operands, *(dims.expr(s) for s in scalars)])
+    return rewriter.emit(relax.call_tir(rewriter.function(function, name), arguments, relax.TensorType(shape, dtype)))
 
 
 def _padded(rewriter: Rewriter, x: Any, before: list[int], after: list[int]) -> Any:
@@ -100,4 +106,4 @@ def _padded(rewriter: Rewriter, x: Any, before: list[int], after: list[int]) -> 
         return tirx.if_then_else(tirx.all(*inside), source(*at), tirx.const(0, dtype))
 
     function = te.create_prim_func([source, te.compute(wide, compute, name="pad")]).without_attr("global_symbol")
-    return rewriter.emit(relax.call_tir(rewriter.function(function, "pad"), relax.Tuple([x]), relax.TensorType(wide, dtype)))
+    return _emit(rewriter, function, "pad", [x], wide, dtype)

@@ -20,9 +20,6 @@ def matmul(cx: Context, a: Value, b: Value) -> Value:
             raise cx.error(f"shapes {dims.text(a.shape)} and {dims.text(b.shape)} cannot be multiplied: {inner[0]} and {inner[1]} differ")
         cx.check(dims.expr(inner[0]).equal(dims.expr(inner[1])), f"extents {inner[0]} and {inner[1]} differ")
         return cx.te(topi.matmul, a, b, name="matmul")
-    if a.ndim > 2 and b.ndim == 2:  # one tall product: rows of all batches
-        flat = cx.op(relax.op.matmul(cx.reshape(a, [dims.product(a.shape[:-1]), a.shape[-1]]).expr, b.expr))
-        return cx.reshape(flat, [*a.shape[:-1], b.shape[-1]])
     return cx.op(relax.op.matmul(a.expr, b.expr))
 
 
