@@ -108,7 +108,8 @@ def _convolution(layout: _Layout, call: Any) -> Any:
     last = layout.ordered(x, [0, *range(2, rank), 1])
     weights = layout.emit(relax.op.permute_dims(layout.real(w), [*range(2, rank), 1, 0]))
     result = layout.emit(operator(last, weights, strides=list(call.attrs.strides), padding=list(call.attrs.padding),
-                                  dilation=list(call.attrs.dilation), groups=int(call.attrs.groups), data_layout=data, kernel_layout=kernel))
+                                  dilation=list(call.attrs.dilation), groups=int(call.attrs.groups), data_layout=data, kernel_layout=kernel,
+                                  out_dtype=call.attrs.out_dtype or None))
     return layout.lazily(result, [0, rank - 1, *range(1, rank - 1)])
 
 
