@@ -7,12 +7,14 @@
 
 #include "cpu/compress/compress.h"
 #include "cpu/cumulate/cumulate.h"
+#include "cpu/det/det.h"
+#include "cpu/dft/dft.h"
 #include "cpu/gather_nd/gather_nd.h"
 #include "cpu/non_max_suppression/non_max_suppression.h"
 #include "cpu/nonzero/nonzero.h"
 #include "cpu/random/random.h"
-#include "cpu/roi/roi.h"
 #include "cpu/recurrent/recurrent.h"
+#include "cpu/roi/roi.h"
 #include "cpu/scatter_elements/scatter_elements.h"
 #include "cpu/scatter_nd/scatter_nd.h"
 #include "cpu/topk/topk.h"
@@ -46,6 +48,12 @@ constexpr Kernel kKernels[] = {
      Cumulate,
      {{1, 1}, {1, 1}, 0, 4, 0},
      "(input) -> running sums along an axis; ints: axis, product, exclusive, reverse"},
+    {"det", kScalar, Det, {{1, 1}, {1, 1}, 0, 0, 0}, "(input [..., n, n]) -> determinants"},
+    {"dft",
+     kScalar,
+     Dft,
+     {{1, 1}, {1, 1}, 1, 3, 0},
+     "(input [..., 1 or 2]) -> Fourier transforms along an axis; dims: length; ints: axis, inverse, onesided"},
     {"gather_nd", kScalar, GatherNd, {{2, 2}, {1, 1}, 0, 1, 0}, "(data, indices [..., k]) -> slices; ints: batch_dims"},
     {"max_roi_pool",
      kScalar,
@@ -74,16 +82,16 @@ constexpr Kernel kKernels[] = {
      RandomUniform,
      {{0, 1}, {1, 1}, 0, 1, 2},
      "() -> independent uniform numbers of [low, high); ints: seed; floats: low, high"},
+    {"recurrent", kScalar, Recurrent, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
+#if defined(__x86_64__)
+    {"recurrent", kAvx2, RecurrentAvx2, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
+#endif
     {"roi_align",
      kScalar,
      RoiAlign,
      {{3, 3}, {1, 1}, 0, 3, 1},
      "(features [n, c, h, w], regions [r, 4], int64 batch [r]) -> the mean or maximum of interpolated samples [r, c, "
      "ph, pw]; ints: samples, half_pixel, maximum; floats: spatial_scale"},
-    {"recurrent", kScalar, Recurrent, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
-#if defined(__x86_64__)
-    {"recurrent", kAvx2, RecurrentAvx2, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
-#endif
     {"scatter_elements",
      kScalar,
      ScatterElements,

@@ -21,4 +21,5 @@ from ingot.importer.ops import reduce as reduce
 from ingot.importer.ops import resize as resize
 from ingot.importer.ops import roi as roi
 from ingot.importer.ops import shape as shape
+from ingot.importer.ops import signal as signal
 from ingot.importer.ops import training as training
