@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _NEVER = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout", "If", "Loop", "Scan",
-     "SequenceMap", "QuantizeLinear", "DequantizeLinear"})
+     "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength", "SequenceMap", "SplitToSequence",
+     "ConcatFromSequence", "Optional", "OptionalHasElement", "OptionalGetElement", "QuantizeLinear", "DequantizeLinear"})
 
 
 def fold(cx: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value] | None:

@@ -21,12 +21,13 @@ class Operator:
     attributes: frozenset[str]
     min_inputs: int
     max_inputs: int | None
+    sequences: bool
 
 
 _operators: dict[tuple[str, str], list[Operator]] = {}
 
 
-def onnx_op(name: str, *, since: int = 1, domain: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def onnx_op(name: str, *, since: int = 1, domain: str = "", sequences: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as the importer of an ONNX operator from opset ``since`` on.
 
     The function takes the :class:`~ingot.importer.context.Context`, then the node's inputs by position (``None`` for an
@@ -36,6 +37,7 @@ def onnx_op(name: str, *, since: int = 1, domain: str = "") -> Callable[[Callabl
         def leaky_relu(cx, x, *, alpha=0.01):
             return cx.te(topi.nn.leaky_relu, x, alpha=alpha)
 
+    A function that also takes sequences and missing optionals (:mod:`ingot.importer.values`) says ``sequences=True``.
     An attribute that the function does not name makes a model that uses it unsupported, with an error that says so.
     """
 
@@ -51,6 +53,7 @@ def onnx_op(name: str, *, since: int = 1, domain: str = "") -> Callable[[Callabl
             attributes=frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
             min_inputs=sum(p.default is p.empty for p in positional),
             max_inputs=None if variadic else len(positional),
+            sequences=sequences,
         )
         versions = _operators.setdefault((entry.domain, name), [])
         versions[:] = sorted([v for v in versions if v.since != since] + [entry], key=lambda v: v.since)

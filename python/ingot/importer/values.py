@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -76,6 +77,43 @@ class Value:
         if self.weight is not None and self.is_small_constant and np.dtype(self.weight.load().dtype).kind in "iub":
             return self.weight.load().astype(object)
         return None
+
+
+@dataclass(eq=False)
+class SequenceValue:
+    """A sequence of tensors. Which ones is known while compiling: at run time there are only tensors.
+
+    Operators take sequences and missing optionals only if they are registered with ``sequences=True``.
+    """
+
+    items: tuple[Value, ...]
+    dtype: str
+    name: str = ""
+
+
+@dataclass(eq=False)
+class MissingValue:
+    """An optional that has no element. One that has an element is the element."""
+
+    name: str = ""
+
+
+#: What a name in a graph stands for.
+AnyValue: TypeAlias = Value | SequenceValue | MissingValue
+
+
+def tensors_of(value: AnyValue) -> tuple[Value, ...]:
+    """The tensors that make up a value."""
+    if isinstance(value, Value):
+        return (value,)
+    return value.items if isinstance(value, SequenceValue) else ()
+
+
+def like(value: AnyValue, tensors: Iterator[Value]) -> AnyValue:
+    """A value of the structure of ``value`` made of the next of ``tensors``."""
+    if isinstance(value, SequenceValue):
+        return SequenceValue(tuple(next(tensors) for _ in value.items), value.dtype)
+    return MissingValue() if isinstance(value, MissingValue) else next(tensors)
 
 
 def constant(context: Context, array: np.ndarray, name: str = "") -> Value:
