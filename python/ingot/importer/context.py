@@ -70,7 +70,7 @@ class Context:
         result = function(*[convert(a) for a in args], **kwargs)
         outputs = list(result) if isinstance(result, (list, tuple, tvm_ffi.Array)) else [result]
         primitive = te.create_prim_func([tensor for tensor, _ in inputs] + outputs)
-        primitive, scalars = with_scalars(primitive)
+        primitive, scalars = with_scalars(primitive, len(outputs))
         called = self.tir(primitive, [value for _, value in inputs], [(t.shape, str(t.dtype)) for t in outputs], hint, scalars)
         return (called,) if isinstance(result, (list, tuple, tvm_ffi.Array)) and len(outputs) == 1 else called
 
@@ -89,7 +89,7 @@ class Context:
 
     def tir(self, function: tirx.PrimFunc, args: Sequence[Value], outputs: Sequence[tuple[Sequence[Dim], str]], name: str,
             scalars: Sequence[Dim] = ()) -> Any:
-        """Emits a call of a TIR function (inputs, outputs, then ``scalars``): one Value, or a tuple for several outputs."""
+        """Emits a call of a TIR function (inputs, ``scalars``, then outputs): one Value, or a tuple for several outputs."""
         variable = self.module.bb.add_func(function.without_attr("global_symbol") if "global_symbol" in function.attrs else function, name)
         types = [relax.TensorType([dims.expr(d) for d in shape], dtype) for shape, dtype in outputs]
         arguments = relax.Tuple([a.expr for a in args] + [dims.expr(s) for s in scalars])
@@ -383,9 +383,13 @@ def _is_packed(dtype: str) -> bool:
     return dtype.endswith(("int4", "int2")) or dtype.startswith(("float4", "float6"))
 
 
-def with_scalars(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[Any]]:
-    """Makes the symbols that no buffer's shape gives parameters of the function; returns them too."""
-    given = [extent for p in function.params for extent in p.ty.shape if isinstance(extent, tirx.Var)]
+def with_scalars(function: tirx.PrimFunc, outputs: int = 1) -> tuple[tirx.PrimFunc, list[Any]]:
+    """Makes the symbols that no input's shape gives parameters of the function, between inputs and outputs; returns them too.
+
+    That is where, and for which symbols, Relax has them when it fuses functions.
+    """
+    inputs, results = list(function.params)[:-outputs], list(function.params)[-outputs:]
+    given = [extent for p in inputs for extent in p.ty.shape if isinstance(extent, tirx.Var)]
     used = [v for p in function.params for extent in p.ty.shape for v in tirx.analysis.undefined_vars(extent)]
     used += [v for v in tirx.analysis.undefined_vars(function.body, list(function.params)) if dims.is_symbol(v)]
     scalars: list[Any] = []
@@ -394,7 +398,7 @@ def with_scalars(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, list[Any]]:
             scalars.append(variable)
     if not scalars:
         return function, []
-    return tirx.PrimFunc([*function.params, *scalars], function.body, function.ret_type, function.attrs), scalars
+    return tirx.PrimFunc([*inputs, *scalars, *results], function.body, function.ret_type, function.attrs), scalars
 
 
 def _broadcast_index(shape: Sequence[Any], result: Sequence[Dim], indices: Sequence[Any]) -> list[Any]:

@@ -24,6 +24,8 @@ def pack_weights(graph: Graph, target: Target) -> Graph:
     def visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
         if not isinstance(value, relax.Call) or not hasattr(value.op, "name") or len(value.args) < 2:
             return None
+        if not isinstance(value.args[0].ty, relax.TensorType):
+            return None
         weight = rewriter.weight(value.args[1])
         if weight is None or not weight.dtype.startswith("float") or str(value.args[0].ty.dtype) != weight.dtype:
             return None

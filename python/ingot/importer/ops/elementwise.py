@@ -181,13 +181,10 @@ def _whole_power(a: Any, b: Any) -> Any:
     dtype = str(a.ty.dtype)
     zero, one = tirx.const(0, dtype), tirx.const(1, dtype)
     minus = tirx.const(-1, dtype) if not dtype.startswith("u") else zero
-    factors = [tirx.Var(f"square_{bit}", dtype) for bit in range(6)]
-    result: Any = one
-    for bit, factor in enumerate(factors):
-        result = result * tirx.Select(tirx.bitwise_and(tirx.shift_right(b, tirx.const(bit, "int64")), tirx.const(1, "int64")).equal(1), factor, one)
-    for bit in range(5, 0, -1):
-        result = tirx.Let(factors[bit], factors[bit - 1] * factors[bit - 1], result)
-    result = tirx.Let(factors[0], a, result)
+    result, square = one, a
+    for bit in range(6):
+        result = result * tirx.Select(tirx.bitwise_and(tirx.shift_right(b, tirx.const(bit, "int64")), tirx.const(1, "int64")).equal(1), square, one)
+        square = square * square
     odd = tirx.bitwise_and(b, tirx.const(1, "int64")).equal(1)
     unit = tirx.Select(a.equal(one), one, tirx.Select(a.equal(minus), tirx.Select(odd, minus, one), zero))
     outside = tirx.any(b < 0, b > 63)
