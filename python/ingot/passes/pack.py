@@ -11,7 +11,7 @@ from ingot.importer import dims
 from ingot.importer.context import with_scalars
 from ingot.importer.weights import Weight
 from ingot.lower.cpu import tiles
-from ingot.lower.cpu.contraction import Contraction, contraction_function, result_shape
+from ingot.lower.cpu.contraction import OUT_ELEMENTWISE_FUSABLE, Contraction, contraction_function, result_shape
 from ingot.lower.targets import Target
 from ingot.passes.graph import Graph, Rewriter
 
@@ -55,14 +55,34 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target) 
     strides, dilations = ([int(v) for v in a] for a in (attributes.strides, attributes.dilation))
     groups = int(attributes.groups)
     *window, depth, channels = weight.shape
-    if groups > 1 and depth == 1 and channels == groups:
-        return None
     pads = [int(p) for p in attributes.padding]
     x = _padded(rewriter, x, pads[:rank], pads[rank:])
+    if groups > 1 and depth == 1 and channels == groups:
+        return _depthwise(rewriter, x, call.args[1], window, strides, dilations)
     probe = Contraction(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, 1, 1, 1)
     rows = _known(result_shape(probe, x.ty.shape.values)[:-1])
     what = _tiled(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, rows, weight.dtype, target)
     return _call(rewriter, what, x, weight)
+
+
+def _depthwise(rewriter: Rewriter, x: Any, weights: Any, window: list[int], strides: list[int], dilations: list[int]) -> Any:
+    """A convolution of each channel by itself: a reduction that keeps the last axis (rules/columns.py)."""
+    shape, dtype = list(x.ty.shape.values), str(x.ty.dtype)
+    source = te.placeholder(shape, dtype, name="x")
+    kernel = te.placeholder([dims.expr(d) for d in (*window, 1, shape[-1])], dtype, name="w")
+    taps = [te.reduce_axis((dims.expr(0), dims.expr(k)), name="tap") for k in window]
+    spatial = [dims.expr(dims.dim(dims.floordiv(e - ((k - 1) * d + 1), s) + 1))
+               for e, k, s, d in zip(dims.dims(shape[1:-1]), window, strides, dilations, strict=True)]
+
+    def compute(n: Any, *rest: Any) -> Any:
+        *i, c = rest
+        at = [p * s + t * d for p, t, s, d in zip(i, taps, strides, dilations, strict=True)]
+        return te.sum(source(n, *at, c) * kernel(*taps, 0, c), axis=taps)
+
+    result = [shape[0], *spatial, shape[-1]]
+    function = te.create_prim_func([source, kernel, te.compute(result, compute, name="depthwise")])
+    function = function.without_attr("global_symbol").with_attr("op_pattern", OUT_ELEMENTWISE_FUSABLE)
+    return _emit(rewriter, function, "depthwise_convolution", [x, weights], result, dtype)
 
 
 def _tiled(window: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...], groups: int, depth: int, columns: int,

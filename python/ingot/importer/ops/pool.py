@@ -14,21 +14,28 @@ from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 
 
-def _windows(x: Value, around: Window, sizes: list[dims.Dim], body: Callable[..., Any], name: str) -> Callable[[te.Tensor], te.Tensor]:
-    """A tensor expression over windows; ``body(tensor, indices, taps, inside)`` gives one output from the reduction axes."""
+def _pooled(cx: Context, x: Value, around: Window, sizes: list[dims.Dim], body: Callable[..., Any], name: str,
+            finish: Callable[[te.Tensor], te.Tensor] = lambda t: t) -> Value:
+    """A reduction over windows, computed channels last: the transposes around it meet those of convolutions and vanish.
+
+    ``body(tensor, indices, taps, inside)`` gives one output from the reduction axes; ``finish`` computes on the outputs [N, ..., C].
+    """
+    rank = x.ndim
+    last = cx.transpose(x, [0, *range(2, rank), 1])
 
     def compute(t: te.Tensor) -> te.Tensor:
         taps = [te.reduce_axis((0, dims.expr(k)), name="k") for k in around.kernel]
 
-        def at(n: Any, c: Any, *i: Any) -> Any:
+        def at(n: Any, *rest: Any) -> Any:
+            *i, c = rest
             positions = [p * s + tap * d - dims.expr(b) for p, s, tap, d, b in
                          zip(i, around.strides, taps, around.dilations, around.before, strict=True)]
-            inside = tirx.all(*(tirx.all(p >= 0, p < e) for p, e in zip(positions, t.shape[2:], strict=True)))
-            return body(t, (n, c, *positions), taps, inside)
+            inside = tirx.all(*(tirx.all(p >= 0, p < e) for p, e in zip(positions, t.shape[1:-1], strict=True)))
+            return body(t, (n, *positions, c), taps, inside)
 
-        return te.compute([dims.expr(d) for d in (*x.shape[:2], *sizes)], at, name=name)
+        return finish(te.compute([dims.expr(d) for d in (x.shape[0], *sizes, x.shape[1])], at, name=name))
 
-    return compute
+    return cx.transpose(cx.wrap(cx.te(compute, last, name=name)), [0, rank - 1, *range(1, rank - 1)])
 
 
 @onnx_op("MaxPool")
@@ -41,7 +48,7 @@ def max_pool(cx: Context, x: Value, *, kernel_shape: list[int], auto_pad: str = 
     def largest(t: te.Tensor, at: Any, taps: Any, inside: Any) -> Any:
         return te.max(tirx.if_then_else(inside, t(*at), smallest), axis=taps)
 
-    y = cx.te(_windows(x, around, sizes, largest, "max_pool"), x, name="max_pool")
+    y = _pooled(cx, x, around, sizes, largest, "max_pool")
     if cx.node is None or len(cx.node.output) < 2 or not cx.node.output[1]:
         return y
     return y, _argmax(cx, x, around, sizes, storage_order)
@@ -90,19 +97,18 @@ def average_pool(cx: Context, x: Value, *, kernel_shape: list[int], auto_pad: st
     def total(t: te.Tensor, at: Any, taps: Any, inside: Any) -> Any:
         return te.sum(tirx.if_then_else(inside, t(*at), tirx.const(0, x.dtype)), axis=taps)
 
-    sums = cx.te(_windows(x, around, sizes, total, "sum_pool"), x, name="sum_pool")
     spatial = [dims.expr(d) for d in x.shape[2:]]
 
     def divide(t: te.Tensor) -> te.Tensor:
-        def body(*i: Any) -> Any:
+        def body(n: Any, *rest: Any) -> Any:
             count: Any = tirx.IntImm("int64", 1)
-            for axis, position in enumerate(i[2:]):
+            for axis, position in enumerate(rest[:-1]):
                 count = count * _taps_inside(around, axis, position, spatial[axis], bool(count_include_pad))
-            return t(*i) / count.astype(x.dtype)
+            return t(n, *rest) / count.astype(x.dtype)
 
         return te.compute(t.shape, body, name="average")
 
-    return cx.te(divide, sums, name="average")
+    return _pooled(cx, x, around, sizes, total, "average_pool", divide)
 
 
 def _taps_inside(around: Window, axis: int, position: Any, extent: Any, include_pads: bool) -> Any:
@@ -125,7 +131,7 @@ def lp_pool(cx: Context, x: Value, *, kernel_shape: list[int], auto_pad: str = "
     def total(t: te.Tensor, at: Any, taps: Any, inside: Any) -> Any:
         return te.sum(tirx.if_then_else(inside, tirx.power(tirx.abs(t(*at)), exponent), tirx.const(0, x.dtype)), axis=taps)
 
-    sums = cx.te(_windows(x, around, around.output(x.shape[2:], bool(ceil_mode)), total, "lp_pool"), x, name="lp_pool")
+    sums = _pooled(cx, x, around, around.output(x.shape[2:], bool(ceil_mode)), total, "lp_pool")
     return cx.op(relax.op.power(sums.expr, relax.const(1 / p, x.dtype)))
 
 

@@ -23,7 +23,7 @@ from ingot.lower.cpu.tiles import Tile
 
 ANNOTATION = "ingot.contraction"
 #: FuseOps' class of functions that element-wise consumers fuse into (relax/op_attr_types.h: kOutEWiseFusable).
-_OUT_ELEMENTWISE_FUSABLE = 4
+OUT_ELEMENTWISE_FUSABLE = 4
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def contraction_function(what: Contraction, shape: Sequence[Any], dtype: str) ->
 
     y = te.compute([index(constant(d)) for d in result_shape(what, shape)], compute, name="contraction", attrs={ANNOTATION: what.text()})
     function = te.create_prim_func([x, w, y])
-    return function.without_attr("global_symbol").with_attr("op_pattern", _OUT_ELEMENTWISE_FUSABLE)
+    return function.without_attr("global_symbol").with_attr("op_pattern", OUT_ELEMENTWISE_FUSABLE)
 
 
 def rows_of(shape: Sequence[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir.expr import TensorLoad
 
-from ingot.lower.cpu.nest import substitute
+from ingot.lower.cpu.nest import constant, simplify, substitute
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,3 +120,29 @@ def loads(value: Any) -> list[Any]:
 
     tvm_ffi.structural_map(value, (TensorLoad, visit))
     return found
+
+
+def same_place(node: Any, stage: Stage) -> bool:
+    """Whether a load reads the element at the stage's own position, from a buffer of the stage's shape."""
+    return len(node.indices) == len(stage.axes) and all(i.same_as(a) for i, a in zip(node.indices, stage.axes, strict=True)) and all(
+        constant(simplify(a - b)) == 0 for a, b in zip(node.source.ty.shape, stage.extents, strict=True))
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How a reduction adds one more ``operand`` to what it has."""
+
+    operand: Any
+    apply: Callable[[Any, Any], Any]
+
+
+_COMBINATIONS: tuple[tuple[Any, Callable[[Any, Any], Any]], ...] = (
+    (tirx.Add, lambda a, b: a + b), (tirx.Mul, lambda a, b: a * b), (tirx.Max, tirx.max), (tirx.Min, tirx.min))
+
+
+def combination(stage: Stage) -> Combination | None:
+    """The combination of a reduction, or None if it is not one of sum, product, maximum and minimum."""
+    for kind, apply in _COMBINATIONS:
+        if isinstance(stage.value, kind) and isinstance(stage.value.a, TensorLoad) and stage.value.a.source.same_as(stage.buffer):
+            return Combination(stage.value.b, apply)
+    return None

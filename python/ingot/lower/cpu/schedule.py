@@ -9,7 +9,8 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from ingot.lower.cpu.fused import Fused, read
-from ingot.lower.cpu.rules import contraction, convolution, loops, matmul
+from ingot.lower.cpu.math import expand
+from ingot.lower.cpu.rules import columns, contraction, convolution, loops, maps, matmul, rows
 from ingot.lower.targets import Target
 
 
@@ -22,7 +23,8 @@ class Scheduled:
 
 
 #: Rules that write a function's loops anew: they return it and the schedule's name, or None if they do not fit.
-WRITTEN: tuple[Callable[[Fused, Target], tuple[tirx.PrimFunc, str] | None], ...] = (contraction.rule,)
+WRITTEN: tuple[Callable[[Fused, Target], tuple[tirx.PrimFunc, str] | None], ...] = (
+    contraction.rule, maps.rule, columns.rule, rows.rule)
 #: Rules that transform a function's loops in place and return the schedule's name, or return None without a change.
 TRANSFORMED: tuple[Callable[[s_tir.Schedule, Target], str | None], ...] = (matmul.schedule, convolution.schedule, loops.schedule)
 
@@ -34,10 +36,10 @@ def schedule(function: tirx.PrimFunc, target: Target) -> Scheduled:
         assert fused is not None
         written = write(fused, target)
         if written is not None:
-            return Scheduled(*written)
+            return Scheduled(expand(written[0]), written[1])
     for transform in TRANSFORMED:
         sch: Any = s_tir.Schedule(function)
         name = transform(sch, target)
         if name is not None:
-            return Scheduled(sch.mod["main"], name)
-    return Scheduled(function, "plain loops")
+            return Scheduled(expand(sch.mod["main"]), name)
+    return Scheduled(expand(function), "plain loops")

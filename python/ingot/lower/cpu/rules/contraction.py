@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import tvm_ffi
 from tvm import tirx
-from tvm.ir import Call
-from tvm.ir.expr import TensorLoad
 
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.contraction import ANNOTATION, Contraction
+from ingot.lower.cpu.epilogue import Epilogue
 from ingot.lower.cpu.fused import Fused, Stage, loads
-from ingot.lower.cpu.nest import Flat, Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify
+from ingot.lower.cpu.nest import Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify
 from ingot.lower.targets import Target
 
 _L2_SHARE = 256 * 1024  # bytes of X that a task keeps in its core's second-level cache, half of the smallest in use (512 KiB)
@@ -53,22 +51,16 @@ class _Program:
         self.anchor = anchor
         self.dtype = str(anchor.buffer.ty.dtype)
         self.x, self.w = _operands(anchor)
-        self.flat = {self.x: Flat(self.x), self.w: Flat(self.w)}
-        self.outputs = [s for s in fused.inlined(keep=(anchor,)) if s.buffer is not anchor.buffer or anchor in fused.outputs]
-        self.outputs = [s for s in self.outputs if any(s.buffer.same_as(p) for p in fused.function.params)]
-        for output in self.outputs:
-            self.flat.setdefault(output.buffer, Flat(output.buffer))
+        self.after = Epilogue(fused, anchor)
         self.extents = [constant(e) for e in anchor.extents]
         self.rows = product(self.extents[:-1])
-        self.size = _size(self.outputs)
 
     # ---- Loops over tiles -----------------------------------------------------------------------------------
 
     def build(self) -> tirx.PrimFunc:
         body = self.nest()
-        declared = [flat.declare() for flat in self.flat.values()]
         function = self.fused.function
-        return tirx.PrimFunc(list(function.params), sequence(*declared, body), function.ret_type, function.attrs)
+        return tirx.PrimFunc(list(function.params), sequence(self.after.declared(), body), function.ret_type, function.attrs)
 
     def nest(self) -> Any:
         """Tasks of column blocks by rows: the larger operand is the outer one, so that each thread reads its own part of it."""
@@ -125,10 +117,10 @@ class _Program:
         def step(offset: Any, at: Any) -> Any:
             """One element of k: ``offset`` from the starts in X, position ``at`` among the rows of the packed block."""
             statements = []
-            weights = self.flat[self.w]
+            weights = self.after.view(self.w)
             base = (tile.block * (what.taps * what.depth) + at) * what.tile.columns
             for i, start in enumerate(starts):
-                element = tirx.Broadcast(self.flat[self.x].load(start + offset), lanes)
+                element = tirx.Broadcast(self.after.view(self.x).load(start + offset), lanes)
                 for v in range(what.vectors):
                     place = i * what.tile.columns + v * lanes
                     product_ = element * weights.load(simplify(base + v * lanes), lanes)
@@ -188,7 +180,7 @@ class _Program:
         column = simplify(tile.block * wide) if what.groups == 1 else simplify(
             tirx.floordiv(tile.block, what.blocks) * what.columns + tirx.floormod(tile.block, what.blocks) * wide)
         left = what.columns - (tile.block if what.groups == 1 else tirx.floormod(tile.block, what.blocks)) * wide
-        direct = self.size <= _UNROLLED_EPILOGUE
+        direct = self.after.size <= _UNROLLED_EPILOGUE
         whole = self.rows_stored(tile, sums, column, direct)
         if what.columns % wide == 0:
             return whole
@@ -202,8 +194,8 @@ class _Program:
             row = simplify(tile.first + i)
 
             def vector(v: int) -> Any:
-                return nest.vectorized("lane", lanes, lambda lane: self.element(
-                    row, simplify(column + v * lanes + lane), lambda: source.load(simplify(at + v * lanes + lane))))
+                return nest.vectorized("lane", lanes, lambda lane: self.after.store(
+                    row, simplify(column + v * lanes + lane), source.load(simplify(at + v * lanes + lane))))
 
             vectors = [vector(v) for v in range(what.vectors)]
             return branch(row < self.rows, sequence(*vectors)) if not self.always(tile) else sequence(*vectors)
@@ -221,10 +213,10 @@ class _Program:
         def row(i: Any) -> Any:
             at = simplify(tile.first + i)
             if self.what.columns % lanes == 0:
-                stored = loop("vector", simplify(tirx.floordiv(left, lanes)), lambda v: nest.vectorized("lane", lanes, lambda lane: self.element(
-                    at, simplify(column + v * lanes + lane), lambda: copy.load(simplify(i * wide + v * lanes + lane)))))
+                stored = loop("vector", simplify(tirx.floordiv(left, lanes)), lambda v: nest.vectorized("lane", lanes, lambda lane: self.after.store(
+                    at, simplify(column + v * lanes + lane), copy.load(simplify(i * wide + v * lanes + lane)))))
             else:
-                stored = loop("c", left, lambda c: self.element(at, simplify(column + c), lambda: copy.load(simplify(i * wide + c))))
+                stored = loop("c", left, lambda c: self.after.store(at, simplify(column + c), copy.load(simplify(i * wide + c))))
             return stored if self.always(tile) else branch(at < self.rows, stored)
 
         return sequence(saved, loop("row", tile.rows, row))
@@ -240,59 +232,8 @@ class _Program:
         places = range(0, tile.rows * self.what.tile.columns, lanes)
         return copy, [copy.allocate(), *(copy.store(p, sums.load(p, lanes), lanes) for p in places)]
 
-    def element(self, row: Any, column: Any, total: Callable[[], Any]) -> Any:
-        """Stores one result of every output."""
-        width = self.extents[-1]
-        stored = []
-        for output in self.outputs:
-            position = simplify(row * width + column)
-            if output.buffer.same_as(self.anchor.buffer):
-                stored.append(self.flat[output.buffer].store(position, total()))
-                continue
-            replaced: dict[Any, Any] = {}
-
-            def load(node: Any, output: Stage = output, position: Any = position, replaced: dict[Any, Any] = replaced) -> Any:
-                if node.source.same_as(self.anchor.buffer):
-                    return total()
-                if _same_place(node, output):
-                    return self.flat.setdefault(node.source, Flat(node.source)).load(position)
-                if not replaced and not _only_column(node, output):
-                    replaced.update(zip(output.axes[:-1], nest.unravel(row, self.extents[:-1]), strict=True))
-                return tirx.BufferLoad(node.source, [simplify(nest.substitute(i, {**replaced, output.axes[-1]: column})) for i in node.indices])
-
-            value = tvm_ffi.structural_map(output.value, (TensorLoad, load))
-            axes = {**dict(zip(output.axes[:-1], nest.unravel(row, self.extents[:-1]), strict=True)), output.axes[-1]: column}
-            stored.append(self.flat[output.buffer].store(position, nest.substitute(value, axes)))
-        return sequence(*stored)
-
 
 def _operands(anchor: Stage) -> tuple[Any, Any]:
     """X and W of a contraction's block."""
     others = [n.source for n in loads(anchor.value) if not n.source.same_as(anchor.buffer)]
     return others[0], others[1]
-
-
-def _same_place(node: Any, output: Stage) -> bool:
-    """Whether a load reads the element at the output's own position, from a buffer of its shape."""
-    return len(node.indices) == len(output.axes) and all(i.same_as(a) for i, a in zip(node.indices, output.axes, strict=True)) and all(
-        nest.constant(simplify(a - b)) == 0 if not (isinstance(a, int) or isinstance(b, int)) else int(a) == int(b)
-        for a, b in zip(node.source.ty.shape, output.extents, strict=True))
-
-
-def _only_column(node: Any, output: Stage) -> bool:
-    used = {v for i in node.indices for v in tirx.analysis.undefined_vars(i)}
-    return not any(a in used for a in output.axes[:-1])
-
-
-def _size(outputs: list[Stage]) -> int:
-    """About how many instructions the outputs' expressions take for a vector."""
-    count = 0
-
-    def visit(node: Any) -> Any:
-        nonlocal count
-        count += 12 if isinstance(node, Call) else 1  # a call is an intrinsic: exp and its like are polynomials
-        return node
-
-    for output in outputs:
-        tvm_ffi.structural_map(output.value, ((tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min, tirx.Select, Call), visit))
-    return count

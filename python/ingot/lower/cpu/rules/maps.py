@@ -1,0 +1,143 @@
+"""Element-wise functions and moves of elements: vectors along the last axis, rows or chunks on all threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm_ffi
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+
+from ingot.lower.cpu import nest
+from ingot.lower.cpu.fused import Fused, Stage, loads, same_place
+from ingot.lower.cpu.nest import Flat, ceildiv, constant, index, loop, parallel, product, sequence, simplify
+from ingot.lower.targets import Target
+
+#: Elements that a task works on at the least: handing one to another thread costs about as much (a few microseconds).
+CHUNK = 16384
+
+
+def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
+    """Schedules a function in which every stage is computed element by element."""
+    if not all(s.is_map for s in fused.stages):
+        return None
+    outputs = fused.inlined()
+    bodies: list[Any] = []
+    flats: dict[Any, Flat] = {}
+    names = set()
+    for output in outputs:
+        lanes = lanes_of(output, target)
+        if not output.axes:
+            bodies.append(tirx.BufferStore(output.buffer, output.value, []))
+            names.add("scalar")
+        elif all(same_place(node, output) for node in loads(output.value)):
+            bodies.append(_flat(output, lanes, flats))
+            names.add("flat")
+        else:
+            bodies.append(_rows(output, lanes))
+            names.add("rows")
+    declared = [flat.declare() for flat in flats.values()]
+    function = fused.function
+    return (tirx.PrimFunc(list(function.params), sequence(declared, bodies), function.ret_type, function.attrs),
+            f"map ({', '.join(sorted(names))})")
+
+
+def lanes_of(stage: Stage, target: Target) -> int:
+    """How many elements to compute at once: a vector of the stage's type, or of what it reads if that is wider."""
+    dtypes = [str(stage.buffer.ty.dtype), *(str(n.source.ty.dtype) for n in loads(stage.value))]
+    sizes = [_bytes(d) for d in dtypes]
+    return max(1, target.lanes(max(sizes)))
+
+
+def _bytes(dtype: str) -> int:
+    digits = "".join(c for c in dtype.partition("_")[0] if c.isdigit())
+    return max(1, int(digits) // 8) if digits else 1
+
+
+def stretch(count: Any, lanes: int, body: Any, step: Any = None) -> Any:
+    """``body(position)`` for count positions: whole vectors, then one by one."""
+    known = constant(count)
+    whole = known // lanes if isinstance(known, int) else simplify(tirx.floordiv(known, index(lanes)))
+    left = known % lanes if isinstance(known, int) else simplify(known - whole * lanes)
+    vectors = None
+    if not (isinstance(whole, int) and whole == 0) and lanes > 1:
+        vectors = loop("v", whole, lambda v: nest.vectorized("lane", lanes, lambda lane: body(simplify(v * lanes + lane))))
+    elif lanes == 1:
+        return loop("i", known, body)
+    rest = None if isinstance(left, int) and left == 0 else loop("i", left, lambda i: body(simplify(whole * lanes + i)))
+    return sequence(vectors, rest)
+
+
+def _flat(output: Stage, lanes: int, flats: dict[Any, Flat]) -> Any:
+    """All loads are at the output's own position: one run over all elements."""
+    total = product(output.extents)
+
+    def at(buffer: Any) -> Flat:
+        return flats.setdefault(buffer, Flat(buffer))
+
+    def body(position: Any) -> Any:
+        value = tvm_ffi.structural_map(output.value, (TensorLoad, lambda n: at(n.source).load(position)))
+        if any(v in set(tirx.analysis.undefined_vars(value)) for v in output.axes):
+            value = nest.substitute(value, dict(zip(output.axes, nest.unravel(position, [constant(e) for e in output.extents]), strict=True)))
+        return at(output.buffer).store(position, value)
+
+    if isinstance(total, int) and total <= CHUNK:
+        return stretch(total, lanes, body)
+    chunk = CHUNK // 2
+    return parallel("chunk", ceildiv(total, chunk), lambda c: stretch(
+        nest.minimum(chunk, total - c * chunk), lanes, lambda p: body(simplify(c * chunk + p))))
+
+
+def _rows(output: Stage, lanes: int) -> Any:
+    """The last axis in vectors; the others are one loop that the threads share."""
+    extents = [constant(e) for e in output.extents]
+    width = extents[-1]
+    rows = product(extents[:-1])
+    straight = all(contiguous(n, output.axes[-1]) for n in loads(output.value))
+    varying = _varies(output.value, output.axes[-1])
+
+    def row(r: Any) -> Any:
+        at = dict(zip(output.axes[:-1], nest.unravel(r, extents[:-1]), strict=True))
+
+        def body(column: Any) -> Any:
+            where = {**at, output.axes[-1]: column}
+            indices = [simplify(nest.substitute(i, where)) for i in output.indices]
+            return tirx.BufferStore(output.buffer, nest.substitute(output.value, where), indices)
+
+        return stretch(width, lanes if straight and not varying else 1, body)
+
+    cost = product([width, rows])
+    if isinstance(cost, int) and cost <= CHUNK:
+        return loop("row", rows, row)
+    together = max(1, CHUNK // 4 // width) if isinstance(width, int) else 1
+    if isinstance(rows, int):
+        together = min(together, max(1, rows // 4))
+    return parallel("rows", ceildiv(rows, together), lambda t: loop("row", nest.minimum(together, rows - t * together) if together > 1 else 1,
+                                                                    lambda r: row(simplify(t * together + r))))
+
+
+def contiguous(node: Any, axis: Any) -> bool:
+    """Whether a load moves with ``axis`` by one element, or not at all."""
+    moving = [i for i, at in enumerate(node.indices) if axis in set(tirx.analysis.undefined_vars(at))]
+    if not moving:
+        return True
+    last = node.indices[-1]
+    return moving == [len(node.indices) - 1] and constant(simplify(nest.substitute(last, {axis: axis + 1}) - last)) == 1
+
+
+def _varies(value: Any, axis: Any) -> bool:
+    """Whether the value branches on ``axis``: then lanes part, and vectors gain nothing."""
+    found = False
+
+    def visit(node: Any) -> Any:
+        nonlocal found
+        if getattr(node.op, "name", "") == "tirx.if_then_else" and axis in set(tirx.analysis.undefined_vars(node.args[0])):
+            found = True
+        return node
+
+    from tvm.ir import Call
+
+    tvm_ffi.structural_map(value, (Call, visit))
+    return found
+
+
