@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/attention/attention.h"
 #include "cpu/compress/compress.h"
 #include "cpu/cumulate/cumulate.h"
 #include "cpu/det/det.h"
@@ -27,12 +28,24 @@ namespace {
 
 using enum InstructionSet;
 
+constexpr std::string_view kAttentionContract =
+    "(Q, K, V, mask?, lengths?) -> softmax(softcap(scale Q K^T) + mask) V; ints: layouts of Q, K, V and the output (0 "
+    "BSHD, 1 BHSD, 2 BHDS), left, right, at_end; floats: scale, softcap";
+constexpr Arity kAttentionArity{{3, 5}, {1, 1}, 0, 7, 2};
+
 constexpr std::string_view kRecurrentContract =
     "(projected [T, B, D N G 8], packed weights, reset_bias?, peepholes?, initial_h?, initial_c?, sequence_lens?) -> Y "
     "[T, D, B, H], Y_h, Y_c?; ints: cell, reversed, input_forget, 6 activations; floats: clip, 6 x (alpha, beta)";
 
 // {least, most} inputs, {least, most} outputs, dims, ints, floats.
 constexpr Kernel kKernels[] = {
+    {"attention", kScalar, Attention, kAttentionArity, kAttentionContract},
+#if defined(__x86_64__)
+    {"attention", kAvx2, AttentionAvx2, kAttentionArity, kAttentionContract},
+    {"attention", kAvx512, AttentionAvx512, kAttentionArity, kAttentionContract},
+#elif defined(__aarch64__)
+    {"attention", kNeon, AttentionNeon, kAttentionArity, kAttentionContract},
+#endif
     {"check_indices",
      kScalar,
      CheckIndices,

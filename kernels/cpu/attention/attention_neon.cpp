@@ -1,0 +1,10 @@
+#include "cpu/attention/run_unit.h"
+#include "simd/vector_neon.h"
+
+namespace ingot::attention {
+
+void RunUnitNeon(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase) {
+  RunUnit<Tile<simd::Neon, 6, 4>>(problem, unit, scratch, phase);
+}
+
+}  // namespace ingot::attention

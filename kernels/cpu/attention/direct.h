@@ -1,0 +1,139 @@
+// Few rows, as in generation: keys and values are read once, as they lie, and memory bounds the time.
+#pragma once
+
+#include "cpu/attention/rows.h"
+
+namespace ingot::attention {
+
+// Eight sums at once keep two multiply-add units of latency 4 busy.
+constexpr int kChains = 8;
+
+// Rows that will be read soon. A core's own prefetcher follows few streams, and not across pages.
+struct Ahead {
+  const char* rows;
+  int64_t stride;
+  int64_t bytes;
+  int64_t count;
+
+  INGOT_INLINE void Fetch(int64_t row) const {
+    if (row >= count) return;
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows + row * stride + at);
+  }
+};
+
+// scores[r][i] = queries[r] · keys[i] for kRows rows and `count` keys, kChains / kRows of them at once. Meanwhile the
+// rows of values that follow are fetched.
+template <typename V, int kRows, typename T>
+INGOT_INLINE void ScoreRows(const float* queries, int64_t query_stride, const T* keys, int64_t key_stride, int64_t size,
+                            int64_t count, float* scores, const Ahead& ahead) {
+  const auto multiply = [&]<int kKeys>(int64_t key) __attribute__((always_inline)) {
+    for (int64_t i = key; i < key + kKeys; ++i) ahead.Fetch(i);
+    typename V::Float sums[kRows][kKeys];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int i = 0; i < kKeys; ++i) sums[r][i] = V::Set(0);
+    const T* from = keys + key * key_stride;
+    const auto step = [&](int64_t d, auto&& load) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kKeys; ++i) {
+        const auto element = load(from + i * key_stride + d);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r)
+          sums[r][i] = V::Fma(V::Load(queries + r * query_stride + d), element, sums[r][i]);
+      }
+    };
+    int64_t d = 0;
+    for (; d + V::kLanes <= size; d += V::kLanes)
+      step(d, [](const T* at) __attribute__((always_inline)) { return V::Load(at); });
+    if (d < size) step(d, [&](const T* at) __attribute__((always_inline)) { return V::LoadFirst(at, size - d); });
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int i = 0; i < kKeys; ++i) scores[r * kBlockKeys + key + i] = V::ReduceAdd(sums[r][i]);
+  };
+  constexpr int kKeys = kChains / kRows;
+  int64_t key = 0;
+  for (; key + kKeys <= count; key += kKeys) multiply.template operator()<kKeys>(key);
+  for (; key < count; ++key) multiply.template operator()<1>(key);
+}
+
+// out[r] = factors[r] out[r] + weights[r] values for kRows rows and `count` values.
+template <typename V, int kRows, typename T>
+INGOT_INLINE void OutputRows(const float* weights, const T* values, int64_t value_stride, int64_t size, int64_t count,
+                             const float* factors, float* out, int64_t out_stride) {
+  const auto multiply = [&]<int kVectors>(int64_t column, auto&& load) __attribute__((always_inline)) {
+    typename V::Float sums[kRows][kVectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v)
+        sums[r][v] = V::Load(out + r * out_stride + column + v * V::kLanes) * V::Set(factors[r]);
+    for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        const auto element = load(values + i * value_stride + column + v * V::kLanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) sums[r][v] = V::Fma(V::Set(weights[r * kBlockKeys + i]), element, sums[r][v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) V::Store(out + r * out_stride + column + v * V::kLanes, sums[r][v]);
+  };
+  const auto whole = [](const T* at) __attribute__((always_inline)) { return V::Load(at); };
+  constexpr int kVectors = kChains / kRows;
+  int64_t column = 0;
+  for (; column + kVectors * V::kLanes <= size; column += kVectors * V::kLanes)
+    multiply.template operator()<kVectors>(column, whole);
+  for (; column + V::kLanes <= size; column += V::kLanes) multiply.template operator()<1>(column, whole);
+  if (column < size)
+    multiply.template operator()<1>(
+        column, [&](const T* at) __attribute__((always_inline)) { return V::LoadFirst(at, size - column); });
+}
+
+// Calls body.operator()<n>(first) for n of 4, 2 or 1 rows at a time.
+template <typename Body>
+INGOT_INLINE void ForRows(int64_t rows, Body&& body) {
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) body.template operator()<4>(row);
+  if (row + 2 <= rows) {
+    body.template operator()<2>(row);
+    row += 2;
+  }
+  if (row < rows) body.template operator()<1>(row);
+}
+
+// K and V are of type T, with the elements of a row side by side.
+template <typename V, typename T>
+[[gnu::noinline]] void RunDirect(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  const int64_t rows = unit.end_row - unit.first_row;
+  const int64_t query_stride = RoundUp(problem.size, kPadding);
+  const int64_t out_stride = RoundUp(problem.value_size, kPadding);
+  const int64_t begin = VisibleKeys(problem, unit, unit.first_row).begin;
+  const int64_t end = VisibleKeys(problem, unit, unit.end_row - 1).end;
+  // As many keys as have 32 KiB of values: these are read column by column from the nearest caches. A quarter of that
+  // and four times as much were slower.
+  const int64_t most = 32768 / (problem.value_size * static_cast<int64_t>(sizeof(T)) + 1);
+  const int64_t block = Greatest(16, Least(kBlockKeys, most / 16 * 16));
+  for (int64_t first = begin; first < end; first += block) {
+    const int64_t keys = Least(block, end - first);
+    const T* k = RowOf<T>(problem.k, unit.batch, first, unit.kv_head);
+    const T* v = RowOf<T>(problem.v, unit.batch, first, unit.kv_head);
+    const Ahead ahead{reinterpret_cast<const char*>(v), problem.v.sequence * int64_t{sizeof(T)},
+                      problem.value_size * int64_t{sizeof(T)}, keys};
+    ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
+      ScoreRows<V, kRows>(scratch.queries + row * query_stride, query_stride, k, problem.k.sequence, problem.size, keys,
+                          scratch.scores + row * kBlockKeys, ahead);
+    });
+    if (!UpdateRows<V>(problem, unit, scratch, unit.first_row, rows, first, {0, RoundUp(keys, 2 * V::kLanes)}))
+      continue;
+    ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
+      OutputRows<V, kRows>(scratch.scores + row * kBlockKeys, v, problem.v.sequence, problem.value_size, keys,
+                           scratch.factors + row, scratch.out + row * out_stride, out_stride);
+    });
+  }
+}
+
+}  // namespace ingot::attention

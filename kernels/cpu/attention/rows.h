@@ -1,0 +1,89 @@
+// Rows of the tensors: reading them as floats, starting and finishing a unit.
+#pragma once
+
+#include "cpu/attention/softmax.h"
+
+namespace ingot::attention {
+
+template <typename T>
+INGOT_INLINE const T* RowOf(const Tensor& tensor, int64_t batch, int64_t sequence, int64_t head) {
+  return static_cast<const T*>(tensor.data) + batch * tensor.batch + sequence * tensor.sequence + head * tensor.head;
+}
+
+// Calls body(T*) with a null pointer of the C++ type of an element.
+template <typename Body>
+INGOT_INLINE void WithType(Element element, Body&& body) {
+  switch (element) {
+    case Element::kHalf:
+      return body(static_cast<Half*>(nullptr));
+    case Element::kBfloat:
+      return body(static_cast<Bfloat16*>(nullptr));
+    default:
+      return body(static_cast<float*>(nullptr));
+  }
+}
+
+// to[i] = factor * from[i].
+template <typename V, typename T, typename U>
+INGOT_INLINE void ScaleRow(const T* from, U* to, int64_t count, float factor) {
+  int64_t i = 0;
+  for (; i + V::kLanes <= count; i += V::kLanes) V::Store(to + i, V::Load(from + i) * V::Set(factor));
+  if (i < count) V::StoreFirst(to + i, count - i, V::LoadFirst(from + i, count - i) * V::Set(factor));
+}
+
+// A row of a key or value as floats side by side: in place if it is so, else written to `staging`.
+template <typename V>
+INGOT_INLINE const float* FloatRow(const Tensor& tensor, int64_t batch, int64_t sequence, int64_t head, int64_t size,
+                                   float* staging) {
+  if (tensor.element == Element::kFloat && tensor.feature == 1) return RowOf<float>(tensor, batch, sequence, head);
+  WithType(tensor.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+    const T* from = RowOf<T>(tensor, batch, sequence, head);
+    if (tensor.feature == 1) return ScaleRow<V>(from, staging, size, 1);
+    for (int64_t i = 0; i < size; ++i) {
+      const T one[V::kLanes] = {from[i * tensor.feature]};
+      V::StoreFirst(staging + i, 1, V::Load(one));
+    }
+  });
+  return staging;
+}
+
+// Scales the unit's queries and clears its state; rows are padded with zeros, in length and in number.
+template <typename V>
+[[gnu::noinline]] void StartUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  const int64_t rows = unit.end_row - unit.first_row;
+  const int64_t padded_rows = RoundUp(rows, kBlockRows);
+  const int64_t stride = RoundUp(problem.size, kPadding);
+  const float scale = problem.softcap > 0 ? problem.scale / problem.softcap : problem.scale;
+  std::memset(scratch.out, 0, static_cast<size_t>(padded_rows * RoundUp(problem.value_size, kPadding)) * sizeof(float));
+  std::memset(scratch.queries + rows * stride, 0, static_cast<size_t>((padded_rows - rows) * stride) * sizeof(float));
+  WithType(problem.q.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t row = unit.first_row + i;
+      const int64_t head = unit.kv_head * problem.group + row % problem.group;
+      float* to = scratch.queries + i * stride;
+      ScaleRow<V>(RowOf<T>(problem.q, unit.batch, row / problem.group, head), to, problem.size, scale);
+      for (int64_t j = problem.size; j < stride; ++j) to[j] = 0;
+    }
+  });
+  for (int64_t i = 0; i < padded_rows; ++i) {
+    scratch.max[i] = kMinusInfinity;
+    scratch.sum[i] = 0;
+  }
+}
+
+// Writes the unit's rows of O.
+template <typename V>
+[[gnu::noinline]] void FinishUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  const int64_t stride = RoundUp(problem.value_size, kPadding);
+  WithType(problem.o.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < unit.end_row - unit.first_row; ++i) {
+      const int64_t row = unit.first_row + i;
+      const int64_t head = unit.kv_head * problem.group + row % problem.group;
+      T* to = const_cast<T*>(RowOf<T>(problem.o, unit.batch, row / problem.group, head));
+      const float factor = scratch.sum[i] == 0 ? 0 : 1 / scratch.sum[i];
+      ScaleRow<V>(scratch.out + i * stride, to, problem.value_size, factor);
+    }
+  });
+}
+
+}  // namespace ingot::attention

@@ -1,0 +1,152 @@
+// The running softmax of a unit's rows: which keys a row sees, masks, and the state that each block of keys updates.
+#pragma once
+
+#include "cpu/attention/unit.h"
+#include "simd/math.h"
+
+namespace ingot::attention {
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+struct Range {
+  int64_t begin;
+  int64_t end;
+};
+
+INGOT_INLINE int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+INGOT_INLINE int64_t Greatest(int64_t a, int64_t b) { return a > b ? a : b; }
+INGOT_INLINE constexpr int64_t RoundUp(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+// The keys of the unit that a row sees. Both ends grow with the row.
+INGOT_INLINE Range VisibleKeys(const Problem& problem, const Unit& unit, int64_t row) {
+  const int64_t length = problem.lengths[unit.batch];
+  const int64_t position = row / problem.group + (problem.at_end ? length - problem.queries : 0);
+  const int64_t seen_end = Least(Least(length, unit.end_key), position + problem.right + 1);
+  const int64_t end = Greatest(unit.first_key, seen_end);
+  return {Least(Greatest(unit.first_key, position - problem.left), end), end};
+}
+
+template <typename V, typename T>
+INGOT_INLINE void AddMask(const T* mask, float* scores, int64_t count) {
+  int64_t i = 0;
+  for (; i + V::kLanes <= count; i += V::kLanes) V::Store(scores + i, V::Load(scores + i) + V::Load(mask + i));
+  if (i < count) {
+    const auto sum = V::LoadFirst(scores + i, count - i) + V::LoadFirst(mask + i, count - i);
+    V::StoreFirst(scores + i, count - i, sum);
+  }
+}
+
+// Adds a mask's elements from `first` on to `count` scores.
+template <typename V>
+INGOT_INLINE void ApplyMask(const Mask& mask, int64_t first, float* scores, int64_t count) {
+  if (mask.element == Element::kBool) {
+    const uint8_t* seen = static_cast<const uint8_t*>(mask.data) + first;
+    for (int64_t i = 0; i < count; ++i) scores[i] = seen[i * mask.key] != 0 ? scores[i] : kMinusInfinity;
+    return;
+  }
+  const auto apply = [&]<typename T>(const T* from) __attribute__((always_inline)) {
+    if (mask.key == 1) return AddMask<V>(from, scores, count);
+    T one[V::kLanes];
+    for (int i = 0; i < V::kLanes; ++i) one[i] = *from;  // the mask is the same for all keys
+    const float term = V::ReduceMax(V::Load(one));
+    for (int64_t i = 0; i < count; ++i) scores[i] += term;
+  };
+  switch (mask.element) {
+    case Element::kHalf:
+      return apply(static_cast<const Half*>(mask.data) + first);
+    case Element::kBfloat:
+      return apply(static_cast<const Bfloat16*>(mask.data) + first);
+    default:
+      return apply(static_cast<const float*>(mask.data) + first);
+  }
+}
+
+// Makes products of scaled queries and keys into scores: scores[i] for i in `columns` is key first_key + i's. Returns
+// the greatest. The columns are whole pairs of vectors.
+template <typename V>
+INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_t row, float* scores, int64_t first_key,
+                                Range columns) {
+  const Range visible = VisibleKeys(problem, unit, row);
+  const int64_t begin = Least(Greatest(visible.begin - first_key, columns.begin), columns.end);
+  const int64_t end = Greatest(Least(visible.end - first_key, columns.end), begin);
+  if (problem.softcap > 0) {
+    for (int64_t i = columns.begin; i < columns.end; i += V::kLanes)
+      V::Store(scores + i, V::Set(problem.softcap) * simd::Tanh<V>(V::Load(scores + i)));
+  }
+  if (problem.mask.data != nullptr) {
+    const Mask& mask = problem.mask;
+    const int64_t head = unit.kv_head * problem.group + row % problem.group;
+    const int64_t first =
+        unit.batch * mask.batch + head * mask.head + row / problem.group * mask.query + (first_key + begin) * mask.key;
+    ApplyMask<V>(mask, first, scores + begin, end - begin);
+  }
+  for (int64_t i = columns.begin; i < begin; ++i) scores[i] = kMinusInfinity;
+  for (int64_t i = end; i < columns.end; ++i) scores[i] = kMinusInfinity;
+  auto even = V::Set(kMinusInfinity);
+  auto odd = even;
+  for (int64_t i = columns.begin; i < columns.end; i += 2 * V::kLanes) {
+    even = V::Max(even, V::Load(scores + i));
+    odd = V::Max(odd, V::Load(scores + i + V::kLanes));
+  }
+  return V::ReduceMax(V::Max(even, odd));
+}
+
+// Replaces scores by e^(score - max), and returns their sum.
+template <typename V>
+INGOT_INLINE float Exponentiate(float* scores, Range columns, float max) {
+  auto even = V::Set(0);
+  auto odd = even;
+  const auto shift = V::Set(max);
+  for (int64_t i = columns.begin; i < columns.end; i += 2 * V::kLanes) {
+    const auto a = simd::ExpUpTo88<V>(V::Load(scores + i) - shift);
+    const auto b = simd::ExpUpTo88<V>(V::Load(scores + i + V::kLanes) - shift);
+    V::Store(scores + i, a);
+    V::Store(scores + i + V::kLanes, b);
+    even = even + a;
+    odd = odd + b;
+  }
+  return V::ReduceAdd(even + odd);
+}
+
+INGOT_INLINE bool HasNan(const float* scores, Range columns) {
+  bool found = false;
+  for (int64_t i = columns.begin; i < columns.end; ++i) found |= scores[i] != scores[i];
+  return found;
+}
+
+// Makes `count` rows of products into weights e^(score - max), and updates the rows' max and sum; the factors are what
+// their outputs have to be multiplied by. Returns false, and changes nothing, if all weights are 0. A row that saw no
+// key has max -inf and sum 0: it is exponentiated as if its max were 0.
+template <typename V>
+[[gnu::noinline]] bool UpdateRows(const Problem& problem, const Unit& unit, const Scratch& scratch, int64_t first_row,
+                                  int64_t count, int64_t first_key, Range columns) {
+  float* max = scratch.max + first_row - unit.first_row;
+  float* sum = scratch.sum + first_row - unit.first_row;
+  float block_max[kBlockRows];
+  bool all_zero = true;
+  for (int64_t i = 0; i < count; ++i) {
+    block_max[i] = FinishScores<V>(problem, unit, first_row + i, scratch.scores + i * kBlockKeys, first_key, columns);
+    all_zero &= block_max[i] == kMinusInfinity || block_max[i] - max[i] < -88.0f;
+  }
+  for (int64_t i = 0; all_zero && i < count; ++i) all_zero = !HasNan(scratch.scores + i * kBlockKeys, columns);
+  if (all_zero) return false;
+
+  float old[RoundUp(kBlockRows, 16)];
+  for (int64_t i = 0; i < count; ++i) {
+    const float next = block_max[i] > max[i] ? block_max[i] : max[i];
+    const float shift = next == kMinusInfinity ? 0 : next;
+    old[i] = max[i] - shift;
+    max[i] = next;
+    block_max[i] = shift;
+  }
+  for (int64_t i = count; i < RoundUp(kBlockRows, 16); ++i) old[i] = kMinusInfinity;
+  for (int64_t i = 0; i < count; i += V::kLanes) V::Store(old + i, simd::ExpUpTo88<V>(V::Load(old + i)));
+  for (int64_t i = 0; i < count; ++i) {
+    sum[i] = sum[i] * old[i] + Exponentiate<V>(scratch.scores + i * kBlockKeys, columns, block_max[i]);
+    scratch.factors[i] = old[i];
+  }
+  for (int64_t i = count; i < kBlockRows; ++i) scratch.factors[i] = 0;
+  return true;
+}
+
+}  // namespace ingot::attention

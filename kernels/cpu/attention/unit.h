@@ -1,0 +1,91 @@
+// What one thread does at a time, and what the instruction sets implement. Plain data only: an inline function in a
+// file that is compiled for AVX2 could be the one that the linker keeps for all machines.
+#pragma once
+
+#include <cstdint>
+
+namespace ingot::attention {
+
+enum class Element : uint8_t { kFloat, kHalf, kBfloat, kBool };
+
+// A tensor of [batch, sequence, head, size], with the distances between its elements.
+struct Tensor {
+  void* data;
+  Element element;
+  int64_t batch;
+  int64_t sequence;
+  int64_t head;
+  int64_t feature;
+};
+
+// 0 is the distance along an axis that is broadcast.
+struct Mask {
+  const void* data;  // nullptr if there is none
+  Element element;
+  int64_t batch;
+  int64_t head;
+  int64_t query;
+  int64_t key;
+};
+
+struct Problem {
+  Tensor q, k, v, o;
+  Mask mask;
+  int64_t batches, queries, keys, kv_heads;
+  int64_t group;  // query heads for each key head
+  int64_t size, value_size;
+  int64_t left, right;  // no bound is a large number
+  bool at_end;
+  float scale, softcap;
+  const int64_t* lengths;  // [batches]
+};
+
+// The queries that share a key head are one matrix of queries × group rows; row r is query r / group of head r % group,
+// so that neighboring rows see almost the same keys.
+struct Unit {
+  int64_t batch;
+  int64_t kv_head;
+  int64_t first_row, end_row;
+  int64_t first_key, end_key;
+};
+
+// Keys for each step of the running softmax: 128 × 128 packed keys and as many values are a quarter of a second-level
+// cache of 512 KiB, and a row's state is rescaled once in as many steps.
+constexpr int64_t kBlockKeys = 128;
+// Rows whose scores are computed, exponentiated and multiplied before the next ones are: 24 × 128 scores are 12 KiB, so
+// that they stay in the first-level cache. A multiple of every instruction set's tile.
+constexpr int64_t kBlockRows = 24;
+// Up to so many rows, products of rows with keys as they lie are faster than packing the keys first.
+constexpr int64_t kMostDirectRows = 8;
+// The largest size of a head.
+constexpr int64_t kMostSize = 256;
+// Rows of Q, O and V in scratch memory are padded to a multiple of this: at least the columns of every tile.
+constexpr int64_t kPadding = 32;
+
+// Scratch memory of one thread, and the state of the unit's rows: O before it is divided by `sum`.
+struct Scratch {
+  float* queries;  // [rows padded to kBlockRows, padded size], scaled
+  float* keys;     // [kBlockKeys, size], in panels
+  float* values;   // [kBlockKeys, padded value size], in panels
+  float* scores;   // [kBlockRows, kBlockKeys]
+  float* staging;  // [8, kMostSize]: rows that are not floats side by side
+  float* factors;  // [kBlockRows]
+  float* out;      // [rows padded to kBlockRows, padded value size]
+  float* max;      // [rows padded to kBlockRows]
+  float* sum;      // [rows padded to kBlockRows]
+};
+
+enum class Phase : uint8_t {
+  kWhole,   // computes the unit and writes O
+  kState,   // computes the unit and leaves its state in scratch memory
+  kFinish,  // divides the state by its sums, and writes O
+};
+
+using UnitFunction = void (*)(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
+
+void RunUnitScalar(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
+void RunUnitAvx2(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
+void RunUnitAvx512(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
+void RunUnitNeon(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
+
+}  // namespace ingot::attention
