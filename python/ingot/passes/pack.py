@@ -10,7 +10,8 @@ from tvm import relax, te, tirx
 from ingot.importer import dims
 from ingot.importer.context import with_scalars
 from ingot.importer.weights import Weight
-from ingot.lower.cpu import tiles
+from ingot.lower.cpu import tiles as tiles_
+from ingot.lower.cpu import winograd
 from ingot.lower.cpu.contraction import OUT_ELEMENTWISE_FUSABLE, Contraction, contraction_function, result_shape
 from ingot.lower.targets import Target
 from ingot.passes.graph import Graph, Rewriter
@@ -56,6 +57,10 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target) 
     groups = int(attributes.groups)
     *window, depth, channels = weight.shape
     pads = [int(p) for p in attributes.padding]
+    if window == [3, 3] and groups == 1 and strides == [1, 1] and dilations == [1, 1]:
+        tiling = _winograd_tiling(x, pads, depth, channels)
+        if tiling is not None:
+            return _winograd(rewriter, tiling, x, pads, weight, target)
     x = _padded(rewriter, x, pads[:rank], pads[rank:])
     if groups > 1 and depth == 1 and channels == groups:
         return _depthwise(rewriter, x, call.args[1], window, strides, dilations)
@@ -63,6 +68,27 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target) 
     rows = _known(result_shape(probe, x.ty.shape.values)[:-1])
     what = _tiled(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, rows, weight.dtype, target)
     return _call(rewriter, what, x, weight)
+
+
+def _winograd_tiling(x: Any, pads: list[int], depth: int, channels: int) -> winograd.Tiling | None:
+    height, width = (dims.dim(e) for e in x.ty.shape.values[1:3])
+    if not isinstance(height, int) or not isinstance(width, int):
+        return None  # how much a tile wastes at the edges is not known
+    return winograd.pick(height + pads[0] + pads[2] - 2, width + pads[1] + pads[3] - 2, depth, channels)
+
+
+def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, pads: list[int], weight: Weight, target: Target) -> Any:
+    shape, dtype = list(x.ty.shape.values), weight.dtype
+    *_, depth, channels = weight.shape
+    tiles = dims.product([shape[0], tiling.down, tiling.across])
+    transformed = _emit(rewriter, winograd.input_function(tiling, shape, (pads[0], pads[1]), dtype, target.lanes(4)), "winograd_input", [x],
+                        [dims.expr(d) for d in (tiling.points, tiles, shape[-1])], dtype)
+    tile = tiles_.pick(target, tiling.down * tiling.across, channels, np.dtype(dtype).itemsize)
+    what = Contraction((), (), (), 1, depth, channels, tile.rows, tile.vectors, tile.lanes, tiling.points)
+    filters = weight.map(lambda a: winograd.transformed(tiling, a), (tiling.points, depth, channels), f":winograd{tiling.m}")
+    products = _call(rewriter, what, transformed, filters)
+    result = [shape[0], *(dims.expr(d) for d in (tiling.height, tiling.width, channels))]
+    return _emit(rewriter, winograd.output_function(tiling, shape[0], channels, dtype), "winograd_output", [products], result, dtype)
 
 
 def _depthwise(rewriter: Rewriter, x: Any, weights: Any, window: list[int], strides: list[int], dilations: list[int]) -> Any:
@@ -87,7 +113,7 @@ def _depthwise(rewriter: Rewriter, x: Any, weights: Any, window: list[int], stri
 
 def _tiled(window: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...], groups: int, depth: int, columns: int,
            rows: int | None, dtype: str, target: Target) -> Contraction:
-    tile = tiles.pick(target, rows, columns, np.dtype(dtype).itemsize)
+    tile = tiles_.pick(target, rows, columns, np.dtype(dtype).itemsize)
     return Contraction(window, strides, dilations, groups, depth, columns, tile.rows, tile.vectors, tile.lanes)
 
 

@@ -31,7 +31,8 @@ class Contraction:
     """What a contraction's block computes.
 
     ``window`` (kernel extents), ``strides`` and ``dilations`` have an entry for each spatial axis of X, and none for a matrix product.
-    ``depth`` is the length of k, ``columns`` the number of result columns, both for each of ``groups``.
+    ``depth`` is the length of k, ``columns`` the number of result columns, both for each of ``groups``. With a ``batch`` the first axis of
+    X and of the result counts that many products, each with weights of its own.
     """
 
     window: tuple[int, ...]
@@ -43,6 +44,7 @@ class Contraction:
     rows: int
     vectors: int
     lanes: int
+    batch: int = 1
 
     @property
     def tile(self) -> Tile:
@@ -72,17 +74,17 @@ class Contraction:
 
     @property
     def packed_shape(self) -> tuple[int, ...]:
-        """The shape of the packed weights: [groups * blocks, taps * depth, tile columns]."""
-        return (self.groups * self.blocks, self.taps * self.depth, self.tile.columns)
+        """The shape of the packed weights: [batch * groups * blocks, taps * depth, tile columns]."""
+        return (self.batch * self.groups * self.blocks, self.taps * self.depth, self.tile.columns)
 
     def pack(self, weights: np.ndarray) -> np.ndarray:
-        """Weights [*window, depth, groups * columns] in the packed layout; columns that pad a block are 0."""
+        """Weights [(batch,) *window, depth, groups * columns] in the packed layout; columns that pad a block are 0."""
         wide = self.blocks * self.tile.columns
-        grouped = weights.reshape(self.taps * self.depth, self.groups, self.columns)
+        grouped = weights.reshape(self.batch, self.taps * self.depth, self.groups, self.columns)
         if wide != self.columns:
-            grouped = np.pad(grouped, ((0, 0), (0, 0), (0, wide - self.columns)))
-        blocked = grouped.reshape(self.taps * self.depth, self.groups * self.blocks, self.tile.columns)
-        return np.ascontiguousarray(blocked.transpose(1, 0, 2))
+            grouped = np.pad(grouped, ((0, 0), (0, 0), (0, 0), (0, wide - self.columns)))
+        blocked = grouped.reshape(self.batch, self.taps * self.depth, self.groups * self.blocks, self.tile.columns)
+        return np.ascontiguousarray(blocked.transpose(0, 2, 1, 3)).reshape(self.packed_shape)
 
 
 def result_shape(what: Contraction, shape: Sequence[Any]) -> list[Any]:
@@ -110,7 +112,9 @@ def contraction_function(what: Contraction, shape: Sequence[Any], dtype: str) ->
         tap: Any = index(0)
         for t, extent in zip(taps, what.window, strict=True):
             tap = tap * extent + t
-        channel = k if what.groups == 1 else group * what.depth + k
+        channel: Any = k if what.groups == 1 else group * what.depth + k
+        if what.batch > 1:
+            group = batch[0]
         weight = w(group * what.blocks + tirx.floordiv(within, wide), tap * what.depth + k, tirx.floormod(within, wide))
         return te.sum(x(*batch, *at, channel) * weight, axis=[*taps, k])
 

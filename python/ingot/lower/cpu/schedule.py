@@ -10,7 +10,8 @@ from tvm import s_tir, tirx
 
 from ingot.lower.cpu.fused import Fused, read
 from ingot.lower.cpu.math import expand
-from ingot.lower.cpu.rules import columns, contraction, convolution, loops, maps, matmul, rows
+from ingot.lower.cpu.rules import columns, contraction, convolution, loops, maps, matmul, rows, winograd
+from ingot.lower.cpu.winograd import SCHEDULED
 from ingot.lower.targets import Target
 
 
@@ -24,13 +25,15 @@ class Scheduled:
 
 #: Rules that write a function's loops anew: they return it and the schedule's name, or None if they do not fit.
 WRITTEN: tuple[Callable[[Fused, Target], tuple[tirx.PrimFunc, str] | None], ...] = (
-    contraction.rule, maps.rule, columns.rule, rows.rule)
+    contraction.rule, winograd.rule, maps.rule, columns.rule, rows.rule)
 #: Rules that transform a function's loops in place and return the schedule's name, or return None without a change.
 TRANSFORMED: tuple[Callable[[s_tir.Schedule, Target], str | None], ...] = (matmul.schedule, convolution.schedule, loops.schedule)
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> Scheduled:
     """Schedules one TIR function for a target."""
+    if SCHEDULED in (function.attrs or {}):
+        return Scheduled(expand(function), str(function.attrs[SCHEDULED]))
     fused = read(function)
     for write in WRITTEN if fused is not None else ():
         assert fused is not None

@@ -53,7 +53,7 @@ class _Program:
         self.x, self.w = _operands(anchor)
         self.after = Epilogue(fused, anchor)
         self.extents = [constant(e) for e in anchor.extents]
-        self.rows = product(self.extents[:-1])
+        self.rows = product(self.extents[(1 if what.batch > 1 else 0):-1])  # of one product
 
     # ---- Loops over tiles -----------------------------------------------------------------------------------
 
@@ -67,6 +67,8 @@ class _Program:
         what = self.what
         blocks = what.groups * what.blocks
         tiles = ceildiv(self.rows, what.rows)
+        if what.batch > 1:
+            return parallel("outer", what.batch * blocks, lambda t: self.panel(t, 1, 0, tiles))
         known = product(e for e in self.extents[:-1] if isinstance(e, int))  # for one image or sequence, if the batch is symbolic
         together = max(1, _L2_SHARE // (what.rows * what.taps * what.depth * 4))
         likely = max(1, -(-known // what.rows)) if isinstance(known, int) else 1
@@ -110,7 +112,8 @@ class _Program:
         sums = Local("sums", tile.rows * what.tile.columns, self.dtype)
         starts = [nest.variable(f"start{i}") for i in range(tile.rows)]
         group = simplify(tirx.floordiv(tile.block, what.blocks)) if what.groups > 1 else index(0)
-        bound = [tirx.Bind(s, self.start(self.row(tile, i, clamped=True), group)) for i, s in enumerate(starts)]
+        base = simplify(tirx.floordiv(tile.block, what.blocks) * self.rows) if what.batch > 1 else index(0)
+        bound = [tirx.Bind(s, self.start(simplify(base + self.row(tile, i, clamped=True)), group)) for i, s in enumerate(starts)]
         zero = tirx.Broadcast(tirx.const(0, self.dtype), lanes)
         zeros = [sums.store(i * what.tile.columns + v * lanes, zero, lanes) for i in range(tile.rows) for v in range(what.vectors)]
 
@@ -128,6 +131,10 @@ class _Program:
             return sequence(*statements)
 
         return sequence(sums.allocate(), bound, zeros, self.taps(step), self.epilogue(tile, sums))
+
+    def absolute(self, tile: _Tile, row: Any) -> Any:
+        """A row of one product among the rows of all."""
+        return simplify(tirx.floordiv(tile.block, self.what.blocks) * self.rows + row) if self.what.batch > 1 else row
 
     def row(self, tile: _Tile, i: int, clamped: bool = False) -> Any:
         """The i-th row of a tile; rows past the end read the last one, and are not stored."""
@@ -177,9 +184,9 @@ class _Program:
         """Stores a tile, through whatever was fused; straight from registers where whole blocks of columns are stored."""
         what = self.what
         wide = what.tile.columns
-        column = simplify(tile.block * wide) if what.groups == 1 else simplify(
-            tirx.floordiv(tile.block, what.blocks) * what.columns + tirx.floormod(tile.block, what.blocks) * wide)
-        left = what.columns - (tile.block if what.groups == 1 else tirx.floormod(tile.block, what.blocks)) * wide
+        part = tile.block if what.groups == 1 and what.batch == 1 else simplify(tirx.floormod(tile.block, what.blocks))
+        column = simplify(part * wide) if what.groups == 1 else simplify(tirx.floordiv(tile.block, what.blocks) * what.columns + part * wide)
+        left = what.columns - part * wide
         direct = self.after.size <= _UNROLLED_EPILOGUE
         whole = self.rows_stored(tile, sums, column, direct)
         if what.columns % wide == 0:
@@ -195,7 +202,7 @@ class _Program:
 
             def vector(v: int) -> Any:
                 return nest.vectorized("lane", lanes, lambda lane: self.after.store(
-                    row, simplify(column + v * lanes + lane), source.load(simplify(at + v * lanes + lane))))
+                    self.absolute(tile, row), simplify(column + v * lanes + lane), source.load(simplify(at + v * lanes + lane))))
 
             vectors = [vector(v) for v in range(what.vectors)]
             return branch(row < self.rows, sequence(*vectors)) if not self.always(tile) else sequence(*vectors)
@@ -214,9 +221,9 @@ class _Program:
             at = simplify(tile.first + i)
             if self.what.columns % lanes == 0:
                 stored = loop("vector", simplify(tirx.floordiv(left, lanes)), lambda v: nest.vectorized("lane", lanes, lambda lane: self.after.store(
-                    at, simplify(column + v * lanes + lane), copy.load(simplify(i * wide + v * lanes + lane)))))
+                    self.absolute(tile, at), simplify(column + v * lanes + lane), copy.load(simplify(i * wide + v * lanes + lane)))))
             else:
-                stored = loop("c", left, lambda c: self.after.store(at, simplify(column + c), copy.load(simplify(i * wide + c))))
+                stored = loop("c", left, lambda c: self.after.store(self.absolute(tile, at), simplify(column + c), copy.load(simplify(i * wide + c))))
             return stored if self.always(tile) else branch(at < self.rows, stored)
 
         return sequence(saved, loop("row", tile.rows, row))
