@@ -45,7 +45,7 @@ class IngotBackendRep(BackendRep):
         if model is None:  # another input turned out to be needed: the list of constants has grown
             return self.run(inputs, **kwargs)
         outputs = model.run(named)
-        return tuple(namedtupledict("Outputs", self.output_names)(*outputs.values()))
+        return tuple(namedtupledict("Outputs", self.output_names)(*[_output(o, outputs) for o in self._model.graph.output]))
 
     def _named(self, inputs: Any) -> dict[str, Any]:
         if isinstance(inputs, Mapping):
@@ -63,7 +63,7 @@ class IngotBackendRep(BackendRep):
     def _compile(self, constants: dict[str, Any]) -> Model | None:
         if len(constants) < len(self.constant_inputs):
             return None
-        key = tuple((name, np.asarray(a).dtype.str, np.shape(a), np.asarray(a).tobytes()) for name, a in constants.items())
+        key = tuple((name, _identity(a)) for name, a in constants.items())
         if key not in self._compiled:
             with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
                 path = Path(folder) / "model.ingot"
@@ -76,6 +76,24 @@ class IngotBackendRep(BackendRep):
                     return None
                 self._compiled[key] = Model.load(path)
         return self._compiled[key]
+
+
+def _identity(value: Any) -> Any:
+    """Something hashable that tells an input from others: an array, a list of them for a sequence, or None."""
+    if value is None or isinstance(value, (list, tuple)):
+        return value if value is None else tuple(map(_identity, value))
+    array = np.asarray(value)
+    return array.dtype.str, array.shape, array.tobytes()
+
+
+def _output(declared: onnx.ValueInfoProto, outputs: Mapping[str, Any]) -> Any:
+    """An output by its declared type: an array, a list for a sequence, or None for an optional without element."""
+    if declared.name in outputs:
+        return outputs[declared.name]
+    items: list[Any] = []
+    while f"{declared.name}[{len(items)}]" in outputs:
+        items.append(outputs[f"{declared.name}[{len(items)}]"])
+    return items if items or declared.type.WhichOneof("value") != "optional_type" else None
 
 
 class IngotBackend(Backend):

@@ -277,7 +277,7 @@ class Context:
         assert value.elements is not None
         if value.is_constant:
             return relax.const(value.elements.astype(numpy_dtype(value.dtype)), value.dtype)
-        flat = [dims.expr(e) for e in value.elements.ravel()]
+        flat = [dims.expr(e).astype("int64") for e in value.elements.ravel()]  # comparisons of extents are booleans
         shape = (len(flat),) if value.ndim != 0 else ()
         tensor = self.builtin("shape", [], [(shape, "int64")], dims_=flat)
         if value.ndim > 1:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
 from onnx import numpy_helper
-from tvm import relax
 
 from ingot.errors import CompileError, IngotError, UnsupportedError
-from ingot.importer import dims, inline, narrow, registry
+from ingot.importer import inline, narrow, registry
 from ingot.importer.context import Context
 from ingot.importer.fold import fold
 from ingot.importer.shape_math import shape_math
 from ingot.importer.values import Value, constant
-
-
-@dataclass
-class Subgraph:
-    """A subgraph that was imported as a function ``name`` of its own.
-
-    ``captured`` are the outer values that follow the graph's own inputs in its parameters; ``outputs`` its results.
-    """
-
-    name: str
-    captured: list[Value]
-    outputs: list[Value]
 
 
 def node_label(node: onnx.NodeProto) -> str:
@@ -100,7 +86,8 @@ def import_node(cx: Context, node: onnx.NodeProto, opsets: dict[str, int]) -> No
         inputs = [cx.lookup(name) if name else None for name in node.input]
         while inputs and inputs[-1] is None:
             inputs.pop()
-        results = fold(cx, node, inputs) or shape_math(cx, node, inputs) or _call(cx, node, inputs, domain)
+        tensors = all(v is None or isinstance(v, Value) for v in inputs)
+        results = (tensors and (fold(cx, node, inputs) or shape_math(cx, node, inputs))) or _call(cx, node, inputs, domain)
         for name, value in zip(node.output, results, strict=False):
             if name:
                 value.name = value.name or name
@@ -133,6 +120,12 @@ def _call(cx: Context, node: onnx.NodeProto, inputs: list[Value | None], domain:
         raise cx.error(f"input {required_missing} is required, but the node leaves it out")
     if operator.max_inputs is not None and count > operator.max_inputs:
         raise cx.error(f"has {count} inputs; at most {operator.max_inputs} are supported")
+    other = next((i for i, v in enumerate(inputs) if v is not None and not isinstance(v, Value)), None)
+    if operator.sequences:
+        result = operator.function(cx, *inputs, **attributes(node, cx))
+        return [cx.wrap(r) for r in (result if isinstance(result, (tuple, list)) else (result,))]
+    if other is not None:
+        raise cx.error(f"input {other} is a sequence or a missing optional, where a tensor is needed")
     given, tag = narrow.as_bytes(cx, node.op_type, inputs)
     result = operator.function(cx, *given, **attributes(node, cx))
     return [tag(cx.wrap(r)) for r in (result if isinstance(result, (tuple, list)) else (result,))]
@@ -154,25 +147,3 @@ def _attribute(attribute: onnx.AttributeProto, cx: Context) -> Any:
     values = list(value)
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v
             for v in values]
-
-
-def import_subgraph(outer: Context, graph: onnx.GraphProto, inputs: Sequence[Value | Any]) -> Subgraph:
-    """Imports a subgraph as a Relax function. ``inputs`` gives a type, or a value to take the type from, for each graph input."""
-    module = outer.module
-    name = module.unique(f"{graph.name or 'subgraph'}".replace("/", "_").replace(".", "_"))
-    cx = Context(module, outer, name)
-    opsets = module.opsets
-    parameters = []
-    for declared, given in zip(graph.input, inputs, strict=True):
-        shape = [cx.inner_symbol(d) if not isinstance(d, int) else d for d in given.shape]
-        var = relax.Var(module.unique("p"), relax.TensorType([dims.expr(d) for d in shape], given.dtype))
-        parameters.append(var)
-        cx.values[declared.name] = Value(cx, given.dtype, tuple(shape), declared.name, _expr=var)
-    with module.bb.function(name, private=False):
-        with module.bb.dataflow():
-            import_nodes(cx, graph, opsets, module.base_dir)
-            outputs = [cx.lookup(o.name) for o in graph.output]
-            result = module.bb.emit_output(relax.Tuple([o.expr for o in outputs]))
-        module.bb.emit_func_output(result, params=parameters + [var for _, var in cx.captures.values()])
-    module.function_checks[name] = cx.checks
-    return Subgraph(name, [value for value, _ in cx.captures.values()], outputs)

@@ -10,12 +10,12 @@ import onnx
 import onnx.inliner
 from tvm import relax
 
-from ingot.errors import CompileError, UnsupportedError
+from ingot.errors import CompileError, NeedsConstantError, UnsupportedError
 from ingot.importer import dims, registry
 from ingot.importer.context import Context
 from ingot.importer.graph import check_supported, import_nodes
 from ingot.importer.module import Imported, ModuleBuilder, TensorSpec
-from ingot.importer.values import Value
+from ingot.importer.values import AnyValue, MissingValue, SequenceValue, Value, tensors_of
 from ingot.importer.weights import dtype_name
 
 OLDEST_OPSET = 7
@@ -67,9 +67,9 @@ def import_model(
                 if declared.name in initialized:
                     continue
                 if constants and declared.name in constants:
-                    value = cx.constant(constants[declared.name])
+                    value = given_value(cx, declared, constants[declared.name])
                     value.name = declared.name
-                    cx.values[declared.name] = value
+                    cx.values[declared.name] = value  # type: ignore[assignment]
                     continue
                 spec = _input_spec(declared, symbols, (shapes or {}).get(declared.name), source)
                 var = relax.Var(re.sub(r"\W", "_", spec.name) or "input", relax.TensorType([dims.expr(d) for d in spec.shape], spec.dtype))
@@ -77,17 +77,34 @@ def import_model(
                 inputs.append(spec)
                 parameters.append(var)
             import_nodes(cx, model.graph, opsets, base_dir)
-            results = [cx.lookup(o.name) for o in model.graph.output]
-            output = module.bb.emit_output(relax.Tuple([r.expr for r in results]))
+            results = [result for o in model.graph.output for result in named_tensors(o.name, cx.lookup(o.name))]
+            output = module.bb.emit_output(relax.Tuple([r.expr for _, r in results]))
         weights = [weight for weight, _ in module.weights.values()]
         module.bb.emit_func_output(output, params=parameters + [var for _, var in module.weights.values()])
     module.function_checks["main"] = cx.checks
-    outputs = [TensorSpec(o.name, r.dtype, r.shape) for o, r in zip(model.graph.output, results, strict=True)]
+    outputs = [TensorSpec(name, r.dtype, r.shape) for name, r in results]
     return Imported(
         mod=module.bb.get(), inputs=inputs, outputs=outputs, symbols=list(symbols.values()), weights=weights, nodes=module.nodes,
         checks=module.function_checks,
         metadata={"source": "onnx", "graph": model.graph.name, "producer": f"{model.producer_name} {model.producer_version}".strip(),
                   "ir_version": model.ir_version, "opset": dict(opsets)})
+
+
+def given_value(cx: Context, declared: onnx.ValueInfoProto, given: Any) -> AnyValue:
+    """An input that is part of the model: an array, a list of arrays for a sequence, None for an optional without element."""
+    if given is None:
+        return MissingValue()
+    kind = declared.type.optional_type.elem_type if declared.type.WhichOneof("value") == "optional_type" else declared.type
+    if kind.WhichOneof("value") != "sequence_type":
+        return cx.constant(given)
+    items = tuple(cx.constant(item) for item in given)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.sequence_type.elem_type.tensor_type.elem_type)
+    return SequenceValue(items, items[0].dtype if items else dtype_name(dtype))
+
+
+def named_tensors(name: str, value: AnyValue) -> list[tuple[str, Value]]:
+    """The tensors of an output with their names: ``y[0]``, ``y[1]``, ... for those of a sequence ``y``."""
+    return [(name, value)] if isinstance(value, Value) else [(f"{name}[{i}]", v) for i, v in enumerate(tensors_of(value))]
 
 
 def inline_functions(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -117,6 +134,9 @@ def check_order(graph: onnx.GraphProto, source: str) -> None:
 
 def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override: Sequence[int | str] | None, source: str) -> TensorSpec:
     kind = declared.type.WhichOneof("value")
+    if kind in ("sequence_type", "optional_type"):
+        raise NeedsConstantError(f"{source}: input '{declared.name}' is {'a sequence' if kind == 'sequence_type' else 'an optional'}; what it holds "
+                                 "must be known while compiling", declared.name)
     if kind != "tensor_type":
         what = (kind or "value of no type").replace("_type", "")
         raise UnsupportedError(f"{source}: input '{declared.name}' is a {what}; only tensors are supported")

@@ -2,6 +2,7 @@
 
 from ingot.importer.ops import activation as activation
 from ingot.importer.ops import cast as cast
+from ingot.importer.ops import control as control
 from ingot.importer.ops import conv as conv
 from ingot.importer.ops import create as create
 from ingot.importer.ops import elementwise as elementwise
@@ -20,6 +21,7 @@ from ingot.importer.ops import recurrent as recurrent
 from ingot.importer.ops import reduce as reduce
 from ingot.importer.ops import resize as resize
 from ingot.importer.ops import roi as roi
+from ingot.importer.ops import sequence as sequence
 from ingot.importer.ops import shape as shape
 from ingot.importer.ops import signal as signal
 from ingot.importer.ops import training as training

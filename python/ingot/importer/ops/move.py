@@ -13,11 +13,11 @@ from ingot.importer.context import Context
 from ingot.importer.dims import Dim
 from ingot.importer.ops.checks import check_equal
 from ingot.importer.registry import onnx_op
-from ingot.importer.values import Value
+from ingot.importer.values import AnyValue, Value
 
 
-@onnx_op("Identity")
-def identity(cx: Context, x: Value) -> Value:
+@onnx_op("Identity", sequences=True)
+def identity(cx: Context, x: AnyValue) -> AnyValue:
     return x
 
 
