@@ -108,21 +108,30 @@ class _FunctionBuilder:
                 inputs.append(index)
             else:
                 self.weights[str(index)] = self.program.weights.add(weight)
+        waiting = self.check(self.program.imported.checks.get(self.name, []))
         for position, binding in enumerate(bindings(function)):
             count = len(self.steps)
             self.bind(binding)
+            waiting = self.check(waiting)
             for step in self.steps[count:]:
                 step["node"] = ", ".join(self.program.imported.nodes[n] for n in (nodes[position] if position < len(nodes) else ()))
         outputs = [self.value(e) for e in self.flatten(function.body.body)]
-        for condition, message in self.program.imported.checks.get(self.name, []):
-            if all(self.expressions.is_declared(v) for v in tirx.analysis.undefined_vars(condition)):
-                self.steps.append({"op": "check", "expr": self.expressions.add(condition), "message": message})
         for step, pendings in self.program.pending_outputs.pop(self.name, []):
             for pending in pendings:
                 self.settle(pending, None)
             step["outputs"] = [p.index for p in pendings]
         return {"name": self.name, "symbols": self.expressions.symbols, "exprs": self.expressions.table, "values": self.values,
                 "inputs": inputs, "outputs": outputs, "weights": self.weights, "steps": self.steps}
+
+    def check(self, checks: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
+        """Emits the checks whose symbols are known, before anything relies on them; the others are returned."""
+        waiting = []
+        for condition, message in checks:
+            if all(self.expressions.is_declared(v) for v in tirx.analysis.undefined_vars(condition)):
+                self.steps.append({"op": "check", "expr": self.expressions.add(condition), "message": message})
+            else:
+                waiting.append((condition, message))
+        return waiting
 
     def flatten(self, expression: Any) -> list[Any]:
         """The tensors of a function's result."""

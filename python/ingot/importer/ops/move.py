@@ -101,23 +101,34 @@ def _join(cx: Context, parts: Sequence[Value], axis: int) -> Value:
 def split_1(cx: Context, x: Value, *, axis: int = 0, split: list[int] | None = None) -> tuple[Value, ...]:
     axis %= x.ndim
     count = len(cx.node.output) if cx.node is not None else 1
-    return _split(cx, x, axis, list(split) if split else _even(x.shape[axis], count))
+    return _split(cx, x, axis, list(split) if split else _even(cx, x.shape[axis], count))
 
 
 @onnx_op("Split", since=13)
 def split(cx: Context, x: Value, sizes: Value | None = None, *, axis: int = 0, num_outputs: int | None = None) -> tuple[Value, ...]:
     axis %= x.ndim
     count = num_outputs or (len(cx.node.output) if cx.node is not None else 1)
-    return _split(cx, x, axis, cx.dims(sizes, "split") if sizes is not None else _even(x.shape[axis], count))
+    return _split(cx, x, axis, cx.dims(sizes, "split") if sizes is not None else _even(cx, x.shape[axis], count))
 
 
-def _even(extent: Dim, count: int) -> list[Dim]:
+def _even(cx: Context, extent: Dim, count: int) -> list[Dim]:
+    """Sizes of parts that are equal but for the last, which may be smaller."""
     chunk = dims.ceildiv(extent, count)
-    return [*[chunk] * (count - 1), dims.dim(extent - chunk * (count - 1))]
+    last = dims.dim(extent - chunk * (count - 1))
+    if not dims.is_extent(last):
+        cx.check(last >= 0, f"an axis of {extent} cannot be split into {count} parts of {chunk}")
+    return [*[chunk] * (count - 1), last]
 
 
 def _split(cx: Context, x: Value, axis: int, sizes: list[Dim]) -> tuple[Value, ...]:
     parts, start = [], 0
+    for size in sizes:
+        if not dims.is_extent(size):
+            cx.check(size >= 0, f"a split has a negative size: {dims.text(sizes)}")
+    total, extent = dims.dim(sum(sizes)), x.shape[axis]
+    if not dims.equal(total, extent):
+        cx.check(total == extent if isinstance(total, int) and isinstance(extent, int) else dims.expr(total).equal(dims.expr(extent)),
+                 f"the sizes of a split, {dims.text(sizes)}, add up to {total}, not {extent}")
     for size in sizes:
         parts.append(window_of(cx, x, {axis: (start, size, 1)}))
         start = dims.dim(start + size)

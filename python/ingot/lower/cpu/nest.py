@@ -34,6 +34,8 @@ def sequence(*statements: Any) -> Any:
             flat += [s for s in statement if s is not None]
         elif statement is not None:
             flat.append(statement)
+    if not flat:  # nothing to do: no elements
+        return tirx.Evaluate(0)
     return flat[0] if len(flat) == 1 else tirx.SeqStmt(flat)
 
 
