@@ -101,6 +101,9 @@ class _Program:
         statements: list[Any] = []
         for stage in self.stages:
             statements.append(self.reduced(stage, at) if stage.init is not None else self.mapped(stage, at))
+            if stage.init is not None and stage.buffer in self.parameters:
+                rest = [index(0)] * (len(stage.axes) - self.shared)
+                statements.append(tirx.BufferStore(stage.buffer, self.scalars[stage.buffer].load(0), [*at, *rest]))
         return sequence(statements)
 
     def value(self, expression: Any, stage: Stage, at: list[Any]) -> Any:
@@ -175,10 +178,15 @@ class _Program:
         many = width // wide if isinstance(width, int) else simplify(tirx.floordiv(width, index(wide)))
 
         def vectors(where: dict[Any, Any]) -> Any:
+            def chain(v: Any, c: int) -> Any:
+                def added(lane: Any) -> Any:
+                    place = simplify(lane + c * lanes)
+                    return partial.store(place, combine.apply(partial.load(place), one(where, simplify(v * wide + c * lanes + lane))))
+
+                return nest.vectorized("lane", lanes, added)
+
             def step(v: Any) -> Any:
-                return sequence([nest.vectorized("lane", lanes, lambda lane, c=c: partial.store(  # type: ignore[misc]
-                    simplify(lane + c * lanes),
-                    combine.apply(partial.load(simplify(lane + c * lanes)), one(where, simplify(v * wide + c * lanes + lane))))) for c in range(_CHAINS)])
+                return sequence([chain(v, c) for c in range(_CHAINS)])
 
             whole = None if isinstance(many, int) and many == 0 else loop("v", many, step)
             left = simplify(index(width) - many * wide)
