@@ -11,9 +11,11 @@ from tvm import relax
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
 from ingot.lower.targets import Target
+from ingot.passes.attention import fuse_attention
 from ingot.passes.fold import fold_weights
 from ingot.passes.graph import Graph
 from ingot.passes.layout import channels_last
+from ingot.passes.legalize import OVERRIDES
 from ingot.passes.pack import pack_weights
 from ingot.passes.scale import fold_scales
 from ingot.passes.trace import Trace, trace_fusion
@@ -36,6 +38,7 @@ VIEWS = ("relax.reshape",)
 #: What happens to the graph before any operator becomes code, in order. Each keeps the variables' names (passes/trace.py).
 GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Target], Graph]], ...] = (
     ("fold weights", lambda graph, target: fold_weights(graph)),
+    ("attention", lambda graph, target: fuse_attention(graph)),
     ("fold scales", lambda graph, target: fold_scales(graph)),
     ("channels last", lambda graph, target: channels_last(graph)),
     ("fold weights", lambda graph, target: fold_weights(graph)),
@@ -71,7 +74,7 @@ def optimize(imported: Imported, target: Target, note: Callable[[str], None] = l
         mod = run(
             graph.mod,
             transform.EliminateCommonSubexpr(),
-            transform.LegalizeOps(skip_ops=list(VIEWS)),
+            transform.LegalizeOps(OVERRIDES, skip_ops=list(VIEWS)),
             transform.AnnotateTIROpPattern(),
             transform.DeadCodeElimination(),
         )

@@ -77,6 +77,8 @@ _MOST_TOGETHER = 16
 
 
 def _join(cx: Context, parts: Sequence[Value], axis: int) -> Value:
+    if all(dims.equal(a, b) for p in parts[1:] for i, (a, b) in enumerate(zip(parts[0].shape, p.shape, strict=True)) if i != axis):
+        return cx.op(relax.op.concat([p.expr for p in parts], axis))
     ends: list[Dim] = []
     for part in parts:
         ends.append(dims.dim((ends[-1] if ends else 0) + part.shape[axis]))

@@ -145,4 +145,9 @@ def combination(stage: Stage) -> Combination | None:
     for kind, apply in _COMBINATIONS:
         if isinstance(stage.value, kind) and isinstance(stage.value.a, TensorLoad) and stage.value.a.source.same_as(stage.buffer):
             return Combination(stage.value.b, apply)
+    value = stage.value  # passes/legalize.py: the larger or smaller of two, or NaN
+    if isinstance(value, tirx.Select) and isinstance(value.condition, tirx.Or) and isinstance(value.true_value, TensorLoad) \
+            and value.true_value.source.same_as(stage.buffer) and isinstance(value.condition.a, (tirx.LT, tirx.GT)):
+        larger = isinstance(value.condition.a, tirx.GT)
+        return Combination(value.false_value, lambda a, b: tirx.Select(tirx.any(a > b if larger else a < b, tirx.isnan(a)), a, b))
     return None

@@ -14,6 +14,8 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call
 
+from ingot.lower.cpu.nest import substitute
+
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; the first has few bits, so that n times it is exact
 #: exp(r) - 1 - r over r² on |r| <= ln 2 / 2 (S. L. Moshier, Cephes, expf.c), highest power first.
@@ -29,7 +31,11 @@ _TANH_Q = (0.00025447766529396176, 0.024491453543305397, 0.46416500210762024, 1.
 
 def expand(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """A TIR function with the calls of this module's table written out."""
-    return function.with_body(tvm_ffi.structural_map(function.body, (Call, _call)))
+    body = tvm_ffi.structural_map(function.body, (Call, _call))
+    if any("float16" in str(p.ty.dtype) for p in function.params if hasattr(p.ty, "storage_scope")):
+        # Rounding to bfloat16 repeats its operand, and a name can be bound only once.
+        body = tvm_ffi.structural_map(body, (tirx.Let, lambda node: substitute(node.body, {node.var: node.value})))
+    return function.with_body(body)
 
 
 def _call(node: Any) -> Any:

@@ -77,6 +77,11 @@ def minimum(a: Any, b: Any) -> Any:
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else simplify(tirx.min(index(a), index(b)))
 
 
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two indices."""
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else simplify(tirx.max(index(a), index(b)))
+
+
 def constant(value: Any) -> Any:
     """An index as a Python int if it is known, else as it is."""
     value = value if isinstance(value, int) else simplify(value)
@@ -146,6 +151,8 @@ def unravel(position: Any, shape: Sequence[Any]) -> list[Any]:
     indices: list[Any] = []
     rest = position
     for extent in reversed(shape[1:]):
-        indices.insert(0, simplify(tirx.floormod(rest, index(constant(extent)))))
-        rest = tirx.floordiv(rest, index(constant(extent)))
+        known = constant(extent)
+        size = index(max(1, known) if isinstance(known, int) else known)  # an axis without elements is never visited
+        indices.insert(0, simplify(tirx.floormod(rest, size)))
+        rest = tirx.floordiv(rest, size)
     return [simplify(rest), *indices] if shape else []

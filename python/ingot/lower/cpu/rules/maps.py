@@ -6,6 +6,7 @@ from typing import Any
 
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import Call
 from tvm.ir.expr import TensorLoad
 
 from ingot.lower.cpu import nest
@@ -94,22 +95,27 @@ def _rows(output: Stage, lanes: int) -> Any:
     width = extents[-1]
     rows = product(extents[:-1])
     straight = all(contiguous(n, output.axes[-1]) for n in loads(output.value))
-    varying = _varies(output.value, output.axes[-1])
+    parts = segments(output.value, output.axes[-1], 0, width)
+    if any(varies(value, output.axes[-1]) for _, _, value in parts):
+        straight = False
 
     def row(r: Any) -> Any:
         at = dict(zip(output.axes[:-1], nest.unravel(r, extents[:-1]), strict=True))
 
-        def body(column: Any) -> Any:
-            where = {**at, output.axes[-1]: column}
-            indices = [simplify(nest.substitute(i, where)) for i in output.indices]
-            return tirx.BufferStore(output.buffer, nest.substitute(output.value, where), indices)
+        def part(start: Any, stop: Any, value: Any) -> Any:
+            def body(column: Any) -> Any:
+                where = {**at, output.axes[-1]: simplify(column + start)}
+                indices = [simplify(nest.substitute(i, where)) for i in output.indices]
+                return tirx.BufferStore(output.buffer, nest.substitute(value, where), indices)
 
-        return stretch(width, lanes if straight and not varying else 1, body)
+            return stretch(constant(simplify(index(stop) - index(start))), lanes if straight else 1, body)
+
+        return sequence([part(*p) for p in parts])
 
     cost = product([width, rows])
     if isinstance(cost, int) and cost <= CHUNK:
         return loop("row", rows, row)
-    together = max(1, CHUNK // 4 // width) if isinstance(width, int) else 1
+    together = max(1, CHUNK // 4 // max(1, width)) if isinstance(width, int) else 1
     if isinstance(rows, int):
         together = min(together, max(1, rows // 4))
     return parallel("rows", ceildiv(rows, together), lambda t: loop("row", nest.minimum(together, rows - t * together) if together > 1 else 1,
@@ -125,19 +131,61 @@ def contiguous(node: Any, axis: Any) -> bool:
     return moving == [len(node.indices) - 1] and constant(simplify(nest.substitute(last, {axis: axis + 1}) - last)) == 1
 
 
-def _varies(value: Any, axis: Any) -> bool:
+def segments(value: Any, axis: Any, start: Any, stop: Any) -> list[tuple[Any, Any, Any]]:
+    """Stretches of an axis, and the value on each, that an ``if_then_else`` on the axis no longer divides (a concatenation, a pad)."""
+    choice = _choice(value, axis)
+    if choice is None:
+        return [(start, stop, value)]
+    condition, boundary, below = choice
+    middle = nest.minimum(nest.maximum(boundary, start), stop)
+    lower, upper = _chosen(value, condition, below), _chosen(value, condition, not below)
+    return [*segments(lower, axis, start, middle), *segments(upper, axis, middle, stop)]
+
+
+def _choice(value: Any, axis: Any) -> tuple[Any, Any, bool] | None:
+    """A condition on ``axis`` that the value branches on, where it changes, and whether it holds below."""
+    found: list[tuple[Any, Any, bool]] = []
+
+    def visit(node: Any) -> Any:
+        if getattr(node.op, "name", "") == "tirx.if_then_else" and not found:
+            condition = node.args[0]
+            for kind, shift, below in ((tirx.LT, 0, True), (tirx.LE, 1, True), (tirx.GE, 0, False), (tirx.GT, 1, False)):
+                if not isinstance(condition, kind):
+                    continue
+                if condition.a.same_as(axis) and not _depends(condition.b, axis):
+                    found.append((condition, constant(simplify(condition.b + shift)), below))
+                elif condition.b.same_as(axis) and not _depends(condition.a, axis):  # c < axis: from c + 1 on
+                    found.append((condition, constant(simplify(condition.a + (1 - shift))), not below))
+        return node
+
+    tvm_ffi.structural_map(value, (Call, visit))
+    return found[0] if found else None
+
+
+def _chosen(value: Any, condition: Any, holds: bool) -> Any:
+    """A value where a condition is known."""
+
+    def visit(node: Any) -> Any:
+        if getattr(node.op, "name", "") == "tirx.if_then_else" and tvm_ffi.structural_equal(node.args[0], condition):
+            return node.args[1 if holds else 2]
+        return node
+
+    return tvm_ffi.structural_map(value, (Call, visit))
+
+
+def _depends(value: Any, axis: Any) -> bool:
+    return axis in set(tirx.analysis.undefined_vars(value)) if not isinstance(value, int) else False
+
+
+def varies(value: Any, axis: Any) -> bool:
     """Whether the value branches on ``axis``: then lanes part, and vectors gain nothing."""
     found = False
 
     def visit(node: Any) -> Any:
         nonlocal found
-        if getattr(node.op, "name", "") == "tirx.if_then_else" and axis in set(tirx.analysis.undefined_vars(node.args[0])):
+        if getattr(node.op, "name", "") == "tirx.if_then_else" and _depends(node.args[0], axis):
             found = True
         return node
 
-    from tvm.ir import Call
-
     tvm_ffi.structural_map(value, (Call, visit))
     return found
-
-

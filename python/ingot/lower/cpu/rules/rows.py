@@ -86,7 +86,7 @@ class _Program:
         if isinstance(cost, int) and cost <= CHUNK // 4:
             body = loop("row", rows, self.row)
         else:
-            together = max(1, CHUNK // 4 // longest) if isinstance(longest, int) else 1
+            together = max(1, CHUNK // 4 // max(1, longest)) if isinstance(longest, int) else 1
             if isinstance(rows, int):
                 together = min(together, max(1, rows // 4))
             body = parallel("rows", ceildiv(rows, together), lambda t: loop(
