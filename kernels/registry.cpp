@@ -18,7 +18,9 @@
 #include "cpu/roi/roi.h"
 #include "cpu/scatter_elements/scatter_elements.h"
 #include "cpu/scatter_nd/scatter_nd.h"
+#include "cpu/svm_probabilities/svm_probabilities.h"
 #include "cpu/topk/topk.h"
+#include "cpu/tree_ensemble/tree_ensemble.h"
 #include "cpu/unique/unique.h"
 #include "cpu/wrap_indices/wrap_indices.h"
 #include "machine.h"
@@ -117,11 +119,22 @@ constexpr Kernel kKernels[] = {
      {{3, 3}, {1, 1}, 0, 1, 0},
      "(data, indices [..., k], updates) -> data with updated slices; ints: reduction (0 none, 1 add, 2 mul, 3 min, 4 "
      "max)"},
+    {"svm_probabilities",
+     kScalar,
+     SvmProbabilities,
+     {{3, 3}, {1, 1}, 0, 0, 0},
+     "(decisions [n, pairs], a, b) -> probabilities of classes [n, k]"},
     {"topk",
      kScalar,
      TopK,
      {{1, 2}, {1, 2}, 0, 3, 0},
      "(input) -> values, int64 indices, k along the axis as the outputs' shape says; ints: axis, largest, sorted"},
+    {"tree_ensemble",
+     kScalar,
+     TreeEnsemble,
+     {{6, 6}, {1, 1}, 0, 2, 0},
+     "(rows [n, features], nodes, roots, leaves' starts, targets, weights) -> scores [n, targets]; ints: aggregate, "
+     "plain"},
     {"unique",
      kScalar,
      Unique,

@@ -7,10 +7,11 @@ from ingot.importer.ops import conv as conv
 from ingot.importer.ops import create as create
 from ingot.importer.ops import elementwise as elementwise
 from ingot.importer.ops import grid as grid
-from ingot.importer.ops import integer as integer
 from ingot.importer.ops import indexing as indexing
+from ingot.importer.ops import integer as integer
 from ingot.importer.ops import linear as linear
 from ingot.importer.ops import logical as logical
+from ingot.importer.ops import ml as ml
 from ingot.importer.ops import move as move
 from ingot.importer.ops import normalize as normalize
 from ingot.importer.ops import pool as pool

@@ -100,7 +100,7 @@ def _sample(x: Value, grid: Value, mode: str, padding: str, align: bool, wide: s
         return te.compute(shape, lambda n, c, *o: picked(t, n, c, [at(n, *o, a).astype("int64") for a in range(rank)]), name="grid_sample")
 
     def weighted(t: te.Tensor, at: te.Tensor) -> te.Tensor:
-        taps = [te.reduce_axis((0, _TAPS[mode]), name="tap") for _ in range(rank)]
+        taps = [te.reduce_axis((0, dims.expr(_TAPS[mode])), name="tap") for _ in range(rank)]
         first = _TAPS[mode] // 2 - 1
 
         def body(n: Any, c: Any, *o: Any) -> Any:
@@ -181,7 +181,7 @@ def deform_conv(cx: Context, x: Value, w: Value, offset: Value, b: Value | None 
     spatial = [dims.expr(d) for d in x.shape[2:]]
 
     def columns(t: te.Tensor, shift: te.Tensor, *masks: te.Tensor) -> te.Tensor:
-        taps = [te.reduce_axis((0, 2), name="tap") for _ in range(rank)]
+        taps = [te.reduce_axis((0, dims.expr(2)), name="tap") for _ in range(rank)]
         zero = tirx.const(0, x.dtype)
 
         def body(n: Any, c: Any, k: Any, *o: Any) -> Any:

@@ -99,7 +99,7 @@ def col2im(cx: Context, x: Value, image_shape: Value, block_shape: Value, *, dil
     split = cx.reshape(x, [x.shape[0], channels, *block, *positions])
 
     def compute(t: te.Tensor) -> te.Tensor:
-        taps = [te.reduce_axis((0, k), name="k") for k in block]
+        taps = [te.reduce_axis((0, dims.expr(k)), name="k") for k in block]
 
         def body(n: Any, c: Any, *i: Any) -> Any:
             at, inside = [], []

@@ -1,0 +1,30 @@
+// The scores of a forest of decision trees (ONNX TreeEnsemble and its older forms), before base values and transforms.
+//
+// inputs   rows: float32 or float64 [n, features]
+//          nodes: int32 [nodes, 4 for float32 or 6 for float64 rows], TreeNode below. A child comes after its parent.
+//          roots: int32 [trees], as a child
+//          starts: int32 [leaves + 1]; targets: int32 [m]; weights: as rows [m]: leaf i gives weights[j] to targets[j]
+//          for j of starts[i] … starts[i + 1]
+// ints     aggregate: 0 average, 1 sum, 2 minimum, 3 maximum. A target that no leaf gives anything to has the score 0.
+//          plain: 1 if every comparison is <= and no missing value goes to `yes`
+// outputs  scores: as rows [n, targets], which the program states
+//
+// Sums are in double, in an order that does not depend on the number of threads.
+#pragma once
+
+#include "kernel.h"
+
+namespace ingot {
+
+template <typename T>
+struct TreeNode {
+  int32_t test;  // feature * 16 + 8 if a missing value (NaN) goes to `yes` + the comparison: 0 <=, 1 <, 2 >=, 3 >, 4
+                 // ==, 5 !=
+  int32_t yes;   // a node, or -1 - leaf
+  int32_t no;
+  T value;  // at byte 12 for float, 16 for double
+};
+
+void TreeEnsemble(KernelContext& context);
+
+}  // namespace ingot
