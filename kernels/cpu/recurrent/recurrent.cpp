@@ -171,10 +171,11 @@ class Layer {
     return row - (rows_ + direction * batch_ + first);
   }
 
-  void RunUnits(int64_t direction, int64_t first_row, int64_t rows, int phase, int64_t first_block, int64_t end_block) {
+  void RunUnits(int64_t step, int64_t direction, int64_t first_row, int64_t rows, int phase, int64_t first_block,
+                int64_t end_block) {
     const int64_t d = direction;
     const auto& [f, g, h] = functions_[static_cast<size_t>(d)];
-    step_({cell_, phase, context_.ints()[2] != 0, hidden_, clip_, f, g, h,
+    step_({cell_, phase, context_.ints()[2] != 0, step % 2 != 0, hidden_, clip_, f, g, h,
            weights_ + padded_ * hidden_ * (d * gates_ + 2 * phase),
            reset_bias_ == nullptr ? nullptr : reset_bias_ + d * padded_,
            peepholes_ == nullptr ? nullptr : peepholes_ + d * 3 * padded_, rows_ + d * batch_ + first_row, rows,
@@ -192,7 +193,7 @@ class Layer {
         const int64_t last = batch_ * (job % groups + 1) / groups;
         for (int64_t step = 0; step < longest_; ++step) {
           const int64_t rows = FillRows(direction, first, last, step);
-          for (int phase = 0; phase < Phases(); ++phase) RunUnits(direction, first, rows, phase, 0, blocks_);
+          for (int phase = 0; phase < Phases(); ++phase) RunUnits(step, direction, first, rows, phase, 0, blocks_);
         }
       }
     });
@@ -209,7 +210,7 @@ class Layer {
           for (int64_t d = 0; d < directions_; ++d) {
             const int64_t first = std::max(begin - d * blocks_, int64_t{0});
             const int64_t last = std::min(end - d * blocks_, blocks_);
-            if (first < last) RunUnits(d, 0, rows[d], phase, first, last);
+            if (first < last) RunUnits(step, d, 0, rows[d], phase, first, last);
           }
         });
       }

@@ -50,6 +50,7 @@ struct Step {
   Cell cell;
   int phase;  // GRU without linear_before_reset: 0 gives z and r h, then, when all units have them, 1 gives h
   bool input_forget;
+  bool descending;  // the last block comes first: a step begins with the weights that the one before it ended with
   int64_t hidden_size;
   T clip;
   Function<T> f, g, h;

@@ -111,11 +111,20 @@ void Multiply(const float* const (&sources)[kRows], const float* block, int64_t 
       _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead + line * 2 * kLanes), _MM_HINT_T0);
     }
     UNROLLED(s, kSplit) {
-      V inputs[kRows];
-      UNROLLED(r, kRows) inputs[r] = _mm256_broadcast_ss(sources[r] + k + s);
-      UNROLLED(g, kGates) {
-        const V w = _mm256_loadu_ps(weights + (s * kGates + g) * kLanes);
-        UNROLLED(r, kRows) parts[s][r][g] = _mm256_fmadd_ps(inputs[r], w, parts[s][r][g]);
+      if constexpr (kGates < kRows) {  // of weights and inputs, the fewer stay in registers
+        V w[kGates];
+        UNROLLED(g, kGates) w[g] = _mm256_loadu_ps(weights + (s * kGates + g) * kLanes);
+        UNROLLED(r, kRows) {
+          const V input = _mm256_broadcast_ss(sources[r] + k + s);
+          UNROLLED(g, kGates) parts[s][r][g] = _mm256_fmadd_ps(input, w[g], parts[s][r][g]);
+        }
+      } else {
+        V inputs[kRows];
+        UNROLLED(r, kRows) inputs[r] = _mm256_broadcast_ss(sources[r] + k + s);
+        UNROLLED(g, kGates) {
+          const V w = _mm256_loadu_ps(weights + (s * kGates + g) * kLanes);
+          UNROLLED(r, kRows) parts[s][r][g] = _mm256_fmadd_ps(inputs[r], w, parts[s][r][g]);
+        }
       }
     }
   }
@@ -195,7 +204,7 @@ struct Lstm {
 
 struct GruGates {
   static constexpr int kGates = 2;
-  static constexpr int kRows = 5;
+  static constexpr int kRows = 6;
   static const float* Source(const Row<float>& row) { return row.previous; }
   static void Start(const Block& block, const Row<float>& row, float (&sums)[kGates][kLanes]) {
     for (int g = 0; g < kGates; ++g) Copy(sums[g], block.Projected(row, 3) + g * kLanes);
@@ -261,7 +270,8 @@ void RunRest(const Block& block, const Row<float>* rows, int64_t count) {
 
 template <typename Cell>
 void RunBlocks(const Step<float>& step) {
-  for (int64_t index = step.first_block; index < step.end_block; ++index) {
+  for (int64_t i = step.first_block; i < step.end_block; ++i) {
+    const int64_t index = step.descending ? step.first_block + step.end_block - 1 - i : i;
     const int64_t first = index * kLanes;
     const Block block{step, index, first, step.hidden_size - first};
     int64_t row = 0;
