@@ -27,10 +27,15 @@ def cases() -> dict[str, Any]:
 def model_and_data(case: Any) -> tuple[onnx.ModelProto, list[tuple[list[Any], list[Any]]]]:
     """A case's model, and its (inputs, expected outputs)."""
     if case.model is not None:
-        return case.model, case.data_sets
+        return case.model, [([_array(v) for v in inputs], [_array(v) for v in outputs]) for inputs, outputs in case.data_sets]
     model = onnx.load(os.path.join(case.model_dir, "model.onnx"))
     folders = sorted(glob.glob(os.path.join(case.model_dir, "test_data_set_*")))
     return model, [(_tensors(f, "input", model.graph.input), _tensors(f, "output", model.graph.output)) for f in folders]
+
+
+def _array(value: Any) -> Any:
+    """A tensor of a type that NumPy lacks comes as a protobuf."""
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
 def _tensors(folder: str, kind: str, declared: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from ingot.importer.module import Imported
 from ingot.importer.weights import Weight, from_array
 from ingot.lower.cpu.abi import is_buffer, signature
 from ingot.lower.expressions import Expressions
+from ingot.passes.graph import variables
 from ingot.passes.pipeline import Optimized
 from ingot.passes.trace import bindings
 
@@ -109,7 +110,7 @@ class _FunctionBuilder:
             else:
                 self.weights[str(index)] = self.program.weights.add(weight)
         waiting = self.check(self.program.imported.checks.get(self.name, []))
-        for position, binding in enumerate(bindings(function)):
+        for position, binding in executable_order(function):
             count = len(self.steps)
             self.bind(binding)
             waiting = self.check(waiting)
@@ -276,6 +277,38 @@ class _FunctionBuilder:
 
 
 _CONTROL: dict[str, Callable[..., dict[str, Any]]] = {"ingot.if": _FunctionBuilder.if_, "ingot.loop": _FunctionBuilder.loop}
+
+
+def executable_order(function: relax.Function) -> list[tuple[int, Any]]:
+    """A function's bindings with their positions, each after those that it depends on.
+
+    TVM's fusion keeps the order of tensors, but not that of integers which are read at run time: a fused call may stand before the
+    step that reads an extent of its result.
+    """
+    known = {symbol for parameter in function.params for symbol in _symbols(parameter.ty)}
+    known.update(function.params)
+    waiting = list(enumerate(bindings(function)))
+    order: list[tuple[int, Any]] = []
+    while waiting:
+        ready = next((i for i, (_, b) in enumerate(waiting) if all(v in known for v in _needs(b))), None)
+        if ready is None:
+            return order + waiting  # the verifier of the program names what is missing
+        position, binding = waiting.pop(ready)
+        order.append((position, binding))
+        known.add(binding.var)
+        if isinstance(binding, relax.MatchCast):
+            known.update(_symbols(binding.ty))
+    return order
+
+
+def _needs(binding: Any) -> list[Any]:
+    """The variables and symbols that must be known before a binding."""
+    needed = variables(binding.value)
+    return needed if isinstance(binding, relax.MatchCast) else [*needed, *_symbols(binding.var.ty)]
+
+
+def _symbols(ty: Any) -> list[Any]:
+    return [v for v in variables(ty) if isinstance(v, tirx.Var)] if ty is not None else []
 
 
 class ProgramBuilder:
