@@ -9,7 +9,7 @@ namespace {
 
 enum Aggregate : int64_t { kAverage, kSum, kMinimum, kMaximum };
 
-constexpr int64_t kTogether = 8;   // rows that walk down a tree side by side, to hide the latency of loads
+constexpr int64_t kTogether = 8;   // walks down a tree side by side, to hide the latency of loads
 constexpr int64_t kBlock = 64;     // rows that a tree is used for while it is in the cache
 constexpr int64_t kFewRows = 256;  // with fewer rows, trees are shared out too
 constexpr int64_t kMostParts = 16;
@@ -41,14 +41,24 @@ class Forest {
   // Adds what trees [first, last) say about rows [begin, end) to scores [end - begin, outputs].
   void Add(int64_t first, int64_t last, int64_t begin, int64_t end, double* scores) const {
     for (int64_t block = begin; block < end; block += kBlock) {
-      const int64_t block_end = std::min(block + kBlock, end);
-      for (int64_t tree = first; tree < last; ++tree) {
-        for (int64_t row = block; row < block_end; row += kTogether) {
-          const int64_t count = std::min(kTogether, block_end - row);
-          int32_t leaves[kTogether];
-          plain_ ? Walk<true>(roots_[tree], row, count, leaves) : Walk<false>(roots_[tree], row, count, leaves);
-          for (int64_t i = 0; i < count; ++i) Give(~leaves[i], scores + (row + i - begin) * outputs_);
+      const int64_t rows = std::min(kBlock, end - block);
+      const int64_t walks = (last - first) * rows;  // tree by tree, so that a tree stays in the cache for all rows
+      int64_t tree = first;
+      int64_t row = block;
+      for (int64_t done = 0; done < walks; done += kTogether) {
+        const int64_t count = std::min(kTogether, walks - done);
+        int32_t at[kTogether];
+        int64_t of[kTogether];
+        for (int64_t i = 0; i < count; ++i) {
+          at[i] = roots_[tree];
+          of[i] = row;
+          if (++row == block + rows) {
+            row = block;
+            ++tree;
+          }
         }
+        plain_ ? Walk<true>(of, count, at) : Walk<false>(of, count, at);
+        for (int64_t i = 0; i < count; ++i) Give(~at[i], scores + (of[i] - begin) * outputs_);
       }
     }
   }
@@ -87,23 +97,27 @@ class Forest {
     }
   }
 
-  // The leaves that rows [row, row + count) arrive at from `root`. Nodes only lead to later ones, so that this ends.
+  // Takes `count` walks, each of a row from a root in `at`, to their leaves. Nodes only lead to later ones, so this
+  // ends.
   template <bool kPlain>
-  void Walk(int32_t root, int64_t row, int64_t count, int32_t* at) const {
-    if (root >= node_count_) FailKernel("a tree starts at node ", root, " of ", node_count_);
-    std::fill(at, at + count, root);
-    for (bool moved = root >= 0; moved;) {
+  void Walk(const int64_t* rows, int64_t count, int32_t* at) const {
+    for (int64_t i = 0; i < count; ++i)
+      if (at[i] >= node_count_) FailKernel("a tree starts at node ", at[i], " of ", node_count_);
+    for (bool moved = true; moved;) {
       moved = false;
       for (int64_t i = 0; i < count; ++i) {
         const int32_t current = at[i];
         if (current < 0) continue;
         const TreeNode<T>& node = nodes_[current];
         const uint32_t feature = static_cast<uint32_t>(node.test) >> 4;
-        if (feature >= features_) FailKernel("node ", current, " tests feature ", feature, " of ", features_);
-        const T x = rows_[(row + i) * features_ + feature];
-        const int32_t next = (kPlain ? x <= node.value : Holds(node.test, x, node.value)) ? node.yes : node.no;
+        if (feature >= features_) [[unlikely]]
+          FailKernel("node ", current, " tests feature ", feature, " of ", features_);
+        const T x = rows_[rows[i] * features_ + feature];
+        const bool fails = kPlain ? !(x <= node.value) : !Holds(node.test, x, node.value);
+        const int32_t next = node.children[fails];  // a load rather than a branch, which could not be predicted
         if (next >= 0) {
-          if (next <= current || next >= node_count_) FailKernel("node ", current, " leads to ", next);
+          if (next <= current || next >= node_count_) [[unlikely]]
+            FailKernel("node ", current, " leads to ", next);
           moved = true;
         }
         at[i] = next;

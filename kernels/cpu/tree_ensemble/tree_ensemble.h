@@ -18,11 +18,9 @@ namespace ingot {
 
 template <typename T>
 struct TreeNode {
-  int32_t test;  // feature * 16 + 8 if a missing value (NaN) goes to `yes` + the comparison: 0 <=, 1 <, 2 >=, 3 >, 4
-                 // ==, 5 !=
-  int32_t yes;   // a node, or -1 - leaf
-  int32_t no;
-  T value;  // at byte 12 for float, 16 for double
+  int32_t test;  // feature * 16 + 8 if a missing value (NaN) passes + the comparison: 0 <=, 1 <, 2 >=, 3 >, 4 ==, 5 !=
+  int32_t children[2];  // for values that pass and for those that fail: a node, or -1 - leaf
+  T value;              // at byte 12 for float, 16 for double
 };
 
 void TreeEnsemble(KernelContext& context);
