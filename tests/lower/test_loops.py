@@ -1,0 +1,83 @@
+"""Element-wise functions, reductions, concatenations and pads agree with NumPy for extents that fill vectors or do not, and none at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from tests.lower.build import model, relative_error, run
+
+few = settings(max_examples=10, deadline=None)
+extents = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 70))
+REDUCTIONS = {"ReduceSum": np.sum, "ReduceMean": np.mean, "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod}
+
+
+@few
+@given(shape=extents, axes=st.sampled_from([(0,), (1,), (2,), (1, 2), (0, 2), (0, 1), (0, 1, 2)]), keep=st.booleans(),
+       name=st.sampled_from(sorted(REDUCTIONS)), seed=st.integers(0, 99))
+def test_reductions_over_any_axes(shape: tuple[int, ...], axes: tuple[int, ...], keep: bool, name: str, seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    node = helper.make_node(name, ["x", "axes"], ["y"], keepdims=int(keep))
+    outputs, _ = run(model([node], {"x": ("float32", ["a", "b", shape[2]])}, ["y"], {"axes": np.array(axes)}), {"x": x})
+    expected = REDUCTIONS[name](x.astype(np.float64), axis=axes, keepdims=keep)
+    assert outputs["y"].shape == expected.shape
+    np.testing.assert_allclose(outputs["y"], expected, rtol=2e-5, atol=2e-5)
+
+
+@few
+@given(shape=extents, axis=st.integers(-3, 2), seed=st.integers(0, 99))
+def test_softmax_along_any_axis(shape: tuple[int, ...], axis: int, seed: int) -> None:
+    x = (np.random.default_rng(seed).standard_normal(shape) * 5).astype(np.float32)
+    outputs, _ = run(model([helper.make_node("Softmax", ["x"], ["y"], axis=axis)], {"x": ("float32", ["a", "b", "c"])}, ["y"]), {"x": x})
+    e = np.exp(x.astype(np.float64) - x.max(axis, keepdims=True))
+    assert relative_error(outputs["y"], e / e.sum(axis, keepdims=True)) < 2e-6
+
+
+@few
+@given(shape=extents, seed=st.integers(0, 99))
+def test_layer_normalization_of_numbers_far_from_zero(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal(shape) + 30).astype(np.float32)
+    g, b = (rng.standard_normal(shape[2]).astype(np.float32) for _ in "gb")
+    node = helper.make_node("LayerNormalization", ["x", "g", "b"], ["y"], axis=-1)
+    outputs, _ = run(model([node], {"x": ("float32", ["a", "b", shape[2]])}, ["y"], {"g": g, "b": b}), {"x": x})
+    wide = x.astype(np.float64)
+    centered = wide - wide.mean(-1, keepdims=True)
+    expected = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5) * g + b
+    np.testing.assert_allclose(outputs["y"], expected, rtol=1e-3, atol=1e-3)
+
+
+@few
+@given(widths=st.lists(st.integers(1, 40), min_size=2, max_size=4), axis=st.integers(0, 2), seed=st.integers(0, 99))
+def test_concatenation_then_arithmetic(widths: list[int], axis: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = [[2 if i != axis else w for i in range(3)] for w in widths]
+    feeds = {f"x{i}": rng.standard_normal(s).astype(np.float32) for i, s in enumerate(shapes)}
+    nodes = [helper.make_node("Concat", list(feeds), ["c"], axis=axis), helper.make_node("Relu", ["c"], ["y"])]
+    outputs, _ = run(model(nodes, {n: ("float32", a.shape) for n, a in feeds.items()}, ["y"]), feeds)
+    np.testing.assert_array_equal(outputs["y"], np.maximum(np.concatenate(list(feeds.values()), axis), 0))
+
+
+@few
+@given(shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(4, 17), st.integers(4, 17)), kernel=st.integers(1, 3),
+       stride=st.integers(1, 2), seed=st.integers(0, 99))
+def test_pools(shape: tuple[int, ...], kernel: int, stride: int, seed: int) -> None:
+    import torch
+
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    around = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
+    nodes = [helper.make_node("MaxPool", ["x"], ["m"], **around), helper.make_node("AveragePool", ["x"], ["a"], count_include_pad=1, **around)]
+    outputs, _ = run(model(nodes, {"x": ("float32", ["n", *shape[1:]])}, ["m", "a"]), {"x": x})
+    wide = torch.from_numpy(x).double()
+    np.testing.assert_array_equal(outputs["m"], torch.nn.functional.max_pool2d(wide, kernel, stride, kernel // 2).numpy())
+    np.testing.assert_allclose(outputs["a"], torch.nn.functional.avg_pool2d(wide, kernel, stride, kernel // 2).numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("node", [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Softmax", ["x"], ["y"]),
+                                  helper.make_node("Transpose", ["x"], ["y"])], ids=lambda n: n.op_type)
+def test_no_elements_are_no_work(node: object) -> None:
+    outputs, _ = run(model([node], {"x": ("float32", ["n", 5])}, ["y"]), {"x": np.zeros((0, 5), np.float32)})  # type: ignore[list-item]
+    assert outputs["y"].size == 0
