@@ -1,6 +1,7 @@
 """The ONNX operators, by family. Importing this package registers them all."""
 
 from ingot.importer.ops import activation as activation
+from ingot.importer.ops import attention as attention
 from ingot.importer.ops import cast as cast
 from ingot.importer.ops import control as control
 from ingot.importer.ops import conv as conv
