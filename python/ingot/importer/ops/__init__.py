@@ -3,6 +3,7 @@
 from ingot.importer.ops import activation as activation
 from ingot.importer.ops import attention as attention
 from ingot.importer.ops import cast as cast
+from ingot.importer.ops import causal_conv as causal_conv
 from ingot.importer.ops import control as control
 from ingot.importer.ops import conv as conv
 from ingot.importer.ops import create as create
