@@ -32,7 +32,7 @@ using enum InstructionSet;
 
 constexpr std::string_view kAttentionContract =
     "(Q, K, V, mask?, lengths?) -> softmax(softcap(scale Q K^T) + mask) V; ints: layouts of Q, K, V and the output (0 "
-    "BSHD, 1 BHSD, 2 BHDS), left, right, at_end; floats: scale, softcap";
+    "BSHD, 1 BHSD, 2 BHDS, 3 SBHD), left, right, at_end; floats: scale, softcap";
 constexpr Arity kAttentionArity{{3, 5}, {1, 1}, 0, 7, 2};
 
 constexpr std::string_view kRecurrentContract =

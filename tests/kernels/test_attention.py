@@ -18,8 +18,8 @@ from tests.runtime.assemble import Artifact
 
 FEATURES = {"scalar": (), "avx2": ("avx2", "fma", "f16c"), "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl"), "neon": ("asimd",)}
 INSTRUCTION_SETS = [name for name, needed in FEATURES.items() if set(needed) <= set(ingot.machine()["features"])]
-SEQUENCE_FIRST, HEAD_FIRST, TRANSPOSED = 0, 1, 2
-AXES = {SEQUENCE_FIRST: (0, 1, 2, 3), HEAD_FIRST: (0, 2, 1, 3), TRANSPOSED: (0, 2, 3, 1)}  # of [B, S, H, D]
+SEQUENCE_FIRST, HEAD_FIRST, TRANSPOSED, BATCH_SECOND = 0, 1, 2, 3
+AXES = {SEQUENCE_FIRST: (0, 1, 2, 3), HEAD_FIRST: (0, 2, 1, 3), TRANSPOSED: (0, 2, 3, 1), BATCH_SECOND: (1, 0, 2, 3)}  # of [B, S, H, D]
 UNIT = 2.0**-24  # the rounding error of float32
 OUTPUT_UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -165,13 +165,13 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     return name
 
 
-LAYOUTS = st.sampled_from([SEQUENCE_FIRST, HEAD_FIRST])
+LAYOUTS = st.sampled_from([SEQUENCE_FIRST, HEAD_FIRST, BATCH_SECOND])
 CASES = st.builds(
     Case,
     batch=st.integers(0, 3), queries=st.one_of(st.integers(0, 9), st.integers(10, 150)), keys=st.one_of(st.integers(0, 40), st.integers(41, 400)),
     kv_heads=st.integers(1, 3), group=st.integers(1, 5), size=st.one_of(st.integers(0, 70), st.integers(71, 256)),
     value_size=st.one_of(st.integers(1, 70), st.integers(71, 256)),
-    layouts=st.tuples(LAYOUTS, st.sampled_from([SEQUENCE_FIRST, HEAD_FIRST, TRANSPOSED]), LAYOUTS, LAYOUTS),
+    layouts=st.tuples(LAYOUTS, st.sampled_from([SEQUENCE_FIRST, HEAD_FIRST, TRANSPOSED, BATCH_SECOND]), LAYOUTS, LAYOUTS),
     left=st.one_of(st.just(-1), st.integers(0, 60)), right=st.one_of(st.just(-1), st.just(0), st.integers(1, 60)), at_end=st.booleans(),
     scale=st.sampled_from([0.125, -0.3, 0.0, 1.0]), softcap=st.sampled_from([0.0, 0.0, 0.5, 30.0]),
     mask=st.sampled_from([None, None, "bool", "float32", "float16", "bfloat16"]),

@@ -96,6 +96,9 @@ class Call {
         if (!is_key) break;
         extents = {shape[0], shape[3], shape[1], shape[2]};
         return {tensor.data, element, shape[1] * shape[2] * shape[3], 1, shape[2] * shape[3], shape[3]};
+      case AttentionLayout::kBatchSecond:
+        extents = {shape[1], shape[0], shape[2], shape[3]};
+        return {tensor.data, element, shape[2] * shape[3], shape[1] * shape[2] * shape[3], shape[3], 1};
     }
     FailKernel(std::string_view(name), " has no layout ", layout);
   }

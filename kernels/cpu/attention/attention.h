@@ -31,6 +31,7 @@ enum class AttentionLayout : int64_t {
   kSequenceFirst = 0,  // [B, S, H, D]
   kHeadFirst = 1,      // [B, H, S, D]
   kTransposed = 2,     // [B, H, D, S]; K only
+  kBatchSecond = 3,    // [S, B, H, D]
 };
 
 constexpr int64_t kMostAttentionSize = 256;

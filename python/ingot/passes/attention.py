@@ -15,16 +15,16 @@ from tvm import relax
 
 from ingot.importer import dims
 from ingot.importer.dims import Dim
-from ingot.passes.attention_operands import BATCH, HEAD, SIZE, TOKEN, Operand, calls, extents_of, same_shape, scaled, trace_operand
+from ingot.passes.attention_operands import BATCH, HEAD, SIZE, TOKEN, Operand, calls, extents_of, order_of, same_shape, scaled, trace_operand
 from ingot.passes.attention_scores import FLOATS, find_scores, find_softmax
 from ingot.passes.graph import Graph, Rewriter, variables
 from ingot.passes.trace import bindings
 
 # kernels/cpu/attention/attention.h: kMostAttentionSize, AttentionLayout.
 MOST_SIZE = 256
-_LAYOUTS: dict[tuple[str, ...], int] = {(BATCH, TOKEN, HEAD, SIZE): 0, (BATCH, HEAD, TOKEN, SIZE): 1}
+_HEAD_FIRST = (BATCH, HEAD, TOKEN, SIZE)
+_LAYOUTS: dict[tuple[str, ...], int] = {(BATCH, TOKEN, HEAD, SIZE): 0, _HEAD_FIRST: 1, (TOKEN, BATCH, HEAD, SIZE): 3}
 _KEY_LAYOUTS: dict[tuple[str, ...], int] = {**_LAYOUTS, (BATCH, HEAD, SIZE, TOKEN): 2}
-_SEQUENCE_FIRST, _HEAD_FIRST = _LAYOUTS.values()
 
 
 def fuse_attention(graph: Graph) -> Graph:
@@ -53,27 +53,28 @@ class _Attention(Rewriter):
                 self.readers.setdefault(variable, []).append(binding)
         self.transposed: set[Any] = set()  # results that only a transpose reads, already transposed
 
-    def only_transposed(self, variable: Any, extents: tuple[Dim, ...]) -> bool:
-        """Whether all that happens to [batch, heads, queries, size] is that heads and queries change places."""
+    def transpose_of(self, variable: Any, extents: tuple[Dim, ...]) -> tuple[str, ...]:
+        """The order that [batch, heads, queries, size] is brought into, if that is all that happens to it."""
         while self.used_once(variable) and variable in self.readers:
             reader = self.readers[variable][0]
             if calls(reader.value, "relax.permute_dims"):
-                axes = [int(a) for a in reader.value.attrs.axes] if reader.value.attrs.axes is not None else []
-                return axes == [0, 2, 1, 3] or (axes == [1, 0, 2] and dims.equal(extents[0], 1))
+                axes = [(name,) for name in _HEAD_FIRST] if len(extents_of(variable)) == 4 else [(BATCH, HEAD), (TOKEN,), (SIZE,)]
+                moved = tuple(axes[i] for i in order_of(reader.value, len(axes)))
+                return Operand(reader.var, moved, dict(zip(_HEAD_FIRST, extents, strict=True))).layout(_LAYOUTS) or _HEAD_FIRST
             if not calls(reader.value, "relax.reshape") or not same_shape(extents_of(reader.var), extents):
-                return False
+                break
             variable = reader.var  # back from three axes to four
-        return False
+        return _HEAD_FIRST
 
-    def kernel(self, call: _Call, layout: int) -> Any:
-        """Emits a call whose result has one of the two layouts."""
-        batch, heads, queries, size = (dims.expr(d) for d in call.extents)
-        shape = [batch, heads, queries, size] if layout == _HEAD_FIRST else [batch, queries, heads, size]
+    def kernel(self, call: _Call, layout: tuple[str, ...]) -> Any:
+        """Emits a call whose result has one of the layouts."""
+        extents = dict(zip(_HEAD_FIRST, call.extents, strict=True))
+        shape = [dims.expr(extents[name]) for name in layout]
         emitted = self.emit(relax.call_pure_packed(
             "ingot.kernel.attention",
             relax.Tuple(list(call.inputs)),
             relax.ShapeExpr([]),
-            relax.Tuple([relax.prim_value(i) for i in (*call.layouts, layout, -1, -1, 0)]),
+            relax.Tuple([relax.prim_value(i) for i in (*call.layouts, _LAYOUTS[layout], -1, -1, 0)]),
             relax.Tuple([relax.const(f, "float64") for f in (call.scale, call.softcap)]),
             ty_args=relax.TensorType(dtype=call.dtype, ndim=4),
         ))
@@ -94,8 +95,9 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     found = _match(rewriter, value) if calls(value, "relax.matmul") else None
     if found is None:
         return None
-    if rewriter.only_transposed(variable, found.extents):
-        result = rewriter.kernel(found, _SEQUENCE_FIRST)
+    layout = rewriter.transpose_of(variable, found.extents)
+    if layout != _HEAD_FIRST:
+        result = rewriter.kernel(found, layout)
         rewriter.transposed.add(result)
         return result
     return rewriter.reshaped(rewriter.kernel(found, _HEAD_FIRST), extents_of(variable))
@@ -159,8 +161,8 @@ def _fits(q: Operand, k: Operand, v: Operand) -> bool:
         and v.scale == 1
         and all(dims.equal(q.extents[BATCH], operand.extents[BATCH]) for operand in (k, v))
         and all(dims.equal(k.extents[axis], v.extents[axis]) for axis in (HEAD, TOKEN))
-        and isinstance(k.extents[HEAD], int)
-        and dims.equal(dims.dim(q.extents[HEAD] % k.extents[HEAD]), 0)
+        and (dims.equal(q.extents[HEAD], k.extents[HEAD])
+             or (isinstance(k.extents[HEAD], int) and k.extents[HEAD] > 0 and dims.equal(dims.dim(q.extents[HEAD] % k.extents[HEAD]), 0)))
     )
 
 

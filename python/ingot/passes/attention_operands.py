@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
+from tvm.ir.expr import TensorLoad
 
 from ingot.importer import dims
 from ingot.importer.dims import Dim
@@ -68,9 +70,8 @@ def trace_operand(rewriter: Rewriter, operand: Operand, layouts: Iterable[tuple[
 def _through_transpose(operand: Operand, value: Any) -> Operand | None:
     if not calls(value, "relax.permute_dims"):
         return None
-    rank = len(operand.axes)
-    order = [int(a) % rank for a in value.attrs.axes] if value.attrs.axes is not None else list(range(rank))[::-1]
-    return replace(operand, variable=value.args[0], axes=tuple(operand.axes[order.index(a)] for a in range(rank)))
+    order = order_of(value, len(operand.axes))
+    return replace(operand, variable=value.args[0], axes=tuple(operand.axes[order.index(a)] for a in range(len(order))))
 
 
 def _through_scale(rewriter: Rewriter, operand: Operand, value: Any) -> Operand | None:
@@ -127,6 +128,12 @@ def calls(value: Any, *names: str) -> bool:
     return isinstance(value, relax.Call) and getattr(value.op, "name", "") in names
 
 
+def order_of(transpose: Any, rank: int) -> list[int]:
+    """Which axis of its operand each axis of a transpose is."""
+    axes = transpose.attrs.axes
+    return [int(a) % rank for a in axes] if axes is not None else list(range(rank))[::-1]
+
+
 def extents_of(variable: Any) -> tuple[Dim, ...]:
     """A tensor's shape."""
     return dims.dims(variable.ty.shape.values)
@@ -175,8 +182,8 @@ def repeated(rewriter: Rewriter, value: Any) -> Any:
 def _only_repeats(function: tirx.PrimFunc) -> bool:
     """Whether a function's one statement is out[i, j, ...] = in[i or 0, j or 0, ...]."""
     stores: list[Any] = []
-    tirx.stmt_functor.post_order_visit(function.body, lambda node: stores.append(node) if isinstance(node, tirx.BufferStore) else None)
-    if len(stores) != 1 or not isinstance(stores[0].value, tirx.BufferLoad):
+    tvm_ffi.structural_walk(function.body, (tirx.BufferStore, stores.append))
+    if len(stores) != 1 or not isinstance(stores[0].value, TensorLoad):
         return False
     store, load = stores[0], stores[0].value
     return len(store.indices) == len(load.indices) and all(
