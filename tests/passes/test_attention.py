@@ -316,7 +316,6 @@ def test_a_form_becomes_the_kernel(name: str, tmp_path: Path) -> None:
     compiled = ingot.load(tmp_path / "model.ingot")
     # Sums of 8 products and of 9 weights, of numbers below 5 in magnitude: some tens of roundings of 2^-24.
     np.testing.assert_allclose(np.asarray(compiled.run(inputs)["y"]), expected[0], atol=100 * 2.0**-24)
-    targets: Any = compiled.manifest["targets"]
     steps = compiled.manifest["targets"][0]["program"]["functions"][0]["steps"]
     assert [s["node"] != "" for s in steps if s.get("name") == "attention"] == [True]
 
