@@ -8,6 +8,7 @@ from tvm import relax, te, topi
 
 from ingot.importer import dims
 from ingot.importer.context import Context
+from ingot.importer.ops.checks import check_equal
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 
@@ -69,8 +70,12 @@ def _explicit(equation: str, ranks: list[int]) -> str:
 
 @onnx_op("Det", since=11)
 def det(cx: Context, x: Value) -> Value:
-    if not (isinstance(x.shape[-1], int) and x.shape[-1] <= 3 and x.shape[-1] == x.shape[-2]):
-        raise cx.error(f"the determinant of matrices of shape {dims.text(x.shape[-2:])} is not supported; up to 3 x 3 is")
+    if x.ndim < 2:
+        raise cx.error(f"an input of shape {dims.text(x.shape)} is not supported; it is [..., n, n]")
+    check_equal(cx, x.shape[-1], x.shape[-2], f"matrices of shape {dims.text(x.shape[-2:])} are not square")
+    if not (isinstance(x.shape[-1], int) and 1 <= x.shape[-1] <= 3):
+        result: Value = cx.kernel("det", [x], [(x.shape[:-2], x.dtype)])
+        return result
     size = int(x.shape[-1])
 
     def expand(at: Any, rows: list[int], columns: list[int]) -> Any:
