@@ -28,3 +28,4 @@ from ingot.importer.ops import sequence as sequence
 from ingot.importer.ops import shape as shape
 from ingot.importer.ops import signal as signal
 from ingot.importer.ops import training as training
+from ingot.importer.ops import unsupported as unsupported
