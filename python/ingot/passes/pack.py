@@ -61,9 +61,9 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target) 
         tiling = _winograd_tiling(x, pads, depth, channels)
         if tiling is not None:
             return _winograd(rewriter, tiling, x, pads, weight, target)
-    x = _padded(rewriter, x, pads[:rank], pads[rank:])
     if groups > 1 and depth == 1 and channels == groups:
-        return _depthwise(rewriter, x, call.args[1], window, strides, dilations)
+        return _depthwise(rewriter, x, call.args[1], window, strides, dilations, pads)
+    x = _padded(rewriter, x, pads[:rank], pads[rank:])
     probe = Contraction(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, 1, 1, 1)
     rows = _known(result_shape(probe, x.ty.shape.values)[:-1])
     what = _tiled(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, rows, weight.dtype, target)
@@ -91,19 +91,24 @@ def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, pads: list[in
     return _emit(rewriter, winograd.output_function(tiling, shape[0], channels, dtype), "winograd_output", [products], result, dtype)
 
 
-def _depthwise(rewriter: Rewriter, x: Any, weights: Any, window: list[int], strides: list[int], dilations: list[int]) -> Any:
+def _depthwise(rewriter: Rewriter, x: Any, weights: Any, window: list[int], strides: list[int], dilations: list[int], pads: list[int]) -> Any:
     """A convolution of each channel by itself: a reduction that keeps the last axis (rules/columns.py)."""
     shape, dtype = list(x.ty.shape.values), str(x.ty.dtype)
     source = te.placeholder(shape, dtype, name="x")
     kernel = te.placeholder([dims.expr(d) for d in (*window, 1, shape[-1])], dtype, name="w")
     taps = [te.reduce_axis((dims.expr(0), dims.expr(k)), name="tap") for k in window]
-    spatial = [dims.expr(dims.dim(dims.floordiv(e - ((k - 1) * d + 1), s) + 1))
-               for e, k, s, d in zip(dims.dims(shape[1:-1]), window, strides, dilations, strict=True)]
+    before, after = pads[: len(window)], pads[len(window) :]
+    spatial = [dims.expr(dims.dim(dims.floordiv(e + b + a - ((k - 1) * d + 1), s) + 1))
+               for e, k, s, d, b, a in zip(dims.dims(shape[1:-1]), window, strides, dilations, before, after, strict=True)]
 
     def compute(n: Any, *rest: Any) -> Any:
         *i, c = rest
-        at = [p * s + t * d for p, t, s, d in zip(i, taps, strides, dilations, strict=True)]
-        return te.sum(source(n, *at, c) * kernel(*taps, 0, c), axis=taps)
+        at = [p * s + t * d - b for p, t, s, d, b in zip(i, taps, strides, dilations, before, strict=True)]
+        value = source(n, *at, c)
+        if any(pads):
+            inside = tirx.all(*(tirx.all(p >= 0, p < e) for p, e in zip(at, shape[1:-1], strict=True)))
+            value = tirx.if_then_else(inside, value, tirx.const(0, dtype))
+        return te.sum(value * kernel(*taps, 0, c), axis=taps)
 
     result = [shape[0], *spatial, shape[-1]]
     function = te.create_prim_func([source, kernel, te.compute(result, compute, name="depthwise")])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
+import tvm_ffi
 from tvm import tirx
+from tvm.ir import Call
 
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.epilogue import Epilogue
 from ingot.lower.cpu.fused import Fused, Stage, combination, loads
-from ingot.lower.cpu.nest import Local, ceildiv, constant, index, loop, parallel, product, sequence, simplify
+from ingot.lower.cpu.nest import Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify
 from ingot.lower.cpu.rules.maps import CHUNK, lanes_of
 from ingot.lower.targets import Target
 
@@ -119,23 +122,51 @@ class _Program:
         def started(place: int) -> Any:
             return run(lambda lane: sums.store(simplify(lane + place), reduction.init))
 
-        def step(taps: list[Any]) -> Any:
+        def step(taps: list[Any], operand: Any) -> Any:
             def one(i: int, v: int, place: int) -> Any:
                 def body(lane: Any) -> Any:
                     where = dict(zip(reduction.axes, [*at[i], simplify(column + v * lanes + lane)], strict=True))
                     where.update(zip(reduction.reduced, taps, strict=True))
-                    value = nest.substitute(combine.operand, where)
+                    value = nest.substitute(operand, where)
                     return sums.store(simplify(lane + place), combine.apply(sums.load(simplify(lane + place)), value))
 
                 return run(body)
 
             return sequence([one(*p) for p in places])
 
-        def descend(level: int, taps: list[Any]) -> Any:
-            return step(taps) if level == len(self.taps) else loop("tap", self.taps[level], lambda t: descend(level + 1, [*taps, t]))
+        def descend(level: int, taps: list[Any], operand: Any) -> Any:
+            if level == len(self.taps):
+                return step(taps, operand)
+            return loop("tap", self.taps[level], lambda t: descend(level + 1, [*taps, t], operand))
+
+        guarded = descend(0, [], combine.operand)
+        inside, plain = self.unguarded(combine.operand, [at[0], at[-1]])
+        swept = guarded if inside is None else branch(inside, descend(0, [], plain), guarded)
 
         stored = [run(lambda lane, i=i, v=v, p=p: self.epilogue.store(  # type: ignore[misc]
             rows[i], simplify(column + v * lanes + lane), sums.load(simplify(lane + p)))) for i, v, p in places]
-        return sequence(sums.allocate(), [started(p) for _, _, p in places], descend(0, []), stored)
+        return sequence(sums.allocate(), [started(p) for _, _, p in places], swept, stored)
 
+    def unguarded(self, operand: Any, ends: list[list[Any]]) -> tuple[Any, Any]:
+        """When all taps of a tile lie inside (None if nothing is guarded), and the operand without its guards.
 
+        Guards are conjunctions of inequalities that are linear in positions and taps: where they hold at the ends, they hold between.
+        """
+        guards: list[Any] = []
+
+        def visit(node: Any) -> Any:
+            if getattr(node.op, "name", "") == "tirx.if_then_else":
+                guards.append(node.args[0])
+                return node.args[1]
+            return node
+
+        plain = tvm_ffi.structural_map(operand, (Call, visit))
+        if not guards or not all(isinstance(t, int) for t in self.taps):
+            return None, operand
+        conditions = []
+        for corner in itertools.product(*[(0, t - 1) for t in self.taps]):
+            for end in ends:
+                where = dict(zip(self.reduction.axes[:-1], end, strict=True))
+                where.update(zip(self.reduction.reduced, map(index, corner), strict=True))
+                conditions += [nest.substitute(g, where) for g in guards]
+        return tirx.all(*conditions), plain

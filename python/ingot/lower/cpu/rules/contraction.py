@@ -146,8 +146,8 @@ class _Program:
         shape = [constant(d) for d in self.x.ty.shape]
         rank = len(self.what.window)
         channel = group * self.what.depth
-        if rank == 0:
-            return simplify(row * self.what.depth + channel)
+        if all(k == 1 and stride == 1 for k, stride in zip(self.what.window, self.what.strides, strict=True)):  # rows of X are rows of the result
+            return simplify(row * shape[-1] + channel)
         at = nest.unravel(row, self.extents[:-1])
         batch, positions = at[: len(at) - rank], at[len(at) - rank :]
         moved = [*batch, *(p * s for p, s in zip(positions, self.what.strides, strict=True))]
