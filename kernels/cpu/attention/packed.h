@@ -82,6 +82,10 @@ template <typename Tile>
   const bool in_place = k.element == Element::kFloat && k.feature == 1;
   const bool transposed = k.element == Element::kFloat && k.sequence == 1;
   for (int64_t key = 0; key < RoundUp(count, Tile::kColumns); key += kTile) {
+    WithType(k.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+      for (int64_t i = key + kTile; i < Least(key + 2 * kTile, count) && k.feature == 1; ++i)
+        Fetch(RowOf<T>(k, unit.batch, first + i, unit.kv_head), size);
+    });
     float* to = scratch.keys + key / Tile::kColumns * size * Tile::kColumns + key % Tile::kColumns;
     if (transposed && key + kTile <= count) {
       const float* from = RowOf<float>(k, unit.batch, first + key, unit.kv_head);
@@ -118,6 +122,11 @@ template <typename Tile>
   using V = typename Tile::V;
   const int64_t size = problem.value_size;
   for (int64_t key = 0; key < count; ++key) {
+    if (key + kFetchedRows < count) {
+      WithType(problem.v.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+        Fetch(RowOf<T>(problem.v, unit.batch, first + key + kFetchedRows, unit.kv_head), size);
+      });
+    }
     const float* row = FloatRow<V>(problem.v, unit.batch, first + key, unit.kv_head, size, scratch.staging);
     for (int64_t column = 0; column < size; column += Tile::kColumns) {
       float* to = scratch.values + column * kBlockKeys + key * Tile::kColumns;

@@ -10,6 +10,16 @@ INGOT_INLINE const T* RowOf(const Tensor& tensor, int64_t batch, int64_t sequenc
   return static_cast<const T*>(tensor.data) + batch * tensor.batch + sequence * tensor.sequence + head * tensor.head;
 }
 
+// How many rows ahead: at a hundred cycles from the third-level cache, and some ten to copy a row.
+constexpr int64_t kFetchedRows = 8;
+
+// Fetches a row that will be read soon: cores do not foresee rows that lie apart.
+template <typename T>
+INGOT_INLINE void Fetch(const T* row, int64_t size) {
+  const char* from = reinterpret_cast<const char*>(row);
+  for (int64_t at = 0; at < size * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(from + at);
+}
+
 // Calls body(T*) with a null pointer of the C++ type of an element.
 template <typename Body>
 INGOT_INLINE void WithType(Element element, Body&& body) {
@@ -61,7 +71,9 @@ template <typename V>
       const int64_t row = unit.first_row + i;
       const int64_t head = unit.kv_head * problem.group + row % problem.group;
       float* to = scratch.queries + i * stride;
-      ScaleRow<V>(RowOf<T>(problem.q, unit.batch, row / problem.group, head), to, problem.size, scale);
+      if (i + kFetchedRows < rows)
+        Fetch(RowOf<T>(problem.q, unit.batch, QueryOf(problem, row + kFetchedRows), head), problem.size);
+      ScaleRow<V>(RowOf<T>(problem.q, unit.batch, QueryOf(problem, row), head), to, problem.size, scale);
       for (int64_t j = problem.size; j < stride; ++j) to[j] = 0;
     }
   });
@@ -79,7 +91,7 @@ template <typename V>
     for (int64_t i = 0; i < unit.end_row - unit.first_row; ++i) {
       const int64_t row = unit.first_row + i;
       const int64_t head = unit.kv_head * problem.group + row % problem.group;
-      T* to = const_cast<T*>(RowOf<T>(problem.o, unit.batch, row / problem.group, head));
+      T* to = const_cast<T*>(RowOf<T>(problem.o, unit.batch, QueryOf(problem, row), head));
       const float factor = scratch.sum[i] == 0 ? 0 : 1 / scratch.sum[i];
       ScaleRow<V>(scratch.out + i * stride, to, problem.value_size, factor);
     }

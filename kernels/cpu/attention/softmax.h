@@ -17,10 +17,14 @@ INGOT_INLINE int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 INGOT_INLINE int64_t Greatest(int64_t a, int64_t b) { return a > b ? a : b; }
 INGOT_INLINE constexpr int64_t RoundUp(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
+INGOT_INLINE int64_t QueryOf(const Problem& problem, int64_t row) {
+  return problem.group == 1 ? row : row / problem.group;  // a division takes as long as a vector of exponentials
+}
+
 // The keys of the unit that a row sees. Both ends grow with the row.
 INGOT_INLINE Range VisibleKeys(const Problem& problem, const Unit& unit, int64_t row) {
   const int64_t length = problem.lengths[unit.batch];
-  const int64_t position = row / problem.group + (problem.at_end ? length - problem.queries : 0);
+  const int64_t position = QueryOf(problem, row) + (problem.at_end ? length - problem.queries : 0);
   const int64_t seen_end = Least(Least(length, unit.end_key), position + problem.right + 1);
   const int64_t end = Greatest(unit.first_key, seen_end);
   return {Least(Greatest(unit.first_key, position - problem.left), end), end};
@@ -76,8 +80,8 @@ INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_
   if (problem.mask.data != nullptr) {
     const Mask& mask = problem.mask;
     const int64_t head = unit.kv_head * problem.group + row % problem.group;
-    const int64_t first =
-        unit.batch * mask.batch + head * mask.head + row / problem.group * mask.query + (first_key + begin) * mask.key;
+    const int64_t first = unit.batch * mask.batch + head * mask.head + QueryOf(problem, row) * mask.query +
+                          (first_key + begin) * mask.key;
     ApplyMask<V>(mask, first, scores + begin, end - begin);
   }
   for (int64_t i = columns.begin; i < begin; ++i) scores[i] = kMinusInfinity;
