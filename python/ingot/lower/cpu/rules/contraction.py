@@ -81,10 +81,17 @@ class _Program:
             index(0), blocks, t * together, nest.minimum(together, tiles - t * together)))
 
     def panel(self, first_block: Any, blocks: Any, first_tile: Any, tiles: Any) -> Any:
-        """Column blocks, and under each the same tiles of rows."""
+        """Column blocks by tiles of rows. Where all weights stay in the second-level cache, a tile's results are completed one block after the
+        other, so that results and what is added to them are written and read in order; else a block's weights serve all tiles first."""
         rows = self.what.rows
-        return loop("block", constant(blocks), lambda b: loop("tile", constant(tiles), lambda t: self.rows_left(
-            simplify((first_tile + t) * rows), simplify(first_block + b))))
+
+        def one(b: Any, t: Any) -> Any:
+            return self.rows_left(simplify((first_tile + t) * rows), simplify(first_block + b))
+
+        weights = self.what.taps * self.what.depth * self.what.blocks * self.what.tile.columns * 4
+        if self.what.batch == 1 and self.what.groups == 1 and weights <= _L2_SHARE:
+            return loop("tile", constant(tiles), lambda t: loop("block", constant(blocks), lambda b: one(b, t)))
+        return loop("block", constant(blocks), lambda b: loop("tile", constant(tiles), lambda t: one(b, t)))
 
     def rows_left(self, first: Any, block: Any) -> Any:
         """A whole tile; at the end of the rows one that is not much taller than what is left."""
