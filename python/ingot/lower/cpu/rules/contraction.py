@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from ingot.lower.cpu import nest
@@ -81,17 +82,23 @@ class _Program:
             index(0), blocks, t * together, nest.minimum(together, tiles - t * together)))
 
     def panel(self, first_block: Any, blocks: Any, first_tile: Any, tiles: Any) -> Any:
-        """Column blocks by tiles of rows. Where all weights stay in the second-level cache, a tile's results are completed one block after the
-        other, so that results and what is added to them are written and read in order; else a block's weights serve all tiles first."""
+        """Groups of column blocks whose weights stay in the second-level cache; under each group the tiles of rows, each block by block.
+
+        So the results, and what is added to them, are read and written in runs longer than a tile's columns.
+        """
         rows = self.what.rows
+        size = self.what.taps * self.what.depth * self.what.tile.columns * np.dtype(self.dtype).itemsize
+        together = max(1, _L2_SHARE // size)
 
-        def one(b: Any, t: Any) -> Any:
-            return self.rows_left(simplify((first_tile + t) * rows), simplify(first_block + b))
+        def group(g: Any) -> Any:
+            first = simplify(g * together)
+            count = nest.minimum(together, blocks - g * together) if not isinstance(blocks, int) or blocks % together else together
+            return loop("tile", constant(tiles), lambda t: loop("block", constant(count), lambda b: self.rows_left(
+                simplify((first_tile + t) * rows), simplify(first_block + first + b))))
 
-        weights = self.what.taps * self.what.depth * self.what.blocks * self.what.tile.columns * 4
-        if self.what.batch == 1 and self.what.groups == 1 and weights <= _L2_SHARE:
-            return loop("tile", constant(tiles), lambda t: loop("block", constant(blocks), lambda b: one(b, t)))
-        return loop("block", constant(blocks), lambda b: loop("tile", constant(tiles), lambda t: one(b, t)))
+        if isinstance(blocks, int) and blocks <= together:
+            together = blocks
+        return loop("blocks", ceildiv(blocks, together), group)
 
     def rows_left(self, first: Any, block: Any) -> Any:
         """A whole tile; at the end of the rows one that is not much taller than what is left."""
