@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import topi
+from tvm import te
 
 from ingot.importer import dims
 from ingot.importer.context import Context
@@ -48,4 +48,10 @@ def shape_of(cx: Context, x: Value, *, start: int = 0, end: int | None = None) -
 @onnx_op("Gather")
 def gather(cx: Context, x: Value, indices: Value, *, axis: int = 0) -> Value:
     axis %= max(x.ndim, 1)
-    return cx.te(topi.take, x, cx.indices(indices, x.shape[axis]), axis=axis, mode="fast")
+    rank = indices.ndim
+
+    def compute(t: te.Tensor, at: te.Tensor) -> te.Tensor:
+        shape = [dims.expr(d) for d in (*x.shape[:axis], *indices.shape, *x.shape[axis + 1:])]
+        return te.compute(shape, lambda *i: t(*i[:axis], at(*i[axis:axis + rank]), *i[axis + rank:]), name="take")
+
+    return cx.wrap(cx.te(compute, x, cx.indices(indices, x.shape[axis]), name="take"))
