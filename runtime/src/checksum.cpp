@@ -61,7 +61,7 @@ __attribute__((target("pclmul,sse4.1"))) uint32_t UpdateCarryless(uint32_t crc, 
   __m128i lanes[4] = {load(0), load(16), load(32), load(48)};
   lanes[0] = _mm_xor_si128(lanes[0], _mm_cvtsi32_si128(static_cast<int>(crc)));
   for (data += 64, size -= 64; size >= 64; data += 64, size -= 64) {
-    for (int i = 0; i < 4; ++i) lanes[i] = fold(lanes[i], by512, load(static_cast<size_t>(16 * i)));
+    for (int i = 0; i < 4; ++i) lanes[i] = fold(lanes[i], by512, load(size_t{16} * static_cast<size_t>(i)));
   }
   __m128i folded = lanes[0];
   for (int i = 1; i < 4; ++i) folded = fold(folded, by128, lanes[i]);

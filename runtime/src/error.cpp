@@ -31,7 +31,7 @@ std::string ShapeText(std::span<const int64_t> shape) {
     if (i != 0) text += ", ";
     AppendInteger(text, shape[i]);
   }
-  return text += "]";
+  return text += ']';
 }
 
 std::string ShapeText(const DLTensor& tensor) { return ShapeText({tensor.shape, static_cast<size_t>(tensor.ndim)}); }

@@ -72,6 +72,7 @@ void LoopRun::Iterate() {
 void LoopRun::Carry(Frame& body) {
   // All results are taken before one is replaced: they may show the memory of one another's inputs.
   std::vector<TensorRef> results;
+  results.reserve(carried_.size());
   for (size_t i = 0; i < carried_.size(); ++i) results.push_back(executor_.TakeResult(body, 1 + i));
   for (size_t i = 0; i < carried_.size(); ++i) {
     Carried& carried = carried_[i];

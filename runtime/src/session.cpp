@@ -23,7 +23,7 @@ bool IsContiguous(const DLTensor& tensor) {
 std::string ExpectedShape(const TensorInfo& info) {
   std::string text = "[";
   for (size_t i = 0; i < info.dims.size(); ++i) text += Text(i == 0 ? "" : ", ", info.dims[i]);
-  return text += "]";
+  return text += ']';
 }
 
 // What holds for any tensor of the caller's: checks that it is what `info` says, but for symbolic extents.
