@@ -13,7 +13,7 @@ CPP := $(shell find runtime kernels examples tests -name '*.cpp' -o -name '*.cc'
 TIDY := $(filter-out %_neon.cpp %_neon_dotprod.cpp %_neon_i8mm.cpp,$(shell find runtime/src kernels -name '*.cpp' 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast lint format bench clean
+.PHONY: help setup build demo test test-fast lint format bench report clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,6 +57,9 @@ format: setup ## sort imports, fix what ruff can, format C and C++
 bench: setup ## compare with the runtimes that are installed, on the models of tests/models/zoo.py; BENCH="-k bert" picks some
 	mkdir -p build
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-json=build/bench.json $(BENCH)
+
+report: ## write docs/performance.md from what `make bench` measured
+	$(PY) benchmarks/report.py build/bench.json docs/performance.md
 
 clean: ## remove build outputs, keep .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
