@@ -165,7 +165,8 @@ class Context:
                     raise self.error(f"shapes {' and '.join(dims.text(s) for s in shapes)} cannot be broadcast")
                 else:
                     a, b = dims.expr(current), dims.expr(extent)
-                    self.check(tirx.any(a.equal(b), a.equal(1), b.equal(1)), f"extents {current} and {extent} cannot be broadcast")
+                    self.check(tirx.any(a.equal(b), a.equal(1), b.equal(1)),
+                               f"extents {dims.show(current)} and {dims.show(extent)} cannot be broadcast")
                     fixed = current if isinstance(current, int) else extent if isinstance(extent, int) else None
                     result[axis] = dims.maximum(current, extent) if fixed is None else fixed
         return tuple(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -108,9 +109,14 @@ def symbol(name: str) -> Any:
     return variable
 
 
+def show(extent: Dim) -> str:
+    """An extent for a person: ``min(sequence, 512)``, without TVM's types."""
+    return re.sub(r"\bT\.", "", re.sub(r"T\.int64\((-?\d+)\)", r"\1", str(extent)))
+
+
 def text(shape: Sequence[Dim]) -> str:
     """A shape for a person: ``[batch, 3, 224, 224]``."""
-    return "[" + ", ".join(str(extent) for extent in shape) + "]"
+    return "[" + ", ".join(map(show, shape)) + "]"
 
 
 def variables(value: Dim) -> list[Any]:

@@ -61,26 +61,30 @@ def import_model(
     if unknown:
         raise CompileError(f"{source}: there is no input '{unknown[0]}' to fix the shape of; the inputs are "
                            + ", ".join(f"'{i.name}'" for i in model.graph.input if i.name not in initialized))
-    with module.bb.function("main"):
-        with module.bb.dataflow():
-            for declared in model.graph.input:
-                if declared.name in initialized:
-                    continue
-                if constants and declared.name in constants:
-                    value = given_value(cx, declared, constants[declared.name])
-                    value.name = declared.name
-                    cx.values[declared.name] = value  # type: ignore[assignment]
-                    continue
-                spec = _input_spec(declared, symbols, (shapes or {}).get(declared.name), source)
-                var = relax.Var(re.sub(r"\W", "_", spec.name) or "input", relax.TensorType([dims.expr(d) for d in spec.shape], spec.dtype))
-                cx.values[spec.name] = Value(cx, spec.dtype, spec.shape, spec.name, _expr=var)
-                inputs.append(spec)
-                parameters.append(var)
-            import_nodes(cx, model.graph, opsets, base_dir)
-            results = [result for o in model.graph.output for result in named_tensors(o.name, cx.lookup(o.name))]
-            output = module.bb.emit_output(relax.Tuple([r.expr for _, r in results]))
-        weights = [weight for weight, _ in module.weights.values()]
-        module.bb.emit_func_output(output, params=parameters + [var for _, var in module.weights.values()])
+    try:
+        with module.bb.function("main"):
+            with module.bb.dataflow():
+                for declared in model.graph.input:
+                    if declared.name in initialized:
+                        continue
+                    if constants and declared.name in constants:
+                        value = given_value(cx, declared, constants[declared.name])
+                        value.name = declared.name
+                        cx.values[declared.name] = value  # type: ignore[assignment]
+                        continue
+                    spec = _input_spec(declared, symbols, (shapes or {}).get(declared.name), source)
+                    var = relax.Var(re.sub(r"\W", "_", spec.name) or "input", relax.TensorType([dims.expr(d) for d in spec.shape], spec.dtype))
+                    cx.values[spec.name] = Value(cx, spec.dtype, spec.shape, spec.name, _expr=var)
+                    inputs.append(spec)
+                    parameters.append(var)
+                import_nodes(cx, model.graph, opsets, base_dir)
+                results = [result for o in model.graph.output for result in named_tensors(o.name, cx.lookup(o.name))]
+                output = module.bb.emit_output(relax.Tuple([r.expr for _, r in results]))
+            weights = [weight for weight, _ in module.weights.values()]
+            module.bb.emit_func_output(output, params=parameters + [var for _, var in module.weights.values()])
+    except BaseException:
+        module.abandon()
+        raise
     module.function_checks["main"] = cx.checks
     outputs = [TensorSpec(name, r.dtype, r.shape) for name, r in results]
     return Imported(

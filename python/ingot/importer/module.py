@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tvm import relax
+from tvm.error import InternalError as TvmError
 
 from ingot.importer import dims
 from ingot.importer.dims import Dim
@@ -58,6 +60,12 @@ class ModuleBuilder:
         self.nodes: list[str] = []
         self.weights: dict[int, tuple[Weight, relax.Var]] = {}
         self._counts: dict[str, int] = {}
+
+    def abandon(self) -> None:
+        """Ends the blocks that an error left open: TVM would complain of them on the standard error stream."""
+        with contextlib.suppress(TvmError):
+            while True:
+                self.bb._end_block()
 
     def unique(self, prefix: str) -> str:
         """A name that was not given before."""
