@@ -246,8 +246,7 @@ def _build(imported: Imported, wanted: Sequence[Any], stages: _Stages, report: C
             for index, (name, function) in enumerate(functions.items()):
                 stages.advance(index / len(functions), name)
                 scheduled[name] = schedule(function, target)
-            kernels = {name: s.kernel for name, s in scheduled.items()}
-            program = ProgramBuilder(optimized, imported, kernels, weights).build()
+            program = ProgramBuilder(optimized, imported, scheduled, weights).build()
         with stages("generate code"):
             stages.advance(number / len(wanted), f"{len(scheduled)} functions for {target.name}")
             image = link(generate({name: s.function for name, s in scheduled.items()}, target))

@@ -85,6 +85,16 @@ def test_bench_reports_percentiles_and_steps(small: Case, capsys: pytest.Capture
     assert run("bench", small.artifact, "--runs", 5, "--per-op") == 0
     assert "median" in capsys.readouterr().out
 
+def test_bench_compares_steps_with_what_the_machine_can_do(small: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", small.artifact, "--runs", 5, "--per-op", "--json", "--dims", "batch=3") == 0
+    steps = read(capsys)["steps"]
+    product = next(s for s in steps if s["runs"].partition(": ")[2].startswith("matmul"))
+    assert product["flops"] == 2 * 3 * 8 * 4
+    assert product["bytes"] >= 4 * (3 * 8 + 8 * 4 + 3 * 4)
+    assert 0 < product["roofline"] < 1
+    assert run("bench", small.artifact, "--runs", 5, "--per-op") == 0
+    assert "of roofline" in capsys.readouterr().out
+
 
 def test_doctor_knows_the_machine_and_imports_nothing_to_find_versions(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor", "--json") == 0

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     command.add_argument("--warmup", type=options.count, default=3, metavar="N", help="runs before the measured ones (default: 3)")
     command.add_argument("--runs", type=options.positive, metavar="N", help="measured runs (default: as many as fit in 2 seconds, at least 5)")
     command.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    command.add_argument("--per-op", action="store_true", help="also the time of each step")
+    command.add_argument("--per-op", action="store_true", help="also the time of each step, and its share of what this machine can do")
     options.add_machine(command)
     command.set_defaults(execute=execute)
 
@@ -51,6 +51,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _profile(session: Any, model: Any, inputs: Mapping[str, Any], runs: int) -> list[dict[str, Any]]:
     """The mean seconds of each step of the main function, over runs of their own: timing each step slows a run down."""
+    from ingot.runtime.machine import measure_bandwidth, measure_fma
+
     session.profiling = True
     for _ in range(runs):
         session.run(inputs)
@@ -58,9 +60,18 @@ def _profile(session: Any, model: Any, inputs: Mapping[str, Any], runs: int) -> 
     program = next(t for t in model.manifest["targets"] if t["name"] == model.target)["program"]
     main, names = functions_of(program)[0], names_of(program)
     total = sum(nanoseconds) or 1
-    return [{"step": i, "runs": main.runs(step, names), "node": step.get("node", ""), "seconds": spent * 1e-9 / max(counted, 1),
-             "share": spent / total}
-            for i, (step, spent) in enumerate(zip(main.steps, nanoseconds, strict=True))]
+    symbols = {extent: given for info in model.inputs for extent, given in zip(info.shape, inputs[info.name].shape, strict=True)
+               if isinstance(extent, str)}
+    peak, bandwidth = measure_fma(model.threads) * 1e9, measure_bandwidth(model.threads) * 1e9
+    steps = []
+    for i, (step, spent) in enumerate(zip(main.steps, nanoseconds, strict=True)):
+        seconds = spent * 1e-9 / max(counted, 1)
+        flops = main.evaluate(step["flops"], symbols) if "flops" in step else None
+        traffic = main.traffic(step, symbols) if step["op"] in ("call", "kernel") else None
+        least = max((flops or 0) / peak, (traffic or 0) / bandwidth)
+        steps.append({"step": i, "runs": main.runs(step, names), "node": step.get("node", ""), "seconds": seconds, "share": spent / total,
+                      "flops": flops, "bytes": traffic, "roofline": least / seconds if least and seconds else None})
+    return steps
 
 
 def _print(found: Mapping[str, Any]) -> None:
@@ -73,5 +84,12 @@ def _print(found: Mapping[str, Any]) -> None:
     if "steps" in found:
         printing.heading("time of each step, largest first")
         steps = sorted(found["steps"], key=lambda s: -s["seconds"])
-        printing.table(["time", "share", "step", "runs", "from"],
-                       [(printing.duration(s["seconds"]), f"{s['share']:.1%}", s["step"], s["runs"], s["node"]) for s in steps], right=[0, 1, 2])
+        rows = [(printing.duration(s["seconds"]), f"{s['share']:.1%}", _rate(s["flops"], s["seconds"]), _rate(s["bytes"], s["seconds"]),
+                 f"{s['roofline']:.0%}" if s["roofline"] else "", s["step"], s["runs"], s["node"]) for s in steps]
+        printing.table(["time", "share", "GFLOP/s", "GB/s", "of roofline", "step", "runs", "from"], rows, right=range(6))
+        print("\nof roofline: the time that the measured peak and bandwidth of this machine would take, over the time taken; what the caches hold "
+              "of operands may take less")
+
+
+def _rate(amount: int | None, seconds: float) -> str:
+    return f"{amount / seconds / 1e9:.1f}" if amount and seconds else ""

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "floormod": "%", "lt": "<", "le": "<=",
           "eq": "==", "ne": "!=", "and": "and", "or": "or"}
+
+_EVALUATE: dict[str, Callable[..., Any]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv, "floormod": operator.mod, "lt": operator.lt,
+    "le": operator.le, "eq": operator.eq, "ne": operator.ne, "min": min, "max": max, "not": operator.not_,
+    "and": lambda a, b: a and b, "or": lambda a, b: a or b, "select": lambda c, a, b: a if c else b,
+}
 
 
 class Function:
@@ -18,16 +27,39 @@ class Function:
 
     def expression(self, index: int, outer: bool = True) -> str:
         """An integer expression as text."""
-        operator, *operands = self._function["exprs"][index]
-        if operator == "const":
+        name, *operands = self._function["exprs"][index]
+        if name == "const":
             return str(operands[0])
-        if operator == "sym":
+        if name == "sym":
             return str(self._function["symbols"][operands[0]])
         inner = [self.expression(operand, outer=False) for operand in operands]
-        if operator in _INFIX:
-            text = f"{inner[0]} {_INFIX[operator]} {inner[1]}" if outer else f"({inner[0]} {_INFIX[operator]} {inner[1]})"
+        if name in _INFIX:
+            text = f"{inner[0]} {_INFIX[name]} {inner[1]}" if outer else f"({inner[0]} {_INFIX[name]} {inner[1]})"
             return text
-        return f"{operator}({', '.join(inner)})"
+        return f"{name}({', '.join(inner)})"
+
+    def evaluate(self, index: int, symbols: Mapping[str, int]) -> int | None:
+        """An integer expression's value, or None if it depends on a symbol that is not given."""
+        name, *operands = self._function["exprs"][index]
+        if name == "const":
+            return int(operands[0])
+        if name == "sym":
+            return symbols.get(self._function["symbols"][operands[0]])
+        inner = [self.evaluate(operand, symbols) for operand in operands]
+        return None if any(v is None for v in inner) else int(_EVALUATE[name](*inner))
+
+    def nbytes(self, index: int, symbols: Mapping[str, int]) -> int | None:
+        """A value's size in bytes, or None if its shape depends on a symbol that is not given."""
+        value = self._function["values"][index]
+        extents = [self.evaluate(e, symbols) for e in value["shape"]]
+        digits = re.search(r"\d+", value["dtype"])
+        bits = int(digits[0]) if digits else 8
+        return None if any(e is None for e in extents) else math.prod(e for e in extents if e is not None) * max(bits, 8) // 8
+
+    def traffic(self, step: Mapping[str, Any], symbols: Mapping[str, int]) -> int | None:
+        """The bytes that a step reads and writes at the least: its operands and results, each once."""
+        sizes = [self.nbytes(v, symbols) for v in dict.fromkeys([*step.get("inputs", ()), *step.get("outputs", ())]) if v >= 0]
+        return None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
 
     def value(self, index: int) -> str:
         """A value's type: ``float32[batch, 768]``."""

@@ -15,6 +15,7 @@ from ingot.errors import InternalError
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight, from_array
 from ingot.lower.cpu.abi import is_buffer, signature
+from ingot.lower.cpu.schedule import Scheduled
 from ingot.lower.expressions import Expressions
 from ingot.passes.graph import variables
 from ingot.passes.pipeline import Optimized
@@ -213,9 +214,14 @@ class _FunctionBuilder:
         outputs = [self.new_value(t) for t in types]
         step = {"op": "call", "function": call.args[0].name_hint, "inputs": arguments, "outputs": outputs,
                 "dims": self.dimensions(function, arguments + outputs, scalars)}
-        kernel = self.program.kernels.get(call.args[0].name_hint)
-        if kernel:
-            step["kernel"] = kernel
+        scheduled = self.program.kernels.get(call.args[0].name_hint)
+        if scheduled is not None:
+            step["kernel"] = scheduled.kernel
+            if scheduled.operations:
+                count = self.expressions.row("const", scheduled.operations)
+                for extent in self.values[outputs[0]]["shape"]:
+                    count = self.expressions.row("mul", count, extent)
+                step["flops"] = count
         self.steps.append(step)
         self.bound[variable] = outputs if isinstance(call.ty_args[0], relax.TupleType) else outputs[0]
 
@@ -314,7 +320,7 @@ def _symbols(ty: Any) -> list[Any]:
 class ProgramBuilder:
     """Translates a lowered module into a program; the functions of subgraphs follow the main one."""
 
-    def __init__(self, optimized: Optimized, imported: Imported, kernels: dict[str, str], weights: WeightTable) -> None:
+    def __init__(self, optimized: Optimized, imported: Imported, kernels: dict[str, Scheduled], weights: WeightTable) -> None:
         self.mod = optimized.mod
         self.parameters = optimized.weights
         self.imported = imported
