@@ -17,9 +17,12 @@ EXPECTED_FAILURES = {line.split("#")[0].strip() for line in LIST.read_text().spl
 
 
 def parameters() -> list[object]:
-    """Every case, marked if it is expected to fail."""
-    mark = pytest.mark.xfail(strict=True, reason="listed in expected_failures.txt")
-    return [pytest.param(name, marks=mark) if name in EXPECTED_FAILURES else name for name in cases()]
+    """Every case, marked if it is expected to fail. Random draws may agree by chance."""
+
+    def mark(name: str) -> pytest.MarkDecorator:
+        return pytest.mark.xfail(strict="bernoulli" not in name, reason="listed in expected_failures.txt")
+
+    return [pytest.param(name, marks=mark(name)) if name in EXPECTED_FAILURES else name for name in cases()]
 
 
 def test_the_list_names_only_existing_cases() -> None:
