@@ -128,6 +128,12 @@ def same_place(node: Any, stage: Stage) -> bool:
         constant(simplify(a - b)) == 0 for a, b in zip(node.source.ty.shape, stage.extents, strict=True))
 
 
+def keeps_shape(fused: Fused, anchor: Stage) -> bool:
+    """Whether every output has the shape of one stage's result: only then is each computed where that result is."""
+    return all(len(o.extents) == len(anchor.extents) and all(constant(simplify(a - b)) == 0 for a, b in zip(o.extents, anchor.extents, strict=True))
+               for o in fused.outputs)
+
+
 @dataclass(frozen=True)
 class Combination:
     """How a reduction adds one more ``operand`` to what it has."""

@@ -12,7 +12,7 @@ from tvm.ir import Call
 
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.epilogue import Epilogue
-from ingot.lower.cpu.fused import Fused, Stage, combination, loads
+from ingot.lower.cpu.fused import Fused, Stage, combination, keeps_shape, loads
 from ingot.lower.cpu.nest import Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify
 from ingot.lower.cpu.rules.maps import CHUNK, lanes_of
 from ingot.lower.targets import Target
@@ -25,8 +25,8 @@ def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
     heavy = [s for s in fused.stages if s.init is not None]
     if len(heavy) != 1 or not all(s.is_map for s in fused.stages if s is not heavy[0]) or not heavy[0].axes:
         return None
-    (reduction,) = fused.inlined(keep=(heavy[0],))[:1] if fused.inlined(keep=(heavy[0],))[0].init is not None else (None,)
-    if reduction is None or combination(reduction) is None:
+    reduction = next(s for s in fused.inlined(keep=(heavy[0],)) if s.init is not None)
+    if combination(reduction) is None or not keeps_shape(fused, reduction):
         return None
     if not all(_runs_along(n, reduction.axes[-1]) for n in loads(reduction.value) if not n.source.same_as(reduction.buffer)):
         return None

@@ -12,7 +12,7 @@ from tvm import tirx
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.contraction import ANNOTATION, Contraction
 from ingot.lower.cpu.epilogue import Epilogue
-from ingot.lower.cpu.fused import Fused, Stage, loads
+from ingot.lower.cpu.fused import Fused, Stage, keeps_shape, loads
 from ingot.lower.cpu.nest import Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify
 from ingot.lower.targets import Target
 
@@ -24,7 +24,7 @@ _UNROLLED_EPILOGUE = 24  # expression nodes; longer epilogues run as a loop over
 def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
     """Schedules a function around one contraction."""
     anchors = [s for s in fused.stages if ANNOTATION in s.annotations]
-    if len(anchors) != 1 or not all(s.is_map for s in fused.stages if s is not anchors[0]):
+    if len(anchors) != 1 or not all(s.is_map for s in fused.stages if s is not anchors[0]) or not keeps_shape(fused, anchors[0]):
         return None
     what = Contraction.parse(anchors[0].annotations[ANNOTATION])
     program = _Program(fused, anchors[0], what)

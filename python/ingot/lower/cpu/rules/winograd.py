@@ -8,7 +8,7 @@ from tvm import tirx
 
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.epilogue import Epilogue
-from ingot.lower.cpu.fused import Fused, Stage, loads
+from ingot.lower.cpu.fused import Fused, Stage, keeps_shape, loads
 from ingot.lower.cpu.nest import Flat, Local, branch, constant, loop, parallel, product, sequence, simplify
 from ingot.lower.cpu.winograd import OUTPUT_ANNOTATION, Tiling, output_tile
 from ingot.lower.targets import Target
@@ -17,7 +17,7 @@ from ingot.lower.targets import Target
 def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
     """Schedules a function around a Winograd output transform."""
     anchor = next((s for s in fused.stages if OUTPUT_ANNOTATION in s.annotations), None)
-    if anchor is None or not all(s.is_map for s in fused.stages if s is not anchor):
+    if anchor is None or not all(s.is_map for s in fused.stages if s is not anchor) or not keeps_shape(fused, anchor):
         return None
     m = int(str(anchor.annotations[OUTPUT_ANNOTATION]))
     return _write(fused, anchor, m, target), f"winograd {m}x{m}, output"
