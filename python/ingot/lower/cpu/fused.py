@@ -129,9 +129,15 @@ def same_place(node: Any, stage: Stage) -> bool:
 
 
 def keeps_shape(fused: Fused, anchor: Stage) -> bool:
-    """Whether every output has the shape of one stage's result: only then is each computed where that result is."""
-    return all(len(o.extents) == len(anchor.extents) and all(constant(simplify(a - b)) == 0 for a, b in zip(o.extents, anchor.extents, strict=True))
-               for o in fused.outputs)
+    """Whether every output has the shape of ``anchor``'s result and reads it at its own position: only then is it computed where that result is."""
+    for output in fused.inlined(keep=(anchor,)):
+        if len(output.extents) != len(anchor.extents) or any(
+                constant(simplify(a - b)) != 0 for a, b in zip(output.extents, anchor.extents, strict=True)):
+            return False
+        if not output.buffer.same_as(anchor.buffer) and not all(
+                same_place(n, output) for n in loads(output.value) if n.source.same_as(anchor.buffer)):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
     if len(heavy) != 1 or not all(s.is_map for s in fused.stages if s is not heavy[0]) or not heavy[0].axes:
         return None
     reduction = next(s for s in fused.inlined(keep=(heavy[0],)) if s.init is not None)
-    if combination(reduction) is None or not keeps_shape(fused, reduction):
+    if combination(reduction) is None or not keeps_shape(fused, heavy[0]):
         return None
     if not all(_runs_along(n, reduction.axes[-1]) for n in loads(reduction.value) if not n.source.same_as(reduction.buffer)):
         return None
