@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from ingot.lower.cpu.nest import constant, index, product
+from ingot.lower.cpu.nest import constant, index
 from ingot.lower.cpu.tiles import Tile
 
 ANNOTATION = "ingot.contraction"
@@ -121,8 +121,3 @@ def contraction_function(what: Contraction, shape: Sequence[Any], dtype: str) ->
     y = te.compute([index(constant(d)) for d in result_shape(what, shape)], compute, name="contraction", attrs={ANNOTATION: what.text()})
     function = te.create_prim_func([x, w, y])
     return function.without_attr("global_symbol").with_attr("op_pattern", OUT_ELEMENTWISE_FUSABLE)
-
-
-def rows_of(shape: Sequence[Any]) -> Any:
-    """The number of rows of a result."""
-    return product(shape[:-1])

@@ -11,6 +11,7 @@ from typing import Any
 
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import Call
 from tvm.ir.expr import TensorLoad
 
 from ingot.lower.cpu import nest
@@ -208,8 +209,7 @@ class _Program:
 
 
 def _costly(value: Any) -> bool:
-    from tvm.ir import Call
-
+    """Whether a value calls an intrinsic, such as exp, which is not to be computed twice."""
     found = False
 
     def visit(node: Any) -> Any:
