@@ -10,7 +10,11 @@
 
 namespace ingot {
 
+#if defined(__aarch64__)
+using Half = __fp16;  // what GCC 12 calls it in C++; arithmetic is in float either way
+#else
 using Half = _Float16;
+#endif
 
 struct Bfloat16 {
   uint16_t bits;

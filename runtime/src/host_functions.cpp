@@ -10,15 +10,6 @@
 
 #include "thread_pool.h"
 
-#if defined(__x86_64__) || defined(__aarch64__)
-// Conversions of half precision that LLVM calls on machines without instructions for them; from libgcc.
-extern "C" {
-float __extendhfsf2(_Float16 value);
-_Float16 __truncsfhf2(float value);
-_Float16 __truncdfhf2(double value);
-}
-#endif
-
 namespace ingot {
 namespace {
 
@@ -40,15 +31,26 @@ int LaunchParallel(Task task, void* data, int num_tasks) {
   return pool == nullptr ? -1 : pool->Launch(task, data, num_tasks);
 }
 
+#if defined(__aarch64__)
+using Half = __fp16;  // what GCC 12 calls it in C++
+#else
+using Half = _Float16;
+#endif
+
+// Conversions of half precision that LLVM calls on machines without instructions for them; to nearest, in one rounding.
+float WidenHalf(Half value) { return static_cast<float>(value); }
+Half TruncateToHalf(float value) { return static_cast<Half>(value); }
+Half TruncateDoubleToHalf(double value) { return static_cast<Half>(value); }
+
 // bfloat16 is returned like any 16-bit float: in the low bits of a vector register. C++20 has no name for the type.
-_Float16 TruncateToBfloat16(float value) {
+Half TruncateToBfloat16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
   const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
   const uint32_t rounded = nan ? (bits | 0x400000) : bits + 0x7FFF + (bits >> 16 & 1);  // to nearest, ties to even
-  return std::bit_cast<_Float16>(static_cast<uint16_t>(rounded >> 16));
+  return std::bit_cast<Half>(static_cast<uint16_t>(rounded >> 16));
 }
 
-_Float16 TruncateDoubleToBfloat16(double value) {
+Half TruncateDoubleToBfloat16(double value) {
   // Rounding to odd first makes the second rounding exact (Boldo and Melquiond, 2008).
   float narrowed = static_cast<float>(value);
   if (static_cast<double>(narrowed) != value && !isnan(value)) {
@@ -86,11 +88,11 @@ const HostFunction kFunctions[] = {
     Row<void*(void*, const void*, size_t)>("memmove", std::memmove),
     Row<void*(void*, int, size_t)>("memset", std::memset),
     Row<int(const void*, const void*, size_t)>("memcmp", std::memcmp),
-    Row("__extendhfsf2", __extendhfsf2),
-    Row("__gnu_h2f_ieee", __extendhfsf2),
-    Row("__truncsfhf2", __truncsfhf2),
-    Row("__gnu_f2h_ieee", __truncsfhf2),
-    Row("__truncdfhf2", __truncdfhf2),
+    Row("__extendhfsf2", WidenHalf),
+    Row("__gnu_h2f_ieee", WidenHalf),
+    Row("__truncsfhf2", TruncateToHalf),
+    Row("__gnu_f2h_ieee", TruncateToHalf),
+    Row("__truncdfhf2", TruncateDoubleToHalf),
     Row("__truncsfbf2", TruncateToBfloat16),
     Row("__truncdfbf2", TruncateDoubleToBfloat16),
     F1("acosf", acosf),
