@@ -16,8 +16,9 @@ def add(commands: Any) -> None:
     command.add_argument("model", metavar="MODEL", help="an .onnx file, a Hugging Face directory (config.json and safetensors), or "
                          "module:callable, which returns (torch module, example inputs)")
     command.add_argument("-o", "--output", required=True, metavar="OUT.ingot", help="the file to write; it appears only when it is whole")
-    command.add_argument("--target", action="append", metavar="NAME", help="cpu (this machine, the default), cpu:x86-64-v3, cpu:x86-64-v4 or "
-                         "cpu:aarch64; several go into one file, and the best that a machine can run is loaded")
+    command.add_argument("--target", action="append", metavar="NAME", help="cpu (this machine, the default), cpu:x86-64-v3, cpu:x86-64-v4, "
+                         "cpu:aarch64, or one with extensions such as cpu:x86-64-v4+vnni+bf16 or cpu:aarch64+dotprod+i8mm; several go into one "
+                         "file, and the best that a machine can run is loaded")
     command.add_argument("--precision", default="f32", metavar="TYPE", help="what to compute in (default: f32)")
     command.add_argument("--shape", action="append", type=options.shape, metavar="NAME=1,3,224,224",
                          help="fix or name the extents of an input: NAME=batch,3,H,W")

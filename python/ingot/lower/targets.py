@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ingot.errors import TargetError
 
-#: What each x86-64 level adds, in Linux's names (/proc/cpuinfo); x86-64 psABI, section 3.1.1.
-_LEVELS: dict[str, tuple[str, ...]] = {
-    "x86-64-v2": ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"),
-    "x86-64-v3": ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"),
-    "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+
+@dataclass(frozen=True)
+class _Level:
+    """What every machine of a level has: ``features`` in Linux's names (/proc/cpuinfo), those of the levels below it included."""
+
+    arch: str
+    features: tuple[str, ...]
+    vector_bytes: int
+    registers: int
+    mcpu: str
+    attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Extension:
+    """An instruction set beyond the levels that generated code or kernels can use: its name after a ``+``, Linux's name and LLVM's."""
+
+    name: str
+    feature: str
+    llvm: str
+    levels: tuple[str, ...]
+
+
+# x86-64 psABI, section 3.1.1.
+_V2 = ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3")
+_V3 = (*_V2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+#: Of each architecture the least first.
+_LEVELS = {
+    "x86-64-v2": _Level("x86_64", _V2, 16, 16, "x86-64-v2"),
+    "x86-64-v3": _Level("x86_64", _V3, 32, 16, "x86-64-v3"),
+    # LLVM's generic tuning for v4 avoids the registers that schedules count on.
+    "x86-64-v4": _Level("x86_64", _V4, 64, 32, "x86-64-v4", ("-prefer-256-bit",)),
+    "aarch64": _Level("aarch64", ("fp", "asimd"), 16, 32, "generic", ("+neon",)),
 }
-#: Extensions beyond the levels that generated code can use: Linux's name → LLVM's.
-_EXTENSIONS: dict[str, dict[str, str]] = {
-    "x86_64": {"avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16", "avx_vnni": "avxvnni"},
-    "aarch64": {"asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"},
-}
-_ALWAYS_AARCH64 = ("fp", "asimd")
+#: Names list their extensions in this order.
+_EXTENSIONS = (
+    _Extension("vnni", "avx512_vnni", "avx512vnni", ("x86-64-v4",)),
+    _Extension("bf16", "avx512_bf16", "avx512bf16", ("x86-64-v4",)),
+    _Extension("avx_vnni", "avx_vnni", "avxvnni", ("x86-64-v3", "x86-64-v4")),
+    _Extension("dotprod", "asimddp", "dotprod", ("aarch64",)),
+    _Extension("i8mm", "i8mm", "i8mm", ("aarch64",)),
+    _Extension("bf16", "bf16", "bf16", ("aarch64",)),
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +61,7 @@ class Target:
     """Something to compile for.
 
     ``features`` are Linux's names of what a machine must have; ``vector_bytes`` and ``registers`` describe its vector unit;
-    ``threads`` is the number of threads that schedules divide work for at the least.
+    ``llvm`` is TVM's description for LLVM.
     """
 
     name: str
@@ -42,44 +75,63 @@ class Target:
         """How many elements a vector register holds."""
         return self.vector_bytes // dtype_bytes
 
+    def has(self, feature: str) -> bool:
+        """Whether code may use a feature, by Linux's name: ``has("avx512_vnni")``, ``has("asimddp")``."""
+        return feature in self.features
 
-def _x86(level: str, extensions: tuple[str, ...] = (), name: str | None = None) -> Target:
-    levels = list(_LEVELS)
-    required = tuple(f for known in levels[: levels.index(level) + 1] for f in _LEVELS[known])
-    attributes = [f"+{_EXTENSIONS['x86_64'][e]}" for e in extensions]
-    if level == "x86-64-v4":
-        attributes.append("-prefer-256-bit")  # LLVM's generic tuning for v4 avoids the registers that schedules count on
-    llvm: dict[str, object] = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": level}
+
+def find(name: str) -> Target:
+    """The target of a name given to ``--target``.
+
+    ``cpu`` is this machine with all that it has. ``cpu:LEVEL`` is a level, and ``cpu:LEVEL+EXTENSION+EXTENSION`` also requires extensions, in any
+    order; the target's own name has them in one order, so that a machine's target has one name.
+
+    Raises:
+        TargetError: There is no such level, or it has no such extension; the message lists what there is.
+    """
+    if name == "cpu":
+        return _host()
+    prefix, _, rest = name.partition(":")
+    level, *wanted = rest.split("+")
+    if prefix != "cpu" or level not in _LEVELS:
+        known = ", ".join(f"cpu:{n}" for n in _LEVELS)
+        raise TargetError(f"there is no target '{name}'; the targets are cpu (this machine), {known}, and those with extensions such as "
+                          "cpu:x86-64-v4+vnni")
+    offered = _extensions(level)
+    for extension in wanted:
+        if extension not in (e.name for e in offered):
+            known = ", ".join(e.name for e in offered)
+            raise TargetError(f"target '{name}': cpu:{level} has no extension '{extension}'; {f'it can have {known}' if known else 'it has none'}")
+    return _build(level, (e for e in offered if e.name in wanted))
+
+
+def preference(target: Target) -> tuple[int, int]:
+    """Sorts targets so that the best for a machine comes first."""
+    return (-target.vector_bytes, -len(target.features))
+
+
+def _extensions(level: str) -> tuple[_Extension, ...]:
+    return tuple(e for e in _EXTENSIONS if level in e.levels)
+
+
+def _build(name: str, extensions: Iterable[_Extension]) -> Target:
+    level, chosen = _LEVELS[name], tuple(extensions)
+    llvm: dict[str, object] = {"kind": "llvm", "mtriple": f"{level.arch}-linux-gnu", "mcpu": level.mcpu}
+    attributes = [*(f"+{e.llvm}" for e in chosen), *level.attributes]
     if attributes:
         llvm["mattr"] = attributes
-    wide = {"x86-64-v2": (16, 16), "x86-64-v3": (32, 16), "x86-64-v4": (64, 32)}[level]
-    return Target(name or f"cpu:{level}", "x86_64", required + extensions, *wide, llvm)
-
-
-def _aarch64(extensions: tuple[str, ...] = (), name: str = "cpu:aarch64") -> Target:
-    attributes = ["+neon", *(f"+{_EXTENSIONS['aarch64'][e]}" for e in extensions)]
-    llvm: dict[str, object] = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "generic", "mattr": attributes}
-    return Target(name, "aarch64", _ALWAYS_AARCH64 + extensions, 16, 32, llvm)
+    return Target("+".join([f"cpu:{name}", *(e.name for e in chosen)]), level.arch, (*level.features, *(e.feature for e in chosen)),
+                  level.vector_bytes, level.registers, llvm)
 
 
 def _host() -> Target:
     arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     features = _host_features()
-    extensions = tuple(e for e in _EXTENSIONS.get(arch, {}) if e in features)
-    suffix = "".join(f"+{e.replace('avx512_', '')}" for e in extensions)
-    if arch == "aarch64":
-        return _aarch64(extensions, f"cpu:aarch64{suffix}")
-    if arch != "x86_64":
+    levels = [name for name, level in _LEVELS.items() if level.arch == arch]
+    if not levels:
         raise TargetError(f"Ingot generates code for x86_64 and aarch64; this machine is {arch}")
-    best = "x86-64-v2"
-    for level, required in _LEVELS.items():
-        if not features.issuperset(required):
-            break
-        best = level
-    if best != "x86-64-v4":
-        extensions = tuple(e for e in extensions if not e.startswith("avx512"))
-        suffix = "".join(f"+{e}" for e in extensions)
-    return _x86(best, extensions, f"cpu:{best}{suffix}")
+    best = next((name for name in reversed(levels) if features.issuperset(_LEVELS[name].features)), levels[0])
+    return _build(best, (e for e in _extensions(best) if e.feature in features))
 
 
 def _host_features() -> frozenset[str]:
@@ -88,24 +140,3 @@ def _host_features() -> frozenset[str]:
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
-
-
-_TARGETS: dict[str, Callable[[], Target]] = {
-    "cpu": _host,
-    "cpu:x86-64-v2": lambda: _x86("x86-64-v2"),
-    "cpu:x86-64-v3": lambda: _x86("x86-64-v3"),
-    "cpu:x86-64-v4": lambda: _x86("x86-64-v4"),
-    "cpu:aarch64": _aarch64,
-}
-
-
-def find(name: str) -> Target:
-    """The target of a name given to ``--target``; ``cpu`` is this machine."""
-    if name not in _TARGETS:
-        raise TargetError(f"there is no target '{name}'; the targets are {', '.join(_TARGETS)}")
-    return _TARGETS[name]()
-
-
-def preference(target: Target) -> tuple[int, int]:
-    """Sorts targets so that the best for a machine comes first."""
-    return (-target.vector_bytes, -len(target.features))
