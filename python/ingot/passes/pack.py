@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from tvm import relax, te, tirx
 
 from ingot.importer import dims
 from ingot.importer.context import with_scalars
 from ingot.importer.weights import Weight
-from ingot.lower.cpu import tiles as tiles_
 from ingot.lower.cpu import winograd
+from ingot.lower.cpu.choices import Choices, CostModel, Problem
 from ingot.lower.cpu.contraction import OUT_ELEMENTWISE_FUSABLE, Contraction, contraction_function, result_shape
+from ingot.lower.cpu.tiles import Tile
 from ingot.lower.targets import Target
 from ingot.passes.graph import Graph, Rewriter
 
 _CONVOLUTIONS = {"relax.nn.conv1d": "NWC", "relax.nn.conv2d": "NHWC", "relax.nn.conv3d": "NDHWC"}
 
 
-def pack_weights(graph: Graph, target: Target) -> Graph:
-    """Rewrites matmul and channels-last convolutions with constant float weights to calls of contraction functions."""
+def pack_weights(graph: Graph, target: Target, choices: Choices | None = None) -> Graph:
+    """Rewrites matmul and channels-last convolutions with constant float weights to calls of contraction functions.
+
+    ``choices`` says by which tile each is computed, and which by Winograd; by default the cost model does.
+    """
+    choose: Choices = choices or CostModel(target)
 
     def visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
         if not isinstance(value, relax.Call) or not hasattr(value.op, "name") or len(value.args) < 2:
@@ -31,25 +35,25 @@ def pack_weights(graph: Graph, target: Target) -> Graph:
         if weight is None or not weight.dtype.startswith("float") or str(value.args[0].ty.dtype) != weight.dtype:
             return None
         if value.op.name == "relax.matmul":
-            return _matmul(rewriter, value, weight, target)
+            return _matmul(rewriter, value, weight, choose)
         if _CONVOLUTIONS.get(value.op.name, "") == str(getattr(value.attrs, "data_layout", None)):
-            return _convolution(rewriter, value, weight, target)
+            return _convolution(rewriter, value, weight, target, choose)
         return None
 
     return Rewriter(graph).run(visit)
 
 
-def _matmul(rewriter: Rewriter, call: Any, weight: Weight, target: Target) -> Any:
+def _matmul(rewriter: Rewriter, call: Any, weight: Weight, choose: Choices) -> Any:
     x = call.args[0]
     shape = x.ty.shape.values
     if len(weight.shape) != 2 or len(shape) < 2:
         return None
     depth, columns = weight.shape
-    what = _tiled((), (), (), 1, depth, columns, _known(shape[:-1]), weight.dtype, target)
-    return _call(rewriter, what, x, weight)
+    problem = Problem((), (), (), (), 1, depth, columns, _known(shape[:-1]), (weight.dtype, weight.dtype))
+    return _call(rewriter, _tiled(problem, choose.tile(problem)), x, weight)
 
 
-def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target) -> Any:
+def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target, choose: Choices) -> Any:
     x = call.args[0]
     attributes = call.attrs
     rank = len(weight.shape) - 2
@@ -57,33 +61,23 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target) 
     groups = int(attributes.groups)
     *window, depth, channels = weight.shape
     pads = [int(p) for p in attributes.padding]
-    if window == [3, 3] and groups == 1 and strides == [1, 1] and dilations == [1, 1]:
-        tiling = _winograd_tiling(x, pads, depth, channels)
-        if tiling is not None:
-            return _winograd(rewriter, tiling, x, pads, weight, target)
     if groups > 1 and depth == 1 and channels == groups:
         return _depthwise(rewriter, x, call.args[1], window, strides, dilations, pads)
-    x = _padded(rewriter, x, pads[:rank], pads[rank:])
-    probe = Contraction(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, 1, 1, 1)
-    rows = _known(result_shape(probe, x.ty.shape.values)[:-1])
-    what = _tiled(tuple(window), tuple(strides), tuple(dilations), groups, depth, channels // groups, rows, weight.dtype, target)
-    return _call(rewriter, what, x, weight)
+    extents = _known(call.ty.shape.values[:-1])
+    problem = Problem(tuple(window), tuple(strides), tuple(dilations), tuple(pads), groups, depth, channels // groups, extents,
+                      (weight.dtype, weight.dtype))
+    tiling = choose.winograd(problem) if problem.winograd_fits else None
+    if tiling is not None:
+        return _winograd(rewriter, tiling, x, pads, weight, target, choose.tile(problem.under(tiling)))
+    return _call(rewriter, _tiled(problem, choose.tile(problem)), _padded(rewriter, x, pads[:rank], pads[rank:]), weight)
 
 
-def _winograd_tiling(x: Any, pads: list[int], depth: int, channels: int) -> winograd.Tiling | None:
-    height, width = (dims.dim(e) for e in x.ty.shape.values[1:3])
-    if not isinstance(height, int) or not isinstance(width, int):
-        return None  # how much a tile wastes at the edges is not known
-    return winograd.pick(height + pads[0] + pads[2] - 2, width + pads[1] + pads[3] - 2, depth, channels)
-
-
-def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, pads: list[int], weight: Weight, target: Target) -> Any:
+def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, pads: list[int], weight: Weight, target: Target, tile: Tile) -> Any:
     shape, dtype = list(x.ty.shape.values), weight.dtype
     *_, depth, channels = weight.shape
     tiles = dims.product([shape[0], tiling.down, tiling.across])
     transformed = _emit(rewriter, winograd.input_function(tiling, shape, (pads[0], pads[1]), dtype, target.lanes(4)), "winograd_input", [x],
                         [dims.expr(d) for d in (tiling.points, tiles, shape[-1])], dtype)
-    tile = tiles_.pick(target, tiling.down * tiling.across, channels, np.dtype(dtype).itemsize)
     what = Contraction((), (), (), 1, depth, channels, tile.rows, tile.vectors, tile.lanes, tiling.points)
     filters = weight.map(lambda a: winograd.transformed(tiling, a), (tiling.points, depth, channels), f":winograd{tiling.m}")
     products = _call(rewriter, what, transformed, filters)
@@ -116,16 +110,15 @@ def _depthwise(rewriter: Rewriter, x: Any, weights: Any, window: list[int], stri
     return _emit(rewriter, function, "depthwise_convolution", [x, weights], result, dtype)
 
 
-def _tiled(window: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...], groups: int, depth: int, columns: int,
-           rows: int | None, dtype: str, target: Target) -> Contraction:
-    tile = tiles_.pick(target, rows, columns, np.dtype(dtype).itemsize)
-    return Contraction(window, strides, dilations, groups, depth, columns, tile.rows, tile.vectors, tile.lanes)
+def _tiled(problem: Problem, tile: Tile) -> Contraction:
+    return Contraction(problem.window, problem.strides, problem.dilations, problem.groups, problem.depth, problem.columns, tile.rows, tile.vectors,
+                       tile.lanes)
 
 
-def _known(extents: Any) -> int | None:
-    """The product of the extents that are known: rows for a batch of one; None if none is."""
-    known = [dims.dim(e) for e in extents if isinstance(dims.dim(e), int)]
-    return int(np.prod(known)) if known and any(k > 1 for k in known) else None
+def _known(extents: Any) -> tuple[int | None, ...]:
+    """Extents, None where they are symbolic."""
+    simple = dims.dims(extents)
+    return tuple(e if isinstance(e, int) else None for e in simple)
 
 
 def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight) -> Any:

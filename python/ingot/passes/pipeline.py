@@ -10,6 +10,7 @@ from tvm import relax
 
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
+from ingot.lower.cpu.choices import Choices
 from ingot.lower.targets import Target
 from ingot.passes.attention import fuse_attention
 from ingot.passes.fold import fold_weights
@@ -36,23 +37,24 @@ VIEWS = ("relax.reshape",)
 
 
 #: What happens to the graph before any operator becomes code, in order. Each keeps the variables' names (passes/trace.py).
-GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Target], Graph]], ...] = (
-    ("fold weights", lambda graph, target: fold_weights(graph)),
-    ("attention", lambda graph, target: fuse_attention(graph)),
-    ("fold scales", lambda graph, target: fold_scales(graph)),
-    ("channels last", lambda graph, target: channels_last(graph)),
-    ("fold weights", lambda graph, target: fold_weights(graph)),
+GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Target, Choices | None], Graph]], ...] = (
+    ("fold weights", lambda graph, target, choices: fold_weights(graph)),
+    ("attention", lambda graph, target, choices: fuse_attention(graph)),
+    ("fold scales", lambda graph, target, choices: fold_scales(graph)),
+    ("channels last", lambda graph, target, choices: channels_last(graph)),
+    ("fold weights", lambda graph, target, choices: fold_weights(graph)),
     ("pack weights", pack_weights),
 )
 
 
-def optimize(imported: Imported, target: Target, note: Callable[[str], None] = lambda line: None) -> Optimized:
+def optimize(imported: Imported, target: Target, note: Callable[[str], None] = lambda line: None, choices: Choices | None = None) -> Optimized:
     """Turns an imported module into fused TIR functions and the calls of them.
 
     Args:
         imported: What :func:`ingot.importer.model.import_model` made.
         target: The target to legalize for.
         note: Called with a line for each pass, for ``--verbose``.
+        choices: Tiles and algorithms of the contractions; by default the cost model's.
     """
     transform = relax.transform
     llvm = tvm.target.Target(target.llvm)
@@ -69,7 +71,7 @@ def optimize(imported: Imported, target: Target, note: Callable[[str], None] = l
         graph = Graph(mod, tuple(imported.weights))
         for name, change in GRAPH_PASSES:
             before = _count(graph.mod)
-            graph = change(graph, target)
+            graph = change(graph, target, choices)
             note(f"{name}: {before} → {_count(graph.mod)} bindings, {len(graph.weights)} weights")
         mod = run(
             graph.mod,

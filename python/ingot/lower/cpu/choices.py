@@ -1,0 +1,143 @@
+"""What may be chosen for a contraction: its register tile, and for a 3x3 convolution whether Winograd computes it.
+
+``passes/pack.py`` asks a :class:`Choices` for each contraction of a model. The cost model answers by default; ``ingot compile --tune``
+answers from measurements (:mod:`ingot.tune`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ingot.importer.weights import numpy_dtype
+from ingot.lower.cpu import tiles, winograd
+from ingot.lower.cpu.tiles import Tile
+from ingot.lower.cpu.winograd import Tiling
+from ingot.lower.targets import Target
+
+#: The m of F(m x m) that winograd.py has matrices for.
+WINOGRAD_SIZES = (2, 4)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A matrix product or convolution with constant weights.
+
+    ``window``, ``strides`` and ``dilations`` have an entry for each spatial axis, ``pads`` one before and then one after each; a matrix
+    product has none. ``extents`` are the result's without its last axis, None where they are symbolic. ``depth`` and ``columns`` are those
+    of each of ``groups``. ``dtypes`` are NumPy's names for X and the weights. With ``winograd`` set to m these are the products inside
+    Winograd's F(m x m) of that convolution.
+    """
+
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    groups: int
+    depth: int
+    columns: int
+    extents: tuple[int | None, ...]
+    dtypes: tuple[str, str]
+    winograd: int = 0
+
+    @property
+    def rows(self) -> int | None:
+        """The product of the extents that are known: rows for a batch of one; None if none is."""
+        if self.winograd:
+            tiling = self.tiling(self.winograd)
+            return tiling.down * tiling.across
+        known = [e for e in self.extents if e is not None]
+        return math.prod(known) if any(e > 1 for e in known) else None
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of an element of the weights."""
+        return int(numpy_dtype(self.dtypes[1]).itemsize)
+
+    @property
+    def winograd_fits(self) -> bool:
+        """Whether Winograd can compute it: a plain 3x3 convolution whose height and width are known."""
+        return (self.window == (3, 3) and self.groups == 1 and self.strides == (1, 1) and self.dilations == (1, 1)
+                and all(e is not None for e in self.extents[-2:]))
+
+    def tiling(self, m: int) -> Tiling:
+        """The tiling of F(m x m) over the result."""
+        height, width = self.extents[-2:]
+        assert height is not None and width is not None
+        return Tiling(m, height, width)
+
+    def under(self, tiling: Tiling) -> Problem:
+        """The products inside Winograd."""
+        return replace(self, winograd=tiling.m)
+
+    def key(self) -> str:
+        """One line that stands for the problem, for people and for files of measurements: it must not change between versions."""
+        def by(values: tuple[int | None, ...]) -> str:
+            return "x".join("?" if v is None else str(v) for v in values)
+
+        parts = [f"{by(self.window)} convolution" if self.window else "matmul", by(self.extents), f"{self.depth}>{self.columns}"]
+        if self.window:
+            parts += [f"strides {by(self.strides)}", f"dilations {by(self.dilations)}", f"pads {by(self.pads)}", f"groups {self.groups}"]
+        return ", ".join([*parts, " ".join(dict.fromkeys(self.dtypes))])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A register tile, and the m of Winograd's F(m x m) or 0."""
+
+    tile: Tile
+    winograd: int = 0
+
+    def __str__(self) -> str:
+        """``tile 6x16``, or ``winograd 4x4, tile 6x16``: as ``ingot inspect`` names schedules."""
+        return (f"winograd {self.winograd}x{self.winograd}, " if self.winograd else "") + f"tile {self.tile.rows}x{self.tile.columns}"
+
+    @staticmethod
+    def parse(text: str, problem: Problem, target: Target) -> Choice | None:
+        """Reads what ``str`` wrote; None if it is not a choice for this problem and target."""
+        found = re.fullmatch(r"(?:winograd (\d)x\1, )?tile (\d{1,3})x(\d{1,4})", text)
+        if found is None:
+            return None
+        m, rows, columns = (int(g or 0) for g in found.groups())
+        lanes = target.lanes(problem.dtype_bytes)
+        choice = Choice(Tile(rows, columns // lanes, lanes), m)
+        usable = choice.tile in all_tiles(target, problem) and (m == 0 or (m in WINOGRAD_SIZES and problem.winograd_fits))
+        return choice if columns % lanes == 0 and usable else None
+
+
+def all_tiles(target: Target, problem: Problem) -> list[Tile]:
+    """Every tile that the registers hold, of any height."""
+    return [Tile(rows, t.vectors, t.lanes) for t in tiles.tiles(target, problem.dtype_bytes) for rows in range(2, t.rows + 1)]
+
+
+class Choices(Protocol):
+    """Answers for one target."""
+
+    def winograd(self, problem: Problem) -> Tiling | None:
+        """The tiling by which Winograd computes a problem that it fits, or None for plain convolution."""
+
+    def tile(self, problem: Problem) -> Tile:
+        """The register tile of a problem."""
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Choices by counting: :mod:`ingot.lower.cpu.tiles` and :mod:`ingot.lower.cpu.winograd`."""
+
+    target: Target
+
+    def winograd(self, problem: Problem) -> Tiling | None:
+        """See :class:`Choices`."""
+        height, width = problem.extents[-2:]
+        return winograd.pick(height, width, problem.depth, problem.columns) if height is not None and width is not None else None
+
+    def tile(self, problem: Problem) -> Tile:
+        """See :class:`Choices`."""
+        return tiles.pick(self.target, problem.rows, problem.columns, problem.dtype_bytes)
+
+    def choice(self, problem: Problem) -> Choice:
+        """Both answers."""
+        tiling = self.winograd(problem) if problem.winograd_fits else None
+        return Choice(self.tile(problem), 0) if tiling is None else Choice(self.tile(problem.under(tiling)), tiling.m)
