@@ -64,4 +64,4 @@ def test_this_machine_is_one_of_the_named_targets_and_the_runtime_finds_the_same
 
 def test_more_extensions_come_before_fewer_and_wider_vectors_before_narrower() -> None:
     names = ["cpu:x86-64-v4+vnni+bf16", "cpu:x86-64-v4+vnni", "cpu:x86-64-v4", "cpu:x86-64-v3+avx_vnni", "cpu:x86-64-v3", "cpu:x86-64-v2"]
-    assert sorted(names[::-1], key=lambda n: targets.preference(targets.find(n))) == names
+    assert sorted(set(names), key=lambda n: targets.preference(targets.find(n))) == names
