@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ingot.cli import options, printing
+from ingot.cli import doctor, options, printing
 from ingot.cli.program import functions_of, names_of
+from ingot.errors import FileError, InputError
 
 
 def add(commands: Any) -> None:
@@ -21,6 +25,10 @@ def add(commands: Any) -> None:
     command.add_argument("--runs", type=options.positive, metavar="N", help="measured runs (default: as many as fit in 2 seconds, at least 5)")
     command.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     command.add_argument("--per-op", action="store_true", help="also the time of each step, and its share of what this machine can do")
+    command.add_argument("--trace", type=Path, metavar="FILE.json", help="write the steps of one run as a Chrome trace, for ui.perfetto.dev or "
+                         "chrome://tracing; implies --per-op")
+    command.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the machine, the times, a roofline and a table of steps; "
+                         "implies --per-op")
     options.add_machine(command)
     command.set_defaults(execute=execute)
 
@@ -31,26 +39,70 @@ def execute(arguments: argparse.Namespace) -> int:
     from ingot.runtime import Artifact, Model
 
     artifact = Artifact.open(arguments.artifact)
+    _check_written(arguments)
     dims = options.known_dims(options.merged(arguments.dims), artifact.manifest["dims"])
     inputs = bench_inputs(artifact, dims)
     model = Model.load(arguments.artifact, threads=arguments.threads, target=arguments.target)
     with model.session() as session:
         summary = summarize(time_runs(lambda: session.run(inputs), warmup=arguments.warmup, runs=arguments.runs))
-        steps = _profile(session, model, inputs, summary.runs) if arguments.per_op else None
-    found = {"file": arguments.artifact, "target": model.target, "threads": model.threads,
-             "inputs": {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in inputs.items()},
-             "warmup": arguments.warmup, "seconds": summary.as_dict()}
-    if steps is not None:
-        found["steps"] = steps
+        found = {"file": arguments.artifact, "target": model.target, "threads": model.threads,
+                 "inputs": {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in inputs.items()},
+                 "warmup": arguments.warmup, "seconds": summary.as_dict()}
+        if arguments.per_op or arguments.trace or arguments.html:
+            found.update(_profile(session, model, inputs, summary.runs))
     if arguments.json:
         printing.as_json(found)
     else:
         _print(found)
+    _write(arguments, found)
     return 0
 
 
-def _profile(session: Any, model: Any, inputs: Mapping[str, Any], runs: int) -> list[dict[str, Any]]:
-    """The mean seconds of each step of the main function, over runs of their own: timing each step slows a run down."""
+def _check_written(arguments: argparse.Namespace) -> None:
+    """Raises before anything is measured where a file that is asked for could not be written."""
+    artifact, written = Path(arguments.artifact).resolve(), [path for path in (arguments.trace, arguments.html) if path]
+    for path in written:
+        if os.path.isdir(path):  # os.path's answer is no where a directory above may not be read; Path's methods raise
+            raise FileError(f"{path} cannot be written: it is a directory; name a file in it")
+        if not os.path.isdir(path.parent):
+            raise FileError(f"{path} cannot be written: there is no directory {path.parent}")
+        if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+            raise FileError(f"{path} cannot be written: permission denied")
+        if path.resolve() == artifact:
+            raise InputError(f"{path} is the artifact, which would be overwritten; name another file")
+    if len({path.resolve() for path in written}) < len(written):
+        raise InputError(f"--trace and --html both name {arguments.html}; give each a file of its own")
+
+
+def _write(arguments: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    """Writes the files that are asked for, and says so unless stdout is a JSON document."""
+    from ingot.bench.page import html_page
+    from ingot.bench.trace import chrome_trace
+    from ingot.runtime import machine
+
+    made: dict[Path | None, Callable[[], str]] = {
+        arguments.trace: lambda: json.dumps(chrome_trace(found), indent=1),
+        arguments.html: lambda: html_page(found, {**doctor.described(machine()), **_versions()}),
+    }
+    for path, make in made.items():
+        if path is None:
+            continue
+        try:
+            path.write_text(make(), encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
+        if not arguments.json:
+            print(f"wrote {path}")
+
+
+def _versions() -> dict[str, str]:
+    """What of ``ingot doctor``'s versions decides how a compiled model runs."""
+    found = doctor.versions()
+    return {"versions": ", ".join(f"{name} {found[name]}" for name in ("ingot", "python", "numpy") if found[name])}
+
+
+def _profile(session: Any, model: Any, inputs: Mapping[str, Any], runs: int) -> dict[str, Any]:
+    """The mean seconds of each step of the main function, over runs of their own (timing each step slows a run down), and the machine's limits."""
     from ingot.runtime.machine import measure_bandwidth, measure_fma
 
     session.profiling = True
@@ -62,16 +114,17 @@ def _profile(session: Any, model: Any, inputs: Mapping[str, Any], runs: int) -> 
     total = sum(nanoseconds) or 1
     symbols = {extent: given for info in model.inputs for extent, given in zip(info.shape, inputs[info.name].shape, strict=True)
                if isinstance(extent, str)}
-    peak, bandwidth = measure_fma(model.threads) * 1e9, measure_bandwidth(model.threads) * 1e9
+    limits = {"fma_gflop_s": measure_fma(model.threads), "bandwidth_gb_s": measure_bandwidth(model.threads)}
     steps = []
     for i, (step, spent) in enumerate(zip(main.steps, nanoseconds, strict=True)):
         seconds = spent * 1e-9 / max(counted, 1)
         flops = main.evaluate(step["flops"], symbols) if "flops" in step else None
         traffic = main.traffic(step, symbols) if step["op"] in ("call", "kernel") else None
-        least = max((flops or 0) / peak, (traffic or 0) / bandwidth)
-        steps.append({"step": i, "runs": main.runs(step, names), "node": step.get("node", ""), "seconds": seconds, "share": spent / total,
-                      "flops": flops, "bytes": traffic, "roofline": least / seconds if least and seconds else None})
-    return steps
+        least = max((flops or 0) / limits["fma_gflop_s"], (traffic or 0) / limits["bandwidth_gb_s"]) * 1e-9
+        steps.append({"step": i, "op": step["op"], "runs": main.runs(step, names), "node": step.get("node", ""), "seconds": seconds,
+                      "share": spent / total, "flops": flops, "bytes": traffic, "gflop_s": _rate(flops, seconds), "gb_s": _rate(traffic, seconds),
+                      "roofline": least / seconds if least and seconds else None})
+    return {"profiled_runs": counted, "measured": limits, "steps": steps}
 
 
 def _print(found: Mapping[str, Any]) -> None:
@@ -84,12 +137,17 @@ def _print(found: Mapping[str, Any]) -> None:
     if "steps" in found:
         printing.heading("time of each step, largest first")
         steps = sorted(found["steps"], key=lambda s: -s["seconds"])
-        rows = [(printing.duration(s["seconds"]), f"{s['share']:.1%}", _rate(s["flops"], s["seconds"]), _rate(s["bytes"], s["seconds"]),
+        rows = [(printing.duration(s["seconds"]), f"{s['share']:.1%}", _decimal(s["gflop_s"]), _decimal(s["gb_s"]),
                  f"{s['roofline']:.0%}" if s["roofline"] else "", s["step"], s["runs"], s["node"]) for s in steps]
         printing.table(["time", "share", "GFLOP/s", "GB/s", "of roofline", "step", "runs", "from"], rows, right=range(6))
         print("\nof roofline: the time that the measured peak and bandwidth of this machine would take, over the time taken; what the caches hold "
               "of operands may take less")
 
 
-def _rate(amount: int | None, seconds: float) -> str:
-    return f"{amount / seconds / 1e9:.1f}" if amount and seconds else ""
+def _rate(amount: int | None, seconds: float) -> float | None:
+    """10^9 in a second."""
+    return amount / seconds / 1e9 if amount and seconds else None
+
+
+def _decimal(rate: float | None) -> str:
+    return f"{rate:.1f}" if rate else ""

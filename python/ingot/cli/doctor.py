@@ -60,6 +60,12 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def described(machine: Mapping[str, Any]) -> dict[str, str]:
+    """What :func:`ingot.runtime.machine` says, as names and values for a person."""
+    return {name.replace("_", " "): _caches(value) if name == "caches" else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            for name, value in machine.items()}
+
+
 def cuda() -> dict[str, Any]:
     """Whether CUDA code can be compiled here (nvcc) and run here (the driver)."""
     nvcc = shutil.which("nvcc") or next((str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.exists()), None)
@@ -79,9 +85,8 @@ def _output(command: list[str]) -> str:
 
 def _print(found: Mapping[str, Any]) -> None:
     print("machine")
-    for name, value in found["machine"].items():
-        text = _caches(value) if name == "caches" else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        print(textwrap.fill(f"{name.replace('_', ' '):<14}{text}", 120, initial_indent="  ", subsequent_indent=" " * 16))
+    for name, text in described(found["machine"]).items():
+        print(textwrap.fill(f"{name:<14}{text}", 120, initial_indent="  ", subsequent_indent=" " * 16))
     printing.heading("measured")
     printing.table(["threads", "read bandwidth", "fused multiply-add, f32"],
                    [(m["threads"], f"{m['bandwidth_gb_s']:.1f} GB/s", f"{m['fma_gflop_s']:.0f} GFLOP/s") for m in found["measured"]], right=[0, 1, 2])
