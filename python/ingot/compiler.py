@@ -100,9 +100,10 @@ def compile(
     """
     from ingot.importer.model import import_model
     from ingot.lower import targets
+    from ingot.passes.settings import PRECISIONS
 
-    if precision != "f32":
-        raise CompileError(f"precision '{precision}' is not available; it is f32")
+    if precision not in PRECISIONS:
+        raise CompileError(f"there is no precision '{precision}'; they are {', '.join(PRECISIONS)}")
     wanted = sorted({targets.find(t) for t in ([target] if isinstance(target, str) else target)}, key=targets.preference)
     if not wanted:
         raise CompileError("no target was given")
@@ -116,7 +117,7 @@ def compile(
             imported.bounds.update(_checked_bounds(bounds, imported))
         with stages("samples"):
             cases = _samples(source, imported, samples, Path(folder), report)
-        built = _build(imported, wanted, stages, report)
+        built = _build(imported, wanted, precision, stages, report)
         with stages("write weights"):
             report.size = _write(report.path, name or source.name, source, imported, built, cases, stages)
     return report
@@ -224,7 +225,7 @@ class _Built:
     program: dict[str, Any]
 
 
-def _build(imported: Imported, wanted: Sequence[Any], stages: _Stages, report: CompileReport) -> tuple[list[_Built], list[Any]]:
+def _build(imported: Imported, wanted: Sequence[Any], precision: str, stages: _Stages, report: CompileReport) -> tuple[list[_Built], list[Any]]:
     from tvm import tirx
 
     from ingot.artifact.link import link
@@ -232,13 +233,14 @@ def _build(imported: Imported, wanted: Sequence[Any], stages: _Stages, report: C
     from ingot.lower.cpu.schedule import schedule
     from ingot.lower.program import ProgramBuilder, WeightTable
     from ingot.passes.pipeline import optimize
+    from ingot.passes.settings import Settings
 
     weights = WeightTable()
     built = []
     for number, target in enumerate(wanted):
         with stages("optimize"):
             lines: list[str] = []
-            optimized = optimize(imported, target, lines.append)
+            optimized = optimize(imported, Settings(target, precision), lines.append)
             report.log += [f"{target.name}: {line}" for line in lines]
         with stages("lower"):
             functions = {gv.name_hint: f for gv, f in optimized.mod.functions.items() if isinstance(f, tirx.PrimFunc)}

@@ -9,22 +9,22 @@ from tvm import relax, te, tirx
 from ingot.importer import dims
 from ingot.importer.context import with_scalars
 from ingot.importer.weights import Weight
-from ingot.lower.cpu import winograd
-from ingot.lower.cpu.choices import Choices, CostModel, Problem
+from ingot.lower.cpu import arithmetic, winograd
+from ingot.lower.cpu.arithmetic import Arithmetic
+from ingot.lower.cpu.choices import Problem
 from ingot.lower.cpu.contraction import OUT_ELEMENTWISE_FUSABLE, Contraction, contraction_function, result_shape
 from ingot.lower.cpu.tiles import Tile
-from ingot.lower.targets import Target
 from ingot.passes.graph import Graph, Rewriter
+from ingot.passes.settings import PRECISIONS, Settings
 
 _CONVOLUTIONS = {"relax.nn.conv1d": "NWC", "relax.nn.conv2d": "NHWC", "relax.nn.conv3d": "NDHWC"}
 
+#: The kind of arithmetic for weights of a type, where the precision that was asked for does not decide it.
+_KINDS = {"float64": "float64", "float16": "float16", "int8": "int8", "int16": "int16"}
 
-def pack_weights(graph: Graph, target: Target, choices: Choices | None = None) -> Graph:
-    """Rewrites matmul and channels-last convolutions with constant float weights to calls of contraction functions.
 
-    ``choices`` says by which tile each is computed, and which by Winograd; by default the cost model does.
-    """
-    choose: Choices = choices or CostModel(target)
+def pack_weights(graph: Graph, settings: Settings) -> Graph:
+    """Rewrites matmul and channels-last convolutions with constant weights to calls of contraction functions."""
 
     def visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
         if not isinstance(value, relax.Call) or not hasattr(value.op, "name") or len(value.args) < 2:
@@ -32,64 +32,76 @@ def pack_weights(graph: Graph, target: Target, choices: Choices | None = None) -
         if not isinstance(value.args[0].ty, relax.TensorType):
             return None
         weight = rewriter.weight(value.args[1])
-        if weight is None or not weight.dtype.startswith("float") or str(value.args[0].ty.dtype) != weight.dtype:
+        if weight is None or not (weight.dtype == "float32" or weight.dtype in _KINDS):
+            return None
+        how = arithmetic.choose(_KINDS.get(weight.dtype, PRECISIONS[settings.precision]), settings.target)
+        if str(value.args[0].ty.dtype) != (how.x if how.sums == "int32" else weight.dtype):
             return None
         if value.op.name == "relax.matmul":
-            return _matmul(rewriter, value, weight, choose)
+            return _matmul(rewriter, value, weight, how, settings)
         if _CONVOLUTIONS.get(value.op.name, "") == str(getattr(value.attrs, "data_layout", None)):
-            return _convolution(rewriter, value, weight, target, choose)
+            return _convolution(rewriter, value, weight, how, settings)
         return None
 
     return Rewriter(graph).run(visit)
 
 
-def _matmul(rewriter: Rewriter, call: Any, weight: Weight, choose: Choices) -> Any:
+def _matmul(rewriter: Rewriter, call: Any, weight: Weight, how: Arithmetic, settings: Settings) -> Any:
     x = call.args[0]
     shape = x.ty.shape.values
     if len(weight.shape) != 2 or len(shape) < 2:
         return None
     depth, columns = weight.shape
-    problem = Problem((), (), (), (), 1, depth, columns, _known(shape[:-1]), (weight.dtype, weight.dtype))
-    return _call(rewriter, _tiled(problem, choose.tile(problem)), x, weight)
+    problem = Problem((), (), (), (), 1, depth, columns, _known(shape[:-1]), (how.x, how.w), how.name)
+    return _call(rewriter, _tiled(problem, settings.choices.tile(problem), how), x, weight, how)
 
 
-def _convolution(rewriter: Rewriter, call: Any, weight: Weight, target: Target, choose: Choices) -> Any:
+def _convolution(rewriter: Rewriter, call: Any, weight: Weight, how: Arithmetic, settings: Settings) -> Any:
     x = call.args[0]
-    attributes = call.attrs
     rank = len(weight.shape) - 2
-    strides, dilations = ([int(v) for v in a] for a in (attributes.strides, attributes.dilation))
-    groups = int(attributes.groups)
+    strides, dilations = (tuple(int(v) for v in a) for a in (call.attrs.strides, call.attrs.dilation))
+    groups = int(call.attrs.groups)
     *window, depth, channels = weight.shape
-    pads = [int(p) for p in attributes.padding]
+    pads = [int(p) for p in call.attrs.padding]
     if groups > 1 and depth == 1 and channels == groups:
-        return _depthwise(rewriter, x, call.args[1], window, strides, dilations, pads)
-    extents = _known(call.ty.shape.values[:-1])
-    problem = Problem(tuple(window), tuple(strides), tuple(dilations), tuple(pads), groups, depth, channels // groups, extents,
-                      (weight.dtype, weight.dtype))
-    tiling = choose.winograd(problem) if problem.winograd_fits else None
+        return _depthwise(rewriter, call, window, pads)
+    if groups > 1 and depth % how.together:
+        simple = arithmetic.one_by_one(how)
+        if simple is None:
+            return None
+        how = simple
+    problem = Problem(tuple(window), strides, dilations, tuple(pads), groups, depth, channels // groups, _known(call.ty.shape.values[:-1]),
+                      (how.x, how.w), how.name)
+    tiling = settings.choices.winograd(problem) if problem.winograd_fits else None
     if tiling is not None:
-        return _winograd(rewriter, tiling, x, pads, weight, target, choose.tile(problem.under(tiling)))
-    return _call(rewriter, _tiled(problem, choose.tile(problem)), _padded(rewriter, x, pads[:rank], pads[rank:]), weight)
+        return _winograd(rewriter, tiling, x, weight, problem, settings)
+    return _call(rewriter, _tiled(problem, settings.choices.tile(problem), how), _padded(rewriter, x, pads[:rank], pads[rank:]), weight, how)
 
 
-def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, pads: list[int], weight: Weight, target: Target, tile: Tile) -> Any:
+def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, weight: Weight, problem: Problem, settings: Settings) -> Any:
+    """The convolution by products of transformed tiles, whose weights stay in float32 in every precision: transforms magnify their rounding."""
     shape, dtype = list(x.ty.shape.values), weight.dtype
     *_, depth, channels = weight.shape
     tiles = dims.product([shape[0], tiling.down, tiling.across])
-    transformed = _emit(rewriter, winograd.input_function(tiling, shape, (pads[0], pads[1]), dtype, target.lanes(4)), "winograd_input", [x],
-                        [dims.expr(d) for d in (tiling.points, tiles, shape[-1])], dtype)
-    what = Contraction((), (), (), 1, depth, channels, tile.rows, tile.vectors, tile.lanes, tiling.points)
+    function = winograd.input_function(tiling, shape, (problem.pads[0], problem.pads[1]), dtype, settings.target.lanes(4))
+    transformed = _emit(rewriter, function, "winograd_input", [x], [dims.expr(d) for d in (tiling.points, tiles, shape[-1])], dtype)
+    inner = problem.under(tiling)
+    how = arithmetic.choose(dtype, settings.target)
+    what = _tiled(inner, settings.choices.tile(inner), how)
     filters = weight.map(lambda a: winograd.transformed(tiling, a), (tiling.points, depth, channels), f":winograd{tiling.m}")
-    products = _call(rewriter, what, transformed, filters)
+    products = _call(rewriter, what, transformed, filters, how)
     result = [shape[0], *(dims.expr(d) for d in (tiling.height, tiling.width, channels))]
     return _emit(rewriter, winograd.output_function(tiling, shape[0], channels, dtype), "winograd_output", [products], result, dtype)
 
 
-def _depthwise(rewriter: Rewriter, x: Any, weights: Any, window: list[int], strides: list[int], dilations: list[int], pads: list[int]) -> Any:
+def _depthwise(rewriter: Rewriter, call: Any, window: list[int], pads: list[int]) -> Any:
     """A convolution of each channel by itself: a reduction that keeps the last axis (rules/columns.py)."""
+    x, weights = call.args
+    strides, dilations = ([int(v) for v in a] for a in (call.attrs.strides, call.attrs.dilation))
     shape, dtype = list(x.ty.shape.values), str(x.ty.dtype)
+    sums = str(call.ty.dtype)
     source = te.placeholder(shape, dtype, name="x")
-    kernel = te.placeholder([dims.expr(d) for d in (*window, 1, shape[-1])], dtype, name="w")
+    kernel = te.placeholder([dims.expr(d) for d in (*window, 1, shape[-1])], str(weights.ty.dtype), name="w")
     taps = [te.reduce_axis((dims.expr(0), dims.expr(k)), name="tap") for k in window]
     before, after = pads[: len(window)], pads[len(window) :]
     spatial = [dims.expr(dims.dim(dims.floordiv(e + b + a - ((k - 1) * d + 1), s) + 1))
@@ -102,17 +114,25 @@ def _depthwise(rewriter: Rewriter, x: Any, weights: Any, window: list[int], stri
         if any(pads):
             inside = tirx.all(*(tirx.all(p >= 0, p < e) for p, e in zip(at, shape[1:-1], strict=True)))
             value = tirx.if_then_else(inside, value, tirx.const(0, dtype))
-        return te.sum(value * kernel(*taps, 0, c), axis=taps)
+        return te.sum(_as(value, sums) * _as(kernel(*taps, 0, c), sums), axis=taps)
 
     result = [shape[0], *spatial, shape[-1]]
     function = te.create_prim_func([source, kernel, te.compute(result, compute, name="depthwise")])
     function = function.without_attr("global_symbol").with_attr("op_pattern", OUT_ELEMENTWISE_FUSABLE)
-    return _emit(rewriter, function, "depthwise_convolution", [x, weights], result, dtype)
+    return _emit(rewriter, function, "depthwise_convolution", [x, weights], result, sums)
 
 
-def _tiled(problem: Problem, tile: Tile) -> Contraction:
-    return Contraction(problem.window, problem.strides, problem.dilations, problem.groups, problem.depth, problem.columns, tile.rows, tile.vectors,
-                       tile.lanes)
+def _as(value: Any, dtype: str) -> Any:
+    return value if str(value.ty.dtype) == dtype else value.astype(dtype)
+
+
+def _tiled(problem: Problem, tile: Tile, how: Arithmetic) -> Contraction:
+    """The contraction of a problem, with a depth that the arithmetic's steps divide."""
+    depth = -(-problem.depth // how.together) * how.together
+    window, strides, dilations = ((), (), ()) if problem.winograd else (problem.window, problem.strides, problem.dilations)
+    batch = problem.tiling(problem.winograd).points if problem.winograd else 1
+    return Contraction(window, strides, dilations, problem.groups, depth, problem.columns, tile.rows, tile.vectors, tile.lanes, batch, how.name,
+                       how.together)
 
 
 def _known(extents: Any) -> tuple[int | None, ...]:
@@ -121,12 +141,37 @@ def _known(extents: Any) -> tuple[int | None, ...]:
     return tuple(e if isinstance(e, int) else None for e in simple)
 
 
-def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight) -> Any:
-    dtype = weight.dtype
-    packed = rewriter.constant(weight.map(what.pack, what.packed_shape, ":packed"))
+def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight, how: Arithmetic) -> Any:
+    """The contraction's call, X in the type and the depth that its arithmetic takes, the result in X's type where that is floating point."""
+    dtype = str(x.ty.dtype)
+    packed = rewriter.constant(weight.map(lambda a: what.pack(how.stored(a)), what.packed_shape, f":packed {how.name}", how.w))
+    x = _deepened(rewriter, x, what)
+    if dtype != how.x:
+        x = _rounded(rewriter, x, how)
     shape = list(x.ty.shape.values)
     result = [dims.expr(d) for d in result_shape(what, shape)]
-    return _emit(rewriter, contraction_function(what, shape, dtype), "convolution" if what.window else "matmul", [x, packed], result, dtype)
+    y = _emit(rewriter, contraction_function(what, shape, how), "convolution" if what.window else "matmul", [x, packed], result, how.sums)
+    return y if how.sums in (dtype, "int32") else rewriter.emit(relax.op.astype(y, dtype))
+
+
+def _deepened(rewriter: Rewriter, x: Any, what: Contraction) -> Any:
+    """X with zeros after its last axis, so that it is as deep as the contraction."""
+    shape = list(x.ty.shape.values)
+    wanted = what.groups * what.depth
+    if dims.equal(shape[-1], wanted):
+        return x
+    source = te.placeholder(shape, str(x.ty.dtype), name="x")
+    wide = [*shape[:-1], dims.expr(wanted)]
+    deep = te.compute(wide, lambda *i: tirx.if_then_else(i[-1] < shape[-1], source(*i), tirx.const(0, source.dtype)), name="deepen")
+    return _emit(rewriter, te.create_prim_func([source, deep]).without_attr("global_symbol"), "deepen", [x], wide, str(x.ty.dtype))
+
+
+def _rounded(rewriter: Rewriter, x: Any, how: Arithmetic) -> Any:
+    """float32 as the bits of bfloat16."""
+    shape = list(x.ty.shape.values)
+    source = te.placeholder(shape, str(x.ty.dtype), name="x")
+    bits = te.compute(shape, lambda *i: arithmetic.to_bfloat16(source(*i)), name="to_bfloat16")
+    return _emit(rewriter, te.create_prim_func([source, bits]).without_attr("global_symbol"), "to_bfloat16", [x], shape, how.x)
 
 
 def _emit(rewriter: Rewriter, function: tirx.PrimFunc, name: str, operands: list[Any], shape: list[Any], dtype: str) -> Any:

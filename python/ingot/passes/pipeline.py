@@ -10,8 +10,6 @@ from tvm import relax
 
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
-from ingot.lower.cpu.choices import Choices
-from ingot.lower.targets import Target
 from ingot.passes.attention import fuse_attention
 from ingot.passes.fold import fold_weights
 from ingot.passes.graph import Graph
@@ -19,6 +17,7 @@ from ingot.passes.layout import channels_last
 from ingot.passes.legalize import OVERRIDES
 from ingot.passes.pack import pack_weights
 from ingot.passes.scale import fold_scales
+from ingot.passes.settings import Settings
 from ingot.passes.trace import Trace, trace_fusion
 
 
@@ -37,27 +36,26 @@ VIEWS = ("relax.reshape",)
 
 
 #: What happens to the graph before any operator becomes code, in order. Each keeps the variables' names (passes/trace.py).
-GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Target, Choices | None], Graph]], ...] = (
-    ("fold weights", lambda graph, target, choices: fold_weights(graph)),
-    ("attention", lambda graph, target, choices: fuse_attention(graph)),
-    ("fold scales", lambda graph, target, choices: fold_scales(graph)),
-    ("channels last", lambda graph, target, choices: channels_last(graph)),
-    ("fold weights", lambda graph, target, choices: fold_weights(graph)),
+GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
+    ("fold weights", lambda graph, settings: fold_weights(graph)),
+    ("attention", lambda graph, settings: fuse_attention(graph)),
+    ("fold scales", lambda graph, settings: fold_scales(graph)),
+    ("channels last", lambda graph, settings: channels_last(graph)),
+    ("fold weights", lambda graph, settings: fold_weights(graph)),
     ("pack weights", pack_weights),
 )
 
 
-def optimize(imported: Imported, target: Target, note: Callable[[str], None] = lambda line: None, choices: Choices | None = None) -> Optimized:
+def optimize(imported: Imported, settings: Settings, note: Callable[[str], None] = lambda line: None) -> Optimized:
     """Turns an imported module into fused TIR functions and the calls of them.
 
     Args:
         imported: What :func:`ingot.importer.model.import_model` made.
-        target: The target to legalize for.
+        settings: The target to legalize for, the precision and what chooses tiles.
         note: Called with a line for each pass, for ``--verbose``.
-        choices: Tiles and algorithms of the contractions; by default the cost model's.
     """
     transform = relax.transform
-    llvm = tvm.target.Target(target.llvm)
+    llvm = tvm.target.Target(settings.target.llvm)
 
     def run(stage: tvm.IRModule, *passes: tvm.transform.Pass) -> tvm.IRModule:
         for step in passes:
@@ -71,7 +69,7 @@ def optimize(imported: Imported, target: Target, note: Callable[[str], None] = l
         graph = Graph(mod, tuple(imported.weights))
         for name, change in GRAPH_PASSES:
             before = _count(graph.mod)
-            graph = change(graph, target, choices)
+            graph = change(graph, settings)
             note(f"{name}: {before} → {_count(graph.mod)} bindings, {len(graph.weights)} weights")
         mod = run(
             graph.mod,

@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ingot.importer.weights import numpy_dtype
-from ingot.lower.cpu import tiles, winograd
+import numpy as np
+
+from ingot.lower.cpu import arithmetic, tiles, winograd
 from ingot.lower.cpu.tiles import Tile
 from ingot.lower.cpu.winograd import Tiling
 from ingot.lower.targets import Target
@@ -27,7 +28,8 @@ class Problem:
 
     ``window``, ``strides`` and ``dilations`` have an entry for each spatial axis, ``pads`` one before and then one after each; a matrix
     product has none. ``extents`` are the result's without its last axis, None where they are symbolic. ``depth`` and ``columns`` are those
-    of each of ``groups``. ``dtypes`` are NumPy's names for X and the weights. With ``winograd`` set to m these are the products inside
+    of each of ``groups``. ``dtypes`` are NumPy's names for X and the weights as they are stored, ``arithmetic`` the row of
+    :mod:`ingot.lower.cpu.arithmetic` that multiplies them. With ``winograd`` set to m these are the products inside
     Winograd's F(m x m) of that convolution.
     """
 
@@ -40,6 +42,7 @@ class Problem:
     columns: int
     extents: tuple[int | None, ...]
     dtypes: tuple[str, str]
+    arithmetic: str = "float32"
     winograd: int = 0
 
     @property
@@ -51,15 +54,14 @@ class Problem:
         known = [e for e in self.extents if e is not None]
         return math.prod(known) if any(e > 1 for e in known) else None
 
-    @property
-    def dtype_bytes(self) -> int:
-        """Bytes of an element of the weights."""
-        return int(numpy_dtype(self.dtypes[1]).itemsize)
+    def lanes(self, target: Target) -> int:
+        """How many sums a vector register of the target holds."""
+        return target.lanes(np.dtype(arithmetic.find(self.arithmetic, target).sums).itemsize)
 
     @property
     def winograd_fits(self) -> bool:
-        """Whether Winograd can compute it: a plain 3x3 convolution whose height and width are known."""
-        return (self.window == (3, 3) and self.groups == 1 and self.strides == (1, 1) and self.dilations == (1, 1)
+        """Whether Winograd can compute it: a plain 3x3 convolution of float32 whose height and width are known."""
+        return (self.dtypes[0] == "float32" and self.window == (3, 3) and self.groups == 1 and self.strides == (1, 1) and self.dilations == (1, 1)
                 and all(e is not None for e in self.extents[-2:]))
 
     def tiling(self, m: int) -> Tiling:
@@ -69,8 +71,8 @@ class Problem:
         return Tiling(m, height, width)
 
     def under(self, tiling: Tiling) -> Problem:
-        """The products inside Winograd."""
-        return replace(self, winograd=tiling.m)
+        """The products inside Winograd, in float32 whatever the weights are stored as elsewhere."""
+        return replace(self, winograd=tiling.m, arithmetic="float32", dtypes=("float32", "float32"))
 
     def key(self) -> str:
         """One line that stands for the problem, for people and for files of measurements: it must not change between versions."""
@@ -101,7 +103,7 @@ class Choice:
         if found is None:
             return None
         m, rows, columns = (int(g or 0) for g in found.groups())
-        lanes = target.lanes(problem.dtype_bytes)
+        lanes = problem.lanes(target)
         choice = Choice(Tile(rows, columns // lanes, lanes), m)
         usable = choice.tile in all_tiles(target, problem) and (m == 0 or (m in WINOGRAD_SIZES and problem.winograd_fits))
         return choice if columns % lanes == 0 and usable else None
@@ -109,7 +111,9 @@ class Choice:
 
 def all_tiles(target: Target, problem: Problem) -> list[Tile]:
     """Every tile that the registers hold, of any height."""
-    return [Tile(rows, t.vectors, t.lanes) for t in tiles.tiles(target, problem.dtype_bytes) for rows in range(2, t.rows + 1)]
+    how = arithmetic.find(problem.arithmetic, target)
+    tallest = tiles.tiles(target, np.dtype(how.sums).itemsize, how.temporaries)
+    return [Tile(rows, t.vectors, t.lanes) for t in tallest for rows in range(2, t.rows + 1)]
 
 
 class Choices(Protocol):
@@ -135,7 +139,8 @@ class CostModel:
 
     def tile(self, problem: Problem) -> Tile:
         """See :class:`Choices`."""
-        return tiles.pick(self.target, problem.rows, problem.columns, problem.dtype_bytes)
+        how = arithmetic.find(problem.arithmetic, self.target)
+        return tiles.pick(self.target, problem.rows, problem.columns, np.dtype(how.sums).itemsize, how.temporaries)
 
     def choice(self, problem: Problem) -> Choice:
         """Both answers."""

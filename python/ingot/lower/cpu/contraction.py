@@ -1,8 +1,9 @@
-"""Contractions: matrix products and convolutions as one kind of computation, described once.
+"""Contractions: matrix products and convolutions as one kind of computation, described once, in any of the arithmetics of ``arithmetic.py``.
 
 A contraction gives ``C[row, column] = sum over taps and k of X[start(row) + tap + k] * W[column block, tap, k, column]``. Rows are the
 positions of the result (batch, height, width; or everything before the last axis of a matrix), columns its last axis. X is
-channels-last; W is packed in blocks of a tile's columns, so that a micro-kernel reads it front to back.
+channels-last; W is packed in blocks of a tile's columns, so that a micro-kernel reads it front to back: for each column the k's that one
+step takes lie side by side.
 
 The Relax side (``passes/pack.py``) emits a TIR function that computes this by plain loops and carries a :class:`Contraction` as an
 annotation of its block; ``rules/contraction.py`` replaces the loops. Whatever fuses into the function stays generic.
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from ingot.lower.cpu.arithmetic import Arithmetic
 from ingot.lower.cpu.nest import constant, index
 from ingot.lower.cpu.tiles import Tile
 
@@ -32,7 +34,8 @@ class Contraction:
 
     ``window`` (kernel extents), ``strides`` and ``dilations`` have an entry for each spatial axis of X, and none for a matrix product.
     ``depth`` is the length of k, ``columns`` the number of result columns, both for each of ``groups``. With a ``batch`` the first axis of
-    X and of the result counts that many products, each with weights of its own.
+    X and of the result counts that many products, each with weights of its own. ``depth`` is a multiple of ``together``, the k's of a step
+    of the ``arithmetic``.
     """
 
     window: tuple[int, ...]
@@ -45,6 +48,8 @@ class Contraction:
     vectors: int
     lanes: int
     batch: int = 1
+    arithmetic: str = "float32"
+    together: int = 1
 
     @property
     def tile(self) -> Tile:
@@ -73,18 +78,22 @@ class Contraction:
         return Contraction(**values)
 
     @property
+    def steps(self) -> int:
+        """How many steps a sum takes."""
+        return self.taps * self.depth // self.together
+
+    @property
     def packed_shape(self) -> tuple[int, ...]:
-        """The shape of the packed weights: [batch * groups * blocks, taps * depth, tile columns]."""
-        return (self.batch * self.groups * self.blocks, self.taps * self.depth, self.tile.columns)
+        """The shape of the packed weights: [batch * groups * blocks, steps, tile columns * together]."""
+        return (self.batch * self.groups * self.blocks, self.steps, self.tile.columns * self.together)
 
     def pack(self, weights: np.ndarray) -> np.ndarray:
-        """Weights [(batch,) *window, depth, groups * columns] in the packed layout; columns that pad a block are 0."""
+        """Weights [(batch,) *window, at most depth, groups * columns] in the packed layout; what pads them is 0."""
         wide = self.blocks * self.tile.columns
-        grouped = weights.reshape(self.batch, self.taps * self.depth, self.groups, self.columns)
-        if wide != self.columns:
-            grouped = np.pad(grouped, ((0, 0), (0, 0), (0, 0), (0, wide - self.columns)))
-        blocked = grouped.reshape(self.batch, self.taps * self.depth, self.groups * self.blocks, self.tile.columns)
-        return np.ascontiguousarray(blocked.transpose(0, 2, 1, 3)).reshape(self.packed_shape)
+        grouped = weights.reshape(self.batch, self.taps, -1, self.groups, self.columns)
+        grouped = np.pad(grouped, ((0, 0), (0, 0), (0, self.depth - grouped.shape[2]), (0, 0), (0, wide - self.columns)))
+        blocked = grouped.reshape(self.batch, self.steps, self.together, self.groups * self.blocks, self.tile.columns)
+        return np.ascontiguousarray(blocked.transpose(0, 3, 1, 4, 2)).reshape(self.packed_shape)
 
 
 def result_shape(what: Contraction, shape: Sequence[Any]) -> list[Any]:
@@ -95,14 +104,14 @@ def result_shape(what: Contraction, shape: Sequence[Any]) -> list[Any]:
     return [*batch, *moved, what.groups * what.columns]
 
 
-def contraction_function(what: Contraction, shape: Sequence[Any], dtype: str) -> tirx.PrimFunc:
+def contraction_function(what: Contraction, shape: Sequence[Any], arithmetic: Arithmetic) -> tirx.PrimFunc:
     """The contraction as plain loops over X of ``shape`` (already padded) and packed weights."""
-    x = te.placeholder([index(constant(d)) for d in shape], dtype, name="x")
-    w = te.placeholder([index(d) for d in what.packed_shape], dtype, name="w")
+    x = te.placeholder([index(constant(d)) for d in shape], arithmetic.x, name="x")
+    w = te.placeholder([index(d) for d in what.packed_shape], arithmetic.w, name="w")
     taps = [te.reduce_axis((index(0), index(k)), name="tap") for k in what.window]
     k = te.reduce_axis((index(0), index(what.depth)), name="k")
     rank = len(what.window)
-    wide = what.tile.columns
+    wide, together = what.tile.columns, what.together
 
     def compute(*i: Any) -> Any:
         *batch, column = i
@@ -115,8 +124,9 @@ def contraction_function(what: Contraction, shape: Sequence[Any], dtype: str) ->
         channel: Any = k if what.groups == 1 else group * what.depth + k
         if what.batch > 1:
             group = batch[0]
-        weight = w(group * what.blocks + tirx.floordiv(within, wide), tap * what.depth + k, tirx.floormod(within, wide))
-        return te.sum(x(*batch, *at, channel) * weight, axis=[*taps, k])
+        weight = w(group * what.blocks + tirx.floordiv(within, wide), tirx.floordiv(tap * what.depth + k, together),
+                   tirx.floormod(within, wide) * together + tirx.floormod(tap * what.depth + k, together))
+        return te.sum(arithmetic.product(x(*batch, *at, channel), weight), axis=[*taps, k])
 
     y = te.compute([index(constant(d)) for d in result_shape(what, shape)], compute, name="contraction", attrs={ANNOTATION: what.text()})
     function = te.create_prim_func([x, w, y])

@@ -39,17 +39,17 @@ class Tile:
         return (max(loads, arithmetic, _LATENCY) + _MISSES * loads) / arithmetic
 
 
-def tiles(target: Target, dtype_bytes: int = 4) -> list[Tile]:
-    """The tiles that fit the registers: accumulators, one vector of weights for each column of them, one broadcast element."""
+def tiles(target: Target, dtype_bytes: int = 4, temporaries: int = 0) -> list[Tile]:
+    """The tiles that fit the registers: accumulators, one vector of weights for each column of them, one broadcast element, temporaries."""
     found = []
     for vectors in (1, 2, 3, 4):
-        rows = min(_MOST_ROWS, (target.registers - 1) // vectors - 1)
+        rows = min(_MOST_ROWS, (target.registers - 1 - temporaries) // vectors - 1)
         if rows >= 2:
             found.append(Tile(rows, vectors, target.lanes(dtype_bytes)))
     return found
 
 
-def pick(target: Target, rows: int | None, columns: int, dtype_bytes: int = 4) -> Tile:
+def pick(target: Target, rows: int | None, columns: int, dtype_bytes: int = 4, temporaries: int = 0) -> Tile:
     """The tile that computes a result of ``rows`` (None: many, not known) by ``columns`` in the fewest cycles, padding included."""
 
     def cycles(tile: Tile) -> float:
@@ -57,4 +57,4 @@ def pick(target: Target, rows: int | None, columns: int, dtype_bytes: int = 4) -
         tall = -(-rows // tile.rows) * tile.rows / rows if rows else 1.0
         return wide * tall * tile.cost
 
-    return min(tiles(target, dtype_bytes), key=lambda t: (round(cycles(t), 2), -t.rows * t.vectors))
+    return min(tiles(target, dtype_bytes, temporaries), key=lambda t: (round(cycles(t), 2), -t.rows * t.vectors))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from ingot.lower.cpu import nest
+from ingot.lower.cpu import arithmetic, nest
+from ingot.lower.cpu.arithmetic import Arithmetic
 from ingot.lower.cpu.contraction import ANNOTATION, Contraction
 from ingot.lower.cpu.epilogue import Epilogue
 from ingot.lower.cpu.fused import Fused, Stage, keeps_shape, loads
@@ -27,10 +28,12 @@ def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
     if len(anchors) != 1 or not all(s.is_map for s in fused.stages if s is not anchors[0]) or not keeps_shape(fused, anchors[0]):
         return None
     what = Contraction.parse(anchors[0].annotations[ANNOTATION])
-    program = _Program(fused, anchors[0], what)
+    program = _Program(fused, anchors[0], what, arithmetic.find(what.arithmetic, target))
     kind = "x".join(str(k) for k in what.window) + " convolution" if what.window else "matmul"
     if what.groups > 1:
         kind = f"grouped {kind}"
+    if what.arithmetic != "float32":
+        kind = f"{kind} in {what.arithmetic}"
     return program.build(), f"{kind}, tile {what.rows}x{what.vectors * what.lanes}"
 
 
@@ -46,9 +49,10 @@ class _Tile:
 class _Program:
     """Writes the loop nest of one contraction."""
 
-    def __init__(self, fused: Fused, anchor: Stage, what: Contraction) -> None:
+    def __init__(self, fused: Fused, anchor: Stage, what: Contraction, how: Arithmetic) -> None:
         self.fused = fused
         self.what = what
+        self.how = how
         self.anchor = anchor
         self.dtype = str(anchor.buffer.ty.dtype)
         self.x, self.w = _operands(anchor)
@@ -71,7 +75,7 @@ class _Program:
         if what.batch > 1:
             return parallel("outer", what.batch * blocks, lambda t: self.panel(t, 1, 0, tiles))
         known = product(e for e in self.extents[:-1] if isinstance(e, int))  # for one image or sequence, if the batch is symbolic
-        together = max(1, _L2_SHARE // (what.rows * what.taps * what.depth * 4))
+        together = max(1, _L2_SHARE // (what.rows * what.taps * what.depth * np.dtype(self.how.x).itemsize))
         likely = max(1, -(-known // what.rows)) if isinstance(known, int) else 1
         if known < what.groups * what.columns:
             width = max(1, blocks // _TASKS)
@@ -87,7 +91,7 @@ class _Program:
         So the results, and what is added to them, are read and written in runs longer than a tile's columns.
         """
         rows = self.what.rows
-        size = self.what.taps * self.what.depth * self.what.tile.columns * np.dtype(self.dtype).itemsize
+        size = self.what.taps * self.what.depth * self.what.tile.columns * np.dtype(self.how.w).itemsize
         together = max(1, _L2_SHARE // size)
 
         def group(g: Any) -> Any:
@@ -132,16 +136,15 @@ class _Program:
         zeros = [sums.store(i * what.tile.columns + v * lanes, zero, lanes) for i in range(tile.rows) for v in range(what.vectors)]
 
         def step(offset: Any, at: Any) -> Any:
-            """One element of k: ``offset`` from the starts in X, position ``at`` among the rows of the packed block."""
+            """One step along k: ``offset`` from the starts in X, position ``at`` among the rows of the packed block."""
             statements = []
-            weights = self.after.view(self.w)
-            base = (tile.block * (what.taps * what.depth) + at) * what.tile.columns
+            base = (tile.block * what.steps + at) * what.tile.columns
+            weights = [self.how.weights(self.after.view(self.w), (base + v * lanes) * what.together, lanes) for v in range(what.vectors)]
             for i, start in enumerate(starts):
-                element = tirx.Broadcast(self.after.view(self.x).load(start + offset), lanes)
+                element = self.how.element(self.after.view(self.x), start + offset, lanes)
                 for v in range(what.vectors):
                     place = i * what.tile.columns + v * lanes
-                    product_ = element * weights.load(simplify(base + v * lanes), lanes)
-                    statements.append(sums.store(place, sums.load(place, lanes) + product_, lanes))
+                    statements.append(sums.store(place, self.how.add(sums.load(place, lanes), element, weights[v], lanes), lanes))
             return sequence(*statements)
 
         return sequence(sums.allocate(), bound, zeros, self.taps(step), self.epilogue(tile, sums))
@@ -179,7 +182,7 @@ class _Program:
         for axis in reversed(range(len(what.window))):
             loops.insert(0, (what.window[axis], stride * what.dilations[axis]))
             stride = stride * shape[len(shape) - 1 - len(what.window) + axis]
-        loops.append((what.depth, 1))
+        loops.append((what.depth // what.together, what.together))
         while len(loops) > 1 and isinstance(loops[-2][1], int) and loops[-2][1] == loops[-1][0] * loops[-1][1]:
             (outer, _), (inner, step_size) = loops[-2:]
             loops[-2:] = [(outer * inner, step_size)]
