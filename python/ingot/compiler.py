@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from ingot.artifact.samples import Sample
     from ingot.importer.module import Imported
+    from ingot.lower.cpu.choices import Choices
+    from ingot.lower.targets import Target
+    from ingot.tune import Tuner
 
 #: Called as a compile goes: the stage, the part of it that is done (0 to 1, or None if unknown), and what is at hand.
 Progress = Callable[[str, "float | None", str], None]
@@ -73,6 +76,9 @@ def compile(
     output_names: Sequence[str] | None = None,
     name: str | None = None,
     constants: Mapping[str, Any] | None = None,
+    tune: bool = False,
+    tune_file: str | os.PathLike[str] | None = None,
+    tune_threads: int | None = None,
     progress: Progress | None = None,
 ) -> CompileReport:
     """Compiles a model ahead of time into one file.
@@ -91,9 +97,14 @@ def compile(
         output_names: For a ``torch.nn.Module``: names of its outputs.
         name: The model's name in the artifact; by default that of its file or class.
         constants: For inputs by name, arrays that become part of the model, which then lacks those inputs.
+        tune: Measure the best candidates for each matrix product and convolution on this machine, and remember what was fastest.
+        tune_file: A file of tuning results. With ``tune``, where they are remembered, by default ``ingot/tuning.json`` in the user's cache folder;
+            without, results to use as they are, measuring nothing. If neither is given, no earlier result decides anything.
+        tune_threads: Threads to measure with; by default one for each core.
         progress: Called as stages advance.
 
     Raises:
+        TargetError: There is no such target, or one is to be tuned that this machine cannot run.
         CompileError: The model is malformed or asks for something that does not exist.
         UnsupportedError: The model uses something that Ingot does not implement.
         FileError: A file is missing.
@@ -107,6 +118,7 @@ def compile(
     wanted = sorted({targets.find(t) for t in ([target] if isinstance(target, str) else target)}, key=targets.preference)
     if not wanted:
         raise CompileError("no target was given")
+    tuner = _tuner(tune, tune_file, tune_threads, wanted)
     report = CompileReport(Path(output), targets=[t.name for t in wanted])
     stages = _Stages(report, progress)
     with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
@@ -117,9 +129,9 @@ def compile(
             imported.bounds.update(_checked_bounds(bounds, imported))
         with stages("samples"):
             cases = _samples(source, imported, samples, Path(folder), report)
-        built = _build(imported, wanted, precision, stages, report)
+        built = _build(imported, wanted, precision, stages, report, tuner)
         with stages("write weights"):
-            report.size = _write(report.path, name or source.name, source, imported, built, cases, stages)
+            report.size = _write(report.path, name or source.name, source.metadata, imported, built, cases, stages)
     return report
 
 
@@ -225,7 +237,34 @@ class _Built:
     program: dict[str, Any]
 
 
-def _build(imported: Imported, wanted: Sequence[Any], precision: str, stages: _Stages, report: CompileReport) -> tuple[list[_Built], list[Any]]:
+def _tuner(tune: bool, tune_file: str | os.PathLike[str] | None, tune_threads: int | None, wanted: Sequence[Target]) -> Tuner | None:
+    if not tune and tune_file is None:
+        return None
+    from ingot.tune import Tuner, default_file
+
+    tuner = Tuner(Path(tune_file) if tune_file is not None else default_file(), tune, tune_threads)
+    tuner.check(wanted)
+    return tuner
+
+
+def _tuned(tuner: Tuner, imported: Imported, target: Target, precision: str, stages: _Stages, report: CompileReport) -> Choices:
+    """The tuner's choices for a model."""
+    from ingot.passes.pipeline import optimize
+    from ingot.passes.settings import Settings
+    from ingot.tune import Recorder
+
+    def build(trials: Imported, choices: Choices, path: Path) -> None:
+        quiet = CompileReport(path)
+        built = _build(trials, [target], precision, _Stages(quiet, None), quiet, choices=choices)
+        _write(path, "trials", {}, trials, built, ([], ""), _Stages(quiet, None))
+
+    recorder = Recorder.of(target)
+    optimize(imported, Settings(target, precision, recorder))
+    return tuner.choices(target, recorder.problems, build, stages.advance, lambda line: report.log.append(f"{target.name}: tune: {line}"))
+
+
+def _build(imported: Imported, wanted: Sequence[Target], precision: str, stages: _Stages, report: CompileReport, tuner: Tuner | None = None,
+           choices: Choices | None = None) -> tuple[list[_Built], list[Any]]:
     from tvm import tirx
 
     from ingot.artifact.link import link
@@ -238,9 +277,12 @@ def _build(imported: Imported, wanted: Sequence[Any], precision: str, stages: _S
     weights = WeightTable()
     built = []
     for number, target in enumerate(wanted):
+        if tuner is not None:
+            with stages("tune"):
+                choices = _tuned(tuner, imported, target, precision, stages, report)
         with stages("optimize"):
             lines: list[str] = []
-            optimized = optimize(imported, Settings(target, precision), lines.append)
+            optimized = optimize(imported, Settings(target, precision, choices), lines.append)
             report.log += [f"{target.name}: {line}" for line in lines]
         with stages("lower"):
             functions = {gv.name_hint: f for gv, f in optimized.mod.functions.items() if isinstance(f, tirx.PrimFunc)}
@@ -257,7 +299,7 @@ def _build(imported: Imported, wanted: Sequence[Any], precision: str, stages: _S
     return built, weights.weights
 
 
-def _write(path: Path, name: str, source: _Source, imported: Imported, built: tuple[list[_Built], list[Any]],
+def _write(path: Path, name: str, metadata: Mapping[str, Any], imported: Imported, built: tuple[list[_Built], list[Any]],
            samples: tuple[list[Sample], str], stages: _Stages) -> int:
     from ingot.artifact import write
 
@@ -267,7 +309,7 @@ def _write(path: Path, name: str, source: _Source, imported: Imported, built: tu
     manifest: dict[str, Any] = {
         "format": write.VERSION,
         "producer": {"ingot": _version.__version__, "tvm": _installed("apache-tvm"), "onnx": _installed("onnx")},
-        "model": {"name": name, **source.metadata, **imported.metadata},
+        "model": {"name": name, **metadata, **imported.metadata},
         "dims": [{"name": s.name, "max": imported.bounds.get(s.name)} for s in imported.symbols],
         "inputs": [_spec(s) for s in imported.inputs],
         "outputs": [_spec(s) for s in imported.outputs],

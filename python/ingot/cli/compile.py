@@ -26,6 +26,11 @@ def add(commands: Any) -> None:
                          help="the largest extent of a symbolic dimension; memory is then planned once")
     command.add_argument("--samples", type=options.count, default=1, metavar="N", help="reference samples to store for `ingot verify` (default: 1)")
     command.add_argument("--name", help="the model's name in the artifact (default: from its file)")
+    command.add_argument("--tune", action="store_true", help="measure the best candidates for each matrix product and convolution on this machine, "
+                         "and use the fastest; results are remembered")
+    command.add_argument("--tune-file", metavar="FILE.json", help="where --tune remembers results (default: ingot/tuning.json in the user's cache "
+                         "folder); without --tune, results to use, measuring nothing")
+    command.add_argument("--tune-threads", type=options.positive, metavar="N", help="threads to measure with (default: one for each core)")
     command.add_argument("--verbose", action="store_true", help="say what each pass did")
     command.set_defaults(execute=execute)
 
@@ -42,9 +47,10 @@ def execute(arguments: argparse.Namespace) -> int:
     with printing.progress() as progress:
         report = compile(model, arguments.output, target=arguments.target or "cpu", precision=arguments.precision,
                          shapes=dict(arguments.shape) if arguments.shape else None, bounds=options.merged(arguments.bound) or None,
-                         samples=arguments.samples, inputs=inputs, name=arguments.name, progress=progress)
-    if arguments.verbose:
-        for line in report.log:
+                         samples=arguments.samples, inputs=inputs, name=arguments.name, tune=arguments.tune,
+                         tune_file=arguments.tune_file, tune_threads=arguments.tune_threads, progress=progress)
+    for line in report.log:
+        if arguments.verbose or ": tune: " in line:
             print(line)
     printing.table(["stage", "time"], [*((stage, printing.duration(t)) for stage, t in report.timings.items()),
                                        ("total", printing.duration(sum(report.timings.values())))], right=[1])

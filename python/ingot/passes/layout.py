@@ -16,7 +16,8 @@ from tvm import relax
 from ingot.importer import dims
 from ingot.passes.graph import Graph, Rewriter
 
-_CONVOLUTIONS: dict[str, tuple[str, str, Callable[..., Any]]] = {
+#: Of each convolution the layouts of data and weights with channels last, and what makes a call of it.
+CONVOLUTIONS: dict[str, tuple[str, str, Callable[..., Any]]] = {
     "relax.nn.conv1d": ("NWC", "WIO", relax.op.nn.conv1d),
     "relax.nn.conv2d": ("NHWC", "HWIO", relax.op.nn.conv2d),
     "relax.nn.conv3d": ("NDHWC", "DHWIO", relax.op.nn.conv3d),
@@ -25,7 +26,7 @@ _REDUCTIONS = {"relax.mean": relax.op.mean, "relax.sum": relax.op.sum, "relax.ma
 _ELEMENTWISE = frozenset(f"relax.{name}" for name in (
     "add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "negative",
     "abs", "floor", "ceil", "round", "clip", "astype", "nn.relu", "nn.gelu", "nn.silu", "nn.leakyrelu", "nn.relu6", "square", "sin", "cos", "where",
-    "greater", "less", "equal", "greater_equal", "less_equal", "not_equal"))
+    "quantize", "dequantize", "greater", "less", "equal", "greater_equal", "less_equal", "not_equal"))
 
 Axes = tuple[int, ...]
 
@@ -89,7 +90,7 @@ def _visit(layout: Rewriter, variable: Any, value: Any) -> Any:
         if name == "relax.permute_dims":
             rank = len(value.args[0].ty.shape.values)
             return layout.lazily(value.args[0], [int(a) for a in value.attrs.axes] if value.attrs.axes is not None else list(range(rank))[::-1])
-        handler = (_convolution if name in _CONVOLUTIONS else _reduction if name in _REDUCTIONS else _elementwise if name in _ELEMENTWISE
+        handler = (_convolution if name in CONVOLUTIONS else _reduction if name in _REDUCTIONS else _elementwise if name in _ELEMENTWISE
                    else _concat if name == "relax.concat" else _reshape if name == "relax.reshape" else None)
         result = handler(layout, value) if handler is not None else None
         if result is not None:
@@ -100,7 +101,7 @@ def _visit(layout: Rewriter, variable: Any, value: Any) -> Any:
 
 
 def _convolution(layout: _Layout, call: Any) -> Any:
-    data, kernel, operator = _CONVOLUTIONS[call.op.name]
+    data, kernel, operator = CONVOLUTIONS[call.op.name]
     x, w = call.args
     if layout.weight(w) is None or str(call.attrs.data_layout) == data:
         return None
@@ -129,6 +130,8 @@ def _reduction(layout: _Layout, call: Any) -> Any:
 
 def _elementwise(layout: _Layout, call: Any) -> Any:
     operands = [a for a in call.args if not isinstance(a, relax.ShapeExpr) and isinstance(a.ty, relax.TensorType)]
+    if call.op.name in ("relax.quantize", "relax.dequantize") and any(len(a.ty.shape.values) for a in operands[1:]):
+        return None  # their axis would have to move
     orders = [layout.seen(a)[1] for a in operands if a in layout.permuted]
     if not orders:
         return None

@@ -30,7 +30,7 @@ class Problem:
     product has none. ``extents`` are the result's without its last axis, None where they are symbolic. ``depth`` and ``columns`` are those
     of each of ``groups``. ``dtypes`` are NumPy's names for X and the weights as they are stored, ``arithmetic`` the row of
     :mod:`ingot.lower.cpu.arithmetic` that multiplies them. With ``winograd`` set to m these are the products inside
-    Winograd's F(m x m) of that convolution.
+    Winograd's F(m x m) of that convolution, whose key is ``convolution``.
     """
 
     window: tuple[int, ...]
@@ -44,6 +44,7 @@ class Problem:
     dtypes: tuple[str, str]
     arithmetic: str = "float32"
     winograd: int = 0
+    convolution: str = ""
 
     @property
     def rows(self) -> int | None:
@@ -72,17 +73,23 @@ class Problem:
 
     def under(self, tiling: Tiling) -> Problem:
         """The products inside Winograd, in float32 whatever the weights are stored as elsewhere."""
-        return replace(self, winograd=tiling.m, arithmetic="float32", dtypes=("float32", "float32"))
+        return replace(self, winograd=tiling.m, arithmetic="float32", dtypes=("float32", "float32"), convolution=self.key())
 
     def key(self) -> str:
-        """One line that stands for the problem, for people and for files of measurements: it must not change between versions."""
+        """One line that stands for the problem, for people and for files of measurements: it must not change between versions.
+
+        Of the products inside Winograd it is the convolution's.
+        """
+        if self.convolution:
+            return self.convolution
+
         def by(values: tuple[int | None, ...]) -> str:
             return "x".join("?" if v is None else str(v) for v in values)
 
         parts = [f"{by(self.window)} convolution" if self.window else "matmul", by(self.extents), f"{self.depth}>{self.columns}"]
         if self.window:
             parts += [f"strides {by(self.strides)}", f"dilations {by(self.dilations)}", f"pads {by(self.pads)}", f"groups {self.groups}"]
-        return ", ".join([*parts, " ".join(dict.fromkeys(self.dtypes))])
+        return ", ".join([*parts, self.arithmetic])
 
 
 @dataclass(frozen=True)
@@ -103,10 +110,12 @@ class Choice:
         if found is None:
             return None
         m, rows, columns = (int(g or 0) for g in found.groups())
-        lanes = problem.lanes(target)
-        choice = Choice(Tile(rows, columns // lanes, lanes), m)
-        usable = choice.tile in all_tiles(target, problem) and (m == 0 or (m in WINOGRAD_SIZES and problem.winograd_fits))
-        return choice if columns % lanes == 0 and usable else None
+        if m and not (m in WINOGRAD_SIZES and problem.winograd_fits):
+            return None
+        inner = problem.under(problem.tiling(m)) if m else problem
+        lanes = inner.lanes(target)
+        tile = Tile(rows, columns // lanes, lanes)
+        return Choice(tile, m) if columns % lanes == 0 and tile in all_tiles(target, inner) else None
 
 
 def all_tiles(target: Target, problem: Problem) -> list[Tile]:

@@ -49,12 +49,13 @@ def tiles(target: Target, dtype_bytes: int = 4, temporaries: int = 0) -> list[Ti
     return found
 
 
+def cycles(tile: Tile, rows: int | None, columns: int) -> float:
+    """What a result of ``rows`` (None: many, not known) by ``columns`` costs, padding included, for each row."""
+    wide = -(-columns // tile.columns) * tile.columns
+    tall = -(-rows // tile.rows) * tile.rows / rows if rows else 1.0
+    return wide * tall * tile.cost
+
+
 def pick(target: Target, rows: int | None, columns: int, dtype_bytes: int = 4, temporaries: int = 0) -> Tile:
-    """The tile that computes a result of ``rows`` (None: many, not known) by ``columns`` in the fewest cycles, padding included."""
-
-    def cycles(tile: Tile) -> float:
-        wide = -(-columns // tile.columns) * tile.columns
-        tall = -(-rows // tile.rows) * tile.rows / rows if rows else 1.0
-        return wide * tall * tile.cost
-
-    return min(tiles(target, dtype_bytes, temporaries), key=lambda t: (round(cycles(t), 2), -t.rows * t.vectors))
+    """The tile that computes a result in the fewest cycles."""
+    return min(tiles(target, dtype_bytes, temporaries), key=lambda t: (round(cycles(t, rows, columns), 2), -t.rows * t.vectors))
