@@ -117,6 +117,11 @@ def small_model() -> Case:
     return Case("small", folder, compiled("small", folder / "model.onnx", folder))
 
 
+def made(kind: str, name: str, sources: tuple[str, ...], make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` filled; a change of the compiler or of ``sources`` fills another one."""
+    return _once(f"{kind}-{_hash((*_COMPILE, *sources))}", name, make)
+
+
 def _once(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that ``make`` filled, in this run of the suite or an earlier one."""
     CACHE.mkdir(parents=True, exist_ok=True)
