@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+BENCH_JSON ?= build/bench.json
 PY := $(VENV)/bin/python
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 TORCH := torch==2.13.0
@@ -56,10 +57,10 @@ format: setup ## sort imports, fix what ruff can, format C and C++
 
 bench: setup ## compare with the runtimes that are installed, on the models of tests/models/zoo.py; BENCH="-k bert" picks some
 	mkdir -p build
-	$(PY) -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-json=build/bench.json $(BENCH)
+	$(PY) -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-json=$(BENCH_JSON) $(BENCH)
 
-report: ## write docs/performance.md from what `make bench` measured
-	$(PY) benchmarks/report.py build/bench.json docs/performance.md
+report: ## write docs/performance.md and .svg from what `make bench` measured (BENCH_JSON: one or several reports)
+	$(PY) -m benchmarks.report $(BENCH_JSON) docs/performance.md
 
 clean: ## remove build outputs, keep .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -1,47 +1,52 @@
-"""Whole models at batch 1, against the other runtimes that are installed.
+"""Whole models against the other runtimes that are installed: the groups of benchmarks/groups.py.
 
 Each runtime has a process of its own; they take turns within one run, and what is reported of each is the median. `extra_info` of the
-JSON report holds percentiles, load times, ratios and the error against the first contestant.
+JSON report holds percentiles, load times, ratios, what floats were really computed in, and the error against the first contestant.
 
-    make bench                          # everything
-    make bench BENCH="-k 'bert and 2t'" # some
+    make bench                                  # everything
+    make bench BENCH="-k 'bert and 2t'"         # some models
+    make bench BENCH="-k 'int8 or batches'"     # some groups
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import os
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks import models
+from benchmarks.groups import GROUPS, Setting, settings
+from benchmarks.results import refuse, refused
 from ingot.bench import Comparison, compare
 from ingot.bench.contestants import installed
-from tests.cache import zoo_case
-from tests.models.zoo import ZOO
-
-THREADS = tuple(dict.fromkeys((1, os.cpu_count() or 1)))
-#: float32 sums in another order: two orders of magnitude above what differs between any two of these runtimes.
-LARGEST_ERROR = 1e-3
 
 
 @functools.cache
-def comparison(model: str, threads: int) -> Comparison:
-    """All contestants on one model, measured together."""
-    case = zoo_case(model)
-    return compare({name: case.artifact if name == "ingot" else case.onnx for name in installed()}, case.inputs(1), threads=threads)
+def comparison(setting: Setting) -> Comparison:
+    """All contestants, measured together; without Ingot where it refuses to compile the model."""
+    precision = GROUPS[setting.group].precision
+    files = {name: models.onnx_file(setting.group, setting.model) for name in installed(precision)}
+    try:
+        files["ingot"] = models.artifact(setting.group, setting.model)
+    except models.RefusedError as refusal:
+        refuse(setting.group, setting.model, str(refusal))
+        del files["ingot"]
+    return compare(files, models.inputs(setting), threads=setting.threads, precision=precision)
 
 
-@pytest.mark.parametrize("contestant", installed())
-@pytest.mark.parametrize("threads", THREADS, ids=lambda n: f"{n}t")
-@pytest.mark.parametrize("model", list(ZOO))
-def test_model(benchmark: BenchmarkFixture, model: str, threads: int, contestant: str) -> None:
-    found = comparison(model, threads)
-    summary = found.times[contestant]
-    benchmark.group = f"{model}, {threads} thread{'s' if threads > 1 else ''}"
-    benchmark.extra_info.update(found.as_dict()["contestants"][contestant], threads=threads)
-    replay(benchmark, summary.median)
-    assert found.errors[contestant] < LARGEST_ERROR
+@pytest.mark.parametrize(("group", "model", "batch", "threads", "contestant"),
+                         [pytest.param(*dataclasses.astuple(s), c, id=f"{s}-{c}") for s, c in settings()])
+def test_model(benchmark: BenchmarkFixture, group: str, model: str, batch: int, threads: int, contestant: str) -> None:
+    setting = Setting(group, model, batch, threads)
+    found = comparison(setting)
+    if contestant not in found.times:
+        pytest.skip(refused(group, model))
+    benchmark.group = str(setting)
+    benchmark.extra_info.update(found.as_dict()["contestants"][contestant], contestant=contestant, setting=dataclasses.asdict(setting))
+    replay(benchmark, found.times[contestant].median)
+    assert found.errors[contestant] < GROUPS[group].largest_error
 
 
 def replay(benchmark: BenchmarkFixture, seconds: float) -> None:

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The times of each contestant, and how far its outputs are from those of the first as relative norm error."""
+    """The times of each contestant, what it computed in, and how far its outputs are from those of the first as relative norm error."""
 
     threads: int
     times: dict[str, Summary]
     load_seconds: dict[str, float]
     errors: dict[str, float]
+    precisions: dict[str, str]
 
     def ratio(self, name: str, to: str = "ingot") -> float:
         """How many times as long ``name`` takes as ``to``, by the medians."""
@@ -41,13 +42,16 @@ class Comparison:
         """JSON values."""
         first = next(iter(self.times))
         return {"threads": self.threads, "contestants": {
-            name: {**summary.as_dict(), "load": self.load_seconds[name], "ratio": self.ratio(name, first), "relative_norm_error": self.errors[name]}
+            name: {**summary.as_dict(), "load": self.load_seconds[name], "ratio": self.ratio(name, first), "relative_norm_error": self.errors[name],
+                   "precision": self.precisions[name]}
             for name, summary in self.times.items()}}
 
 
-def compare(models: Mapping[str, str | Path], inputs: Mapping[str, npt.NDArray[Any]], *, threads: int, rounds: int = 8, seconds: float = 0.5,
-            warmup: int = 3) -> Comparison:
+def compare(models: Mapping[str, str | Path], inputs: Mapping[str, npt.NDArray[Any]], *, threads: int, precision: str = "f32",
+            rounds: int = 8, seconds: float = 0.5, warmup: int = 3) -> Comparison:
     """Measures each contestant (``models``: its name → its model file) ``rounds`` times, for about ``seconds`` each.
+
+    ``precision`` is what they are asked to compute floats in.
 
     Raises:
         ExecutionError: A contestant failed; the message has what it wrote.
@@ -55,18 +59,19 @@ def compare(models: Mapping[str, str | Path], inputs: Mapping[str, npt.NDArray[A
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stored = Path(folder) / "inputs.npz"
         np.savez(stored, **inputs)  # type: ignore[arg-type]
-        workers = {name: stack.enter_context(_Worker(name, path, threads, stored)) for name, path in models.items()}
+        workers = {name: stack.enter_context(_Worker(name, path, threads, precision, stored)) for name, path in models.items()}
         outputs = {name: worker.outputs(Path(folder) / f"{name}.npz") for name, worker in workers.items()}
         counts = {name: max(1, min(1000, int(seconds / min(worker.times(warmup))))) for name, worker in workers.items()}
         times: dict[str, list[float]] = {name: [] for name in workers}
         for turn in range(rounds):
             order = list(workers) if turn % 2 == 0 else list(reversed(workers))
             for name in order:
-                workers[name].times(1)  # what the others left in the caches is not counted
+                if counts[name] > 1:  # what the others left in the caches is not counted; a run as long as a turn does not notice it
+                    workers[name].times(1)
                 times[name] += workers[name].times(counts[name])
         first = outputs[next(iter(outputs))]
         return Comparison(threads, {name: summarize(t) for name, t in times.items()}, {name: w.load_seconds for name, w in workers.items()},
-                          {name: _error(own, first) for name, own in outputs.items()})
+                          {name: _error(own, first) for name, own in outputs.items()}, {name: w.precision for name, w in workers.items()})
 
 
 def _error(arrays: list[npt.NDArray[Any]], reference: list[npt.NDArray[Any]]) -> float:
@@ -81,17 +86,19 @@ def _error(arrays: list[npt.NDArray[Any]], reference: list[npt.NDArray[Any]]) ->
 class _Worker:
     """A process that holds one contestant."""
 
-    def __init__(self, name: str, model: str | Path, threads: int, inputs: Path) -> None:
+    def __init__(self, name: str, model: str | Path, threads: int, precision: str, inputs: Path) -> None:
         self._name = name
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (closed with the process, in __exit__)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ingot.bench.worker", name, str(model), str(threads), str(inputs)],
+            [sys.executable, "-m", "ingot.bench.worker", name, str(model), str(threads), precision, str(inputs)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment)
         self.load_seconds = 0.0
+        self.precision = precision
 
     def __enter__(self) -> Self:
-        self.load_seconds = float(self._answer()["load"])
+        answer = self._answer()
+        self.load_seconds, self.precision = float(answer["load"]), str(answer["precision"])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

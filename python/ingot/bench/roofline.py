@@ -48,8 +48,9 @@ def roofline_svg(steps: Sequence[Mapping[str, Any]], peak: float, bandwidth: flo
     # The largest first, so that no circle hides under another.
     for step, intensity, rate in sorted(points, key=lambda p: -p[0]["share"]):
         radius = max(_SMALLEST, _LARGEST * math.sqrt(step["share"]))
-        title = escape(f"step {step['step']}: {step['runs']}\n{step['node']}\n{step['share']:.1%} of the time, {rate:.1f} GFLOP/s, "
-                       f"{step['gb_s']:.1f} GB/s, {intensity:.3g} operations per byte")
+        said = [f"step {step['step']}: {step['runs']}", step["node"],
+                f"{step['share']:.1%} of the time, {rate:.1f} GFLOP/s, {step['gb_s']:.1f} GB/s, {intensity:.3g} operations per byte"]
+        title = escape("\n".join(filter(None, said)))
         lines.append(f'<a href="#step-{step["step"]}"><circle class="step" cx="{x(intensity):.1f}" cy="{y(rate):.1f}" r="{radius:.1f}">'
                      f"<title>{title}</title></circle></a>")
     return "\n".join([*lines, "</svg>"])

@@ -1,7 +1,7 @@
-"""One contestant in a process of its own: ``python -m ingot.bench.worker NAME MODEL THREADS INPUTS.npz``.
+"""One contestant in a process of its own: ``python -m ingot.bench.worker NAME MODEL THREADS PRECISION INPUTS.npz``.
 
 It answers each line on stdin, ``{"runs": n}``, with one line on stdout: the seconds of n runs. The first line that it
-writes says how long loading took; with ``{"outputs": "file.npz"}`` it writes the outputs of one run.
+writes says how long loading took and what it computes in; with ``{"outputs": "file.npz"}`` it writes the outputs of one run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 def main() -> None:
     """Serves one contestant until stdin ends."""
-    name, model, threads, inputs_path = sys.argv[1:5]
+    name, model, threads, precision, inputs_path = sys.argv[1:6]
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not look like an answer
     from ingot.bench.contestants import load
@@ -29,8 +29,9 @@ def main() -> None:
         answers.flush()
 
     start = time.perf_counter()
-    run = load(name, model, int(threads))
-    answer({"load": time.perf_counter() - start})
+    loaded = load(name, model, int(threads), precision)
+    answer({"load": time.perf_counter() - start, "precision": loaded.precision})
+    run = loaded.run
     for line in sys.stdin:
         request = json.loads(line)
         if "outputs" in request:

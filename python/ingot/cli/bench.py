@@ -50,11 +50,13 @@ def execute(arguments: argparse.Namespace) -> int:
                  "warmup": arguments.warmup, "seconds": summary.as_dict()}
         if arguments.per_op or arguments.trace or arguments.html:
             found.update(_profile(session, model, inputs, summary.runs))
+    written = _write(arguments, found)  # before anything is printed: `ingot bench … | head` may end there
     if arguments.json:
         printing.as_json(found)
     else:
         _print(found)
-    _write(arguments, found)
+        for path in written:
+            print(f"wrote {path}")
     return 0
 
 
@@ -74,8 +76,8 @@ def _check_written(arguments: argparse.Namespace) -> None:
         raise InputError(f"--trace and --html both name {arguments.html}; give each a file of its own")
 
 
-def _write(arguments: argparse.Namespace, found: Mapping[str, Any]) -> None:
-    """Writes the files that are asked for, and says so unless stdout is a JSON document."""
+def _write(arguments: argparse.Namespace, found: Mapping[str, Any]) -> list[Path]:
+    """Writes the files that are asked for."""
     from ingot.bench.page import html_page
     from ingot.bench.trace import chrome_trace
     from ingot.runtime import machine
@@ -84,15 +86,13 @@ def _write(arguments: argparse.Namespace, found: Mapping[str, Any]) -> None:
         arguments.trace: lambda: json.dumps(chrome_trace(found), indent=1),
         arguments.html: lambda: html_page(found, {**doctor.described(machine()), **_versions()}),
     }
-    for path, make in made.items():
-        if path is None:
-            continue
+    wanted = {path: make for path, make in made.items() if path}
+    for path, make in wanted.items():
         try:
             path.write_text(make(), encoding="utf-8")
         except OSError as error:
             raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
-        if not arguments.json:
-            print(f"wrote {path}")
+    return list(wanted)
 
 
 def _versions() -> dict[str, str]:
