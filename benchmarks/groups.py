@@ -18,6 +18,7 @@ class Group:
 
     Attributes:
         title: The table's heading.
+        about: What a reader of the table must know, in Markdown.
         models: Names of ``ZOO``.
         batches: Batch sizes.
         precision: What floats are asked to be computed in.
@@ -31,6 +32,7 @@ class Group:
     precision: str = "f32"
     quantized: bool = False
     largest_error: float = 1e-3
+    about: str = ""
 
 
 #: The errors: float32 sums in another order differ by 1e-5 at the most between any two of these runtimes, so 1e-3 leaves room for none that is
@@ -38,8 +40,12 @@ class Group:
 #: An unsigned byte over 8 standard deviations of a tensor rounds by 8 / 255 / sqrt(12) of one, 0.9 %: 10 times that likewise.
 GROUPS: dict[str, Group] = {
     "f32": Group("Batch 1, float32", tuple(ZOO)),
-    "bf16": Group("Batch 1, bfloat16", tuple(ZOO), precision="bf16", largest_error=4e-2),
-    "int8": Group("Batch 1, int8", ("resnet50", "bert_base"), quantized=True, largest_error=9e-2),
+    "bf16": Group("Batch 1, bfloat16", tuple(ZOO), precision="bf16", largest_error=4e-2,
+                  about="Float32 models in bfloat16: `ingot compile --precision bf16`, and OpenVINO's `INFERENCE_PRECISION_HINT`. onnxruntime has no "
+                        "such choice on these CPUs."),
+    "int8": Group("Batch 1, int8", ("resnet50", "bert_base"), quantized=True, largest_error=9e-2,
+                  about="Quantized statically by `onnxruntime.quantization` to one file that all read: signed weights with a scale for each channel, "
+                        "unsigned activations. In BERT-base the products with weights are quantized, the rest stays float32."),
     "batches": Group("Larger batches, float32", ("resnet50", "bert_base"), batches=(8, 32)),
 }
 

@@ -6,6 +6,7 @@ Several JSON files may be named before the page: groups that were measured one a
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def page(results: Results, picture: str) -> str:
     lines = [HEAD, *_machine(results), f"![How many times as long as Ingot each runtime takes]({picture})", ""]
     for name in GROUPS:
         lines += _group(results, name)
-    return "\n".join(lines).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
 def _machine(results: Results) -> list[str]:
@@ -62,7 +63,7 @@ def _group(results: Results, name: str) -> list[str]:
         return []
     peers, several = results.peers(settings), len(group.batches) > 1
     heads = ["model", *(["batch"] if several else []), "threads", "Ingot", *map(name_of, peers), "faster peer / Ingot"]
-    lines = [f"## {group.title}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = [f"## {group.title}", "", group.about, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for setting in settings:
         best = results.best_ratio(setting)
         cells = [setting.model, *([str(setting.batch)] if several else []), str(setting.threads), _time(results, setting, "ingot"),
