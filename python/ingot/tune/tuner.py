@@ -16,7 +16,7 @@ from ingot.lower.targets import Target
 from ingot.tune import file
 from ingot.tune.candidates import candidates
 from ingot.tune.file import Machine, Result
-from ingot.tune.measure import Build, measure
+from ingot.tune.measure import Build, Measured, measure
 from ingot.tune.trial import Trial
 
 _MARGIN = 0.02  # by which a candidate must beat the cost model's choice: two runs of one artifact differ by as much (docs/performance.md)
@@ -123,31 +123,37 @@ class Tuner:
         results = dict(file.read(self.path).get(machine, {})) if self.path.exists() else {}
         chosen = {k: choice for k, p in problems.items() if k in results and (choice := Choice.parse(results[k].choice, p, target)) is not None}
         unknown = {k: p for k, p in problems.items() if k not in chosen}
-        self._measure(machine, target, unknown, results, chosen, build, advance)
-        self._report(model, problems, chosen, results, f"{len(problems)} problems, {len(unknown)} of them measured now, with {machine.threads} "
-                     f"threads; results are in {self.path}", note)
+        disturbed = self._measure(machine, target, unknown, results, chosen, build, advance)
+        if disturbed:
+            note(f"{disturbed} problems keep the cost model's choice, since other programs disturbed their measurements: --tune measures them again")
+        counts = f"{len(problems)} problems, {len(unknown) - disturbed} of them measured now, with {machine.threads} threads"
+        self._report(model, problems, chosen, results, f"{counts}; results are in {self.path}", note)
         return Remembered(model, chosen)
 
     def _measure(self, machine: Machine, target: Target, problems: Mapping[str, Problem], results: dict[str, Result], chosen: dict[str, Choice],
-                 build: Build, advance: Advance) -> None:
+                 build: Build, advance: Advance) -> int:
+        """Measures problems, chooses and remembers; returns of how many the times did not settle, which are not remembered."""
         trials = [Trial(p, tuple(candidates(target, p))) for p in problems.values()]
-        done = 0
+        done = disturbed = 0
         for group in _groups(trials):
             count = sum(len(t.candidates) for t in group)
             advance(done / len(trials), f"problems {done + 1} to {done + len(group)} of {len(trials)}: compiling {count} candidates")
             fresh: dict[str, Result] = {}
-            for trial, seconds in zip(group, measure(group, target, machine.threads, build), strict=True):
-                best = min(range(len(seconds)), key=seconds.__getitem__)
-                if seconds[best] > (1 - _MARGIN) * seconds[0]:
-                    best = 0  # the cost model's
-                times = {str(c): round(s * 1e6, 2) for c, s in zip(trial.candidates, seconds, strict=True)}
+            for trial, measured in zip(group, measure(group, target, machine.threads, build), strict=True):
+                done += 1
                 key = trial.problem.key()
+                best = _best(measured)
+                if best is None:
+                    disturbed += 1
+                    advance(done / len(trials), f"problem {done} of {len(trials)}: {key}: other programs disturbed the measurement")
+                    continue
+                times = {str(c): round(s * 1e6, 2) for c, s in zip(trial.candidates, measured.seconds, strict=True)}
                 fresh[key] = Result(str(trial.candidates[best]), times)
                 chosen[key] = trial.candidates[best]
-                done += 1
                 advance(done / len(trials), f"problem {done} of {len(trials)}: {_line(key, fresh[key], str(trial.candidates[0]))}")
             file.merge(self.path, machine, fresh)  # at once, so that an interrupted compile keeps it
             results.update(fresh)
+        return disturbed
 
     def _machine(self, target: Target) -> Machine:
         from ingot.runtime import machine
@@ -168,6 +174,14 @@ class Tuner:
         note(f"{summary}; {len(changed)} differ from the cost model's choice")
         for key, default in changed.items():
             note(_line(key, results[key], default))
+
+
+def _best(measured: Measured) -> int | None:
+    """The fastest candidate, or the first, the cost model's, where that is about as fast; None if either time is not to be relied on."""
+    best = min(range(len(measured.seconds)), key=measured.seconds.__getitem__)
+    if not (measured.settled[0] and measured.settled[best]):
+        return None
+    return best if measured.seconds[best] <= (1 - _MARGIN) * measured.seconds[0] else 0
 
 
 def _line(key: str, result: Result, default: str) -> str:
