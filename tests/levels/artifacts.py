@@ -96,10 +96,11 @@ def _widen(graph: onnx.GraphProto) -> None:
 
 def _compile(model: Model, folder: Path) -> None:
     path = folder / "model.ingot"
-    ingot.compile(model.onnx, path, samples=0, target=sorted({*LEVELS, *model.extended, *(level for level in WIDE if here(level))}))
+    built = model.build()
+    ingot.compile(built, path, samples=0, target=sorted({*LEVELS, *model.extended, *(level for level in WIDE if here(level))}))
     manifest = ingot.Artifact.open(path).manifest
     described = {"steps": {t["name"]: t["program"]["functions"][0]["steps"] for t in manifest["targets"]},
                  "outputs": {o["name"]: o["dtype"] for o in manifest["outputs"]}}
     (folder / "described.json").write_text(json.dumps(described))
     for run, feeds in enumerate(model.feeds):
-        np.savez(folder / f"expected-{run}.npz", **(model.expected[run] if model.expected else reference(model.onnx, feeds)))
+        np.savez(folder / f"expected-{run}.npz", **(model.expected[run] if model.expected else reference(built, feeds)))

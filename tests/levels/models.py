@@ -37,12 +37,16 @@ class Model:
     of each run where ONNX's reference evaluator in float64 is not the reference.
     """
 
-    onnx: onnx.ModelProto
+    source: onnx.ModelProto | Callable[[], onnx.ModelProto]
     feeds: Sequence[Feeds]
     tolerance: float = SINGLE
     kernels: tuple[str, ...] = ()
     extended: tuple[str, ...] = ()
     expected: Sequence[Mapping[str, np.ndarray]] | None = None
+
+    def build(self) -> onnx.ModelProto:
+        """The model as ONNX; one that has to be exported first is, each time."""
+        return self.source() if callable(self.source) else self.source
 
 
 #: Every model by name.

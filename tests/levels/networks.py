@@ -55,19 +55,21 @@ def _seeded(build: Callable[..., torch.nn.Module], *arguments: Any, **options: A
 
 
 def _exported(module: torch.nn.Module, feeds: Sequence[Feeds], shapes: dict[str, dict[int, str]], kernels: tuple[str, ...]) -> Model:
-    from ingot.export import export_module
+    def export() -> onnx.ModelProto:
+        from ingot.export import export_module
 
-    with tempfile.TemporaryDirectory() as folder:
-        first = {name: torch.from_numpy(array) for name, array in feeds[0].items()}
-        exported = export_module(module, first, Path(folder), dynamic_shapes=shapes, output_names=["y"])
-        built = onnx.load(str(exported.path))
+        with tempfile.TemporaryDirectory() as folder:
+            first = {name: torch.from_numpy(array) for name, array in feeds[0].items()}
+            exported = export_module(module, first, Path(folder), dynamic_shapes=shapes, output_names=["y"])
+            return onnx.load(str(exported.path))
+
     wide = copy.deepcopy(module).double()
     expected = []
     for feed in feeds:
         inputs = {n: torch.from_numpy(a.astype(np.float64) if a.dtype == np.float32 else a) for n, a in feed.items()}
         with torch.no_grad():
             expected.append({"y": wide(**inputs).numpy()})
-    return Model(built, feeds, WINOGRAD, kernels, expected=expected)
+    return Model(export, feeds, WINOGRAD, kernels, expected=expected)
 
 
 #: Every network by name.

@@ -43,7 +43,7 @@ def test_scalar_kernels_compute_what_the_reference_does(name: str, tmp_path: Pat
 def test_code_with_extensions_is_refused_by_a_processor_without_them(tmp_path: Path) -> None:
     case = compiled("matmul")
     alone = tmp_path / "extended.ingot"
-    ingot.compile(case.model.onnx, alone, samples=0, target=ARM)
+    ingot.compile(case.model.build(), alone, samples=0, target=ARM)
     with pytest.raises(AssertionError, match=r"INGOT_ERROR_TARGET.*asimddp"):
         qemu.run(alone, case.model.feeds[0], case.shapes(0), tmp_path, cpu=LEAST)
     case.check(0, qemu.run(alone, case.model.feeds[0], case.shapes(0), tmp_path, cpu=MOST))
@@ -52,6 +52,6 @@ def test_code_with_extensions_is_refused_by_a_processor_without_them(tmp_path: P
 def test_an_artifact_without_code_for_aarch64_is_refused(tmp_path: Path) -> None:
     case = compiled("matmul")
     foreign = tmp_path / "foreign.ingot"
-    ingot.compile(case.model.onnx, foreign, samples=0, target="cpu:x86-64-v2")
+    ingot.compile(case.model.build(), foreign, samples=0, target="cpu:x86-64-v2")
     with pytest.raises(AssertionError, match="INGOT_ERROR_TARGET"):
         qemu.run(foreign, {"x": np.zeros((1, 1, 37), np.float32)}, {}, tmp_path)
