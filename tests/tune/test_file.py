@@ -39,11 +39,11 @@ def test_newer_results_replace_older_ones_of_the_same_problem_only(tmp_path: Pat
 
 def test_processes_that_merge_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "tuning.json"
-    program = ("import sys\nfrom pathlib import Path\nfrom ingot.tune import file\nfor i in range(25):\n"
+    program = ("import sys\nfrom pathlib import Path\nfrom ingot.tune import file\nfor i in range(10):\n"
                "    file.merge(Path(sys.argv[1]), file.Machine('t', 'c', 1), {f'{sys.argv[2]} {i}': file.Result('tile 2x8', {})})\n")
     writers = [subprocess.Popen([sys.executable, "-c", program, str(path), name]) for name in "ab"]
     assert [w.wait() for w in writers] == [0, 0]
-    assert sorted(file.read(path)[Machine("t", "c", 1)]) == sorted(f"{name} {i}" for name in "ab" for i in range(25))
+    assert sorted(file.read(path)[Machine("t", "c", 1)]) == sorted(f"{name} {i}" for name in "ab" for i in range(10))
 
 
 def entry(**changes: object) -> dict[str, object]:

@@ -193,11 +193,26 @@ def test_candidates_start_with_the_cost_models_and_can_be_written_and_read(probl
 @given(drawn=st.lists(problems(), min_size=1, max_size=2, unique_by=lambda p: p.key()), target=st.sampled_from(TARGETS))
 def test_a_trial_asks_exactly_the_questions_that_its_problems_came_from(drawn: list[Problem], target: str) -> None:
     found = targets.find(target)
-    turns = in_turn([Trial(p, tuple(candidates(found, p))) for p in drawn if not (p.groups > 1 and p.depth == 1)])
+    turns = in_turn([Trial(p, tuple(candidates(found, p))) for p in drawn])
     forced = Forced(turns)
     optimized = optimize(trial_model(turns, found).imported, Settings(found, "f32", forced))
     assert not any(forced._waiting.values())
     assert len(optimized.weights) == len(turns)
+
+
+@pytest.mark.parametrize(("target", "precision", "arithmetic", "dtypes"), [
+    ("cpu:x86-64-v3", "f32", "float64", ("float64", "float64")), ("cpu:x86-64-v3", "f32", "float16", ("float16", "float16")),
+    ("cpu:x86-64-v3", "bf16", "bfloat16 weights", ("float32", "uint16")), ("cpu:x86-64-v4+vnni+bf16", "bf16", "bfloat16 dot", ("uint16", "uint16")),
+    ("cpu:x86-64-v3", "f16", "float16 weights", ("float32", "float16")), ("cpu:x86-64-v3", "f32", "int16 pairs", ("int16", "int8")),
+    ("cpu:x86-64-v4+vnni+bf16", "f32", "int8 dot", ("uint8", "int8")), ("cpu:aarch64+dotprod+i8mm", "f32", "int8 dot", ("int8", "int8"))])
+def test_a_trial_asks_its_questions_in_every_arithmetic(target: str, precision: str, arithmetic: str, dtypes: tuple[str, str]) -> None:
+    found = targets.find(target)
+    drawn = [Problem((), (), (), (), 1, 50, 70, (None, None), dtypes, arithmetic),
+             Problem((3, 3), (1, 1), (1, 1), (1,) * 4, 1, 32, 48, (None, 20, 20), dtypes, arithmetic)]
+    turns = in_turn([Trial(p, tuple(candidates(found, p))) for p in drawn])
+    forced = Forced(turns)
+    optimize(trial_model(turns, found).imported, Settings(found, precision, forced))
+    assert not any(forced._waiting.values())
 
 
 @settings(max_examples=6, deadline=None)
