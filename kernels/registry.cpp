@@ -13,6 +13,7 @@
 #include "cpu/gather_nd/gather_nd.h"
 #include "cpu/non_max_suppression/non_max_suppression.h"
 #include "cpu/nonzero/nonzero.h"
+#include "cpu/quantized_matmul/quantized_matmul.h"
 #include "cpu/random/random.h"
 #include "cpu/recurrent/recurrent.h"
 #include "cpu/roi/roi.h"
@@ -38,6 +39,12 @@ constexpr Arity kAttentionArity{{3, 5}, {1, 1}, 0, 7, 2};
 constexpr std::string_view kRecurrentContract =
     "(projected [T, B, D N G 8], packed weights, reset_bias?, peepholes?, initial_h?, initial_c?, sequence_lens?) -> Y "
     "[T, D, B, H], Y_h, Y_c?; ints: cell, reversed, input_forget, 6 activations; floats: clip, 6 x (alpha, beta)";
+
+constexpr std::string_view kQuantizedMatmulContract =
+    "(X [..., K], packed W, scales, zeros?, bias?, residual?) -> residual + activation(X W^T + bias); ints: format (0 "
+    "int8, 1 int4, 2 mxfp4, 3 nf4), group, compute (0 float, 1 int8), activation group, activation (0 none, 1 relu, 2 "
+    "gelu, 3 gelu tanh, 4 silu)";
+constexpr Arity kQuantizedMatmulArity{{3, 6}, {1, 1}, 0, 5, 0};
 
 // {least, most} inputs, {least, most} outputs, dims, ints, floats.
 constexpr Kernel kKernels[] = {
@@ -87,6 +94,17 @@ constexpr Kernel kKernels[] = {
      Nonzero,
      {{1, 1}, {1, 1}, 0, 0, 0},
      "(input) -> int64 [rank, n] indices of elements that are not zero"},
+    {"quantized_matmul", kScalar, QuantizedMatmul, kQuantizedMatmulArity, kQuantizedMatmulContract},
+#if defined(__x86_64__)
+    {"quantized_matmul", kAvx2, QuantizedMatmulAvx2, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kAvxVnni, QuantizedMatmulAvxVnni, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kAvx512, QuantizedMatmulAvx512, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kAvx512Vnni, QuantizedMatmulAvx512Vnni, kQuantizedMatmulArity, kQuantizedMatmulContract},
+#elif defined(__aarch64__)
+    {"quantized_matmul", kNeon, QuantizedMatmulNeon, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kNeonDotprod, QuantizedMatmulNeonDotprod, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kNeonI8mm, QuantizedMatmulNeonI8mm, kQuantizedMatmulArity, kQuantizedMatmulContract},
+#endif
     {"random_normal",
      kScalar,
      RandomNormal,
@@ -163,6 +181,7 @@ const std::vector<Row>& Rows() {
   static const std::vector<Row> rows = {
       {kScalar, "scalar", "", {}},
       {kAvx2, "avx2", "x86_64", {"avx2", "fma", "f16c"}},
+      {kAvxVnni, "avx_vnni", "x86_64", {"avx2", "fma", "f16c", "avx_vnni"}},
       {kAvx512, "avx512", "x86_64", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}},
       {kAvx512Vnni, "avx512_vnni", "x86_64", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}},
       {kAvx512Bf16,

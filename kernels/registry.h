@@ -12,6 +12,7 @@ namespace ingot {
 enum class InstructionSet : uint8_t {
   kScalar,
   kAvx2,
+  kAvxVnni,
   kAvx512,
   kAvx512Vnni,
   kAvx512Bf16,

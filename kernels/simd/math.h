@@ -59,4 +59,23 @@ INGOT_INLINE typename V::Float Tanh(typename V::Float x) {
   return V::CopySign(t / (t + V::Set(2.0f)), x);
 }
 
+// erf x, within 5 units in the last place: the rational function of python/ingot/lower/cpu/math.py. NaN of NaN.
+template <typename V>
+INGOT_INLINE typename V::Float Erf(typename V::Float x) {
+  const auto limit = V::Set(3.92f), one = V::Set(1.0f);  // erf of more rounds to 1
+  const auto c = V::Max(V::Set(-3.92f), V::Min(limit, x));
+  const auto s = c * c;
+  auto p = V::Fma(V::Set(2.0500331e-6f), s, V::Set(2.8487516e-4f));
+  p = V::Fma(p, s, V::Set(3.7655151e-3f));
+  p = V::Fma(p, s, V::Set(5.2748408e-2f));
+  p = V::Fma(p, s, V::Set(1.9040482e-1f));
+  p = V::Fma(p, s, V::Set(1.1283791f));
+  auto q = V::Fma(V::Set(3.8090755e-5f), s, V::Set(1.1625006e-3f));
+  q = V::Fma(q, s, V::Set(1.4969022e-2f));
+  q = V::Fma(q, s, V::Set(1.1410834e-1f));
+  q = V::Fma(q, s, V::Set(5.0207460e-1f));
+  q = V::Fma(q, s, one);
+  return V::Max(V::Set(-1.0f), V::Min(one, c * p / q));
+}
+
 }  // namespace ingot::simd
