@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
+
+from tests.runtime.assemble import Artifact
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build" / "aarch64"
@@ -55,6 +58,17 @@ def run(artifact: Path, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, t
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "INGOT_ISA": instructions})
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     return {name: np.frombuffer((folder / f"{name}.out").read_bytes(), dtype).reshape(shape) for name, (dtype, shape) in outputs.items()}
+
+
+def run_assembled(artifact: Artifact, feeds: Sequence[np.ndarray], outputs: Sequence[tuple[Any, tuple[int, ...]]], folder: Path, *, cpu: str = "max",
+                  instructions: str = "") -> list[np.ndarray]:
+    """Runs an artifact that was put together by hand, of kernels alone: the tests of a kernel can call it so for aarch64."""
+    manifest = artifact.manifest()
+    manifest["targets"][0]["arch"] = "aarch64"
+    path = folder / "assembled.ingot"
+    path.write_bytes(artifact.to_bytes(manifest))
+    declared = {f"y{i}": (np.dtype(dtype), shape) for i, (dtype, shape) in enumerate(outputs)}
+    return list(run(path, {f"x{i}": a for i, a in enumerate(feeds)}, declared, folder, cpu=cpu, instructions=instructions).values())
 
 
 def _cmake(*arguments: object) -> None:

@@ -17,15 +17,11 @@ pytestmark = pytest.mark.skipif(bool(qemu.missing()), reason=qemu.missing())
 def check(case: Case, folder: Path, instructions: str) -> None:
     data = make(case)
     artifact, arrays = build(case, data)
-    manifest = artifact.manifest()
-    manifest["targets"][0]["arch"] = "aarch64"
-    path = folder / "test.ingot"
-    path.write_bytes(artifact.to_bytes(manifest))
     shape = (case.batch, case.queries, case.heads, case.value_size)
     axes = AXES[case.layouts[3]]
-    declared = {"y0": (np.dtype(numpy_type(case.dtype)), tuple(shape[axis] for axis in axes))}
-    outputs = qemu.run(path, {f"x{i}": a for i, a in enumerate(arrays)}, declared, folder, cpu="cortex-a53", instructions=instructions)
-    found = outputs["y0"].transpose(np.argsort(axes)).astype(np.float64)
+    declared = (numpy_type(case.dtype), tuple(shape[axis] for axis in axes))
+    outputs = qemu.run_assembled(artifact, arrays, [declared], folder, cpu="cortex-a53", instructions=instructions)
+    found = outputs[0].transpose(np.argsort(axes)).astype(np.float64)
     expected, bound = reference(case, data)
     assert np.isfinite(found).all()
     assert (np.abs(found - expected) <= bound).all(), f"{np.abs(found - expected).max()} where {bound.max()} may be: {case}"
