@@ -59,11 +59,23 @@ def _cast(call: Any, shape: tuple[int, ...]) -> Compute:
     return lambda a: a.astype(dtype)
 
 
+def _dequantize(call: Any, shape: tuple[int, ...]) -> Compute:
+    axis, dtype = int(call.attrs.axis), numpy_dtype(str(call.attrs.out_dtype))
+
+    def compute(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+        along = [-1 if a == axis % x.ndim else 1 for a in range(x.ndim)]
+        parameters = [p.astype(np.float32).reshape(along if p.ndim else []) for p in (scale, zero)]
+        return ((x.astype(np.float32) - parameters[1]) * parameters[0]).astype(dtype)
+
+    return compute
+
+
 _TABLE: dict[str, Callable[[Any, tuple[int, ...]], Compute]] = {
     "relax.permute_dims": lambda call, shape: lambda a: a.transpose(_axes(call) if call.attrs.axes is not None else None),
     "relax.reshape": lambda call, shape: lambda a: a.reshape(shape),
     "relax.broadcast_to": lambda call, shape: lambda a: np.broadcast_to(a, shape),
     "relax.astype": _cast,
+    "relax.dequantize": _dequantize,
     "relax.add": _elementwise(np.add),
     "relax.subtract": _elementwise(np.subtract),
     "relax.multiply": _elementwise(np.multiply),

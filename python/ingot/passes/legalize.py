@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tvm
 from tvm import relax, te, tirx
 
 Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
@@ -55,5 +56,59 @@ def _relu(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return bb.call_te(relu, call.args[0], primfunc_name_hint="relu")
 
 
+def _quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Quotients by the scale to the nearest integer, ties to even, plus the zero point, saturated; NaN becomes the least number (ONNX QuantizeLinear)."""
+    dtype, axis = str(call.attrs.out_dtype), int(call.attrs.axis)
+    low, high = tirx.min_value(dtype), tirx.max_value(dtype)
+
+    def quantize(x: te.Tensor, scale: Any, zero: Any) -> te.Tensor:
+        def at(*i: Any) -> Any:
+            moved = _plus(tirx.nearbyint(_over(x(*i), _number(scale, axis, i))), _number(zero, axis, i))
+            return tirx.min(tirx.max(moved, low.astype("float32")), high.astype("float32")).astype(dtype)
+
+        return te.compute(x.shape, at, name="quantize")
+
+    return bb.call_te(quantize, call.args[0], _unless(call.args[1], 1), _unless(call.args[2], 0), primfunc_name_hint="quantize")
+
+
+def _dequantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """(x - zero point) * scale."""
+    dtype, axis = str(call.attrs.out_dtype), int(call.attrs.axis)
+
+    def dequantize(x: te.Tensor, scale: Any, zero: Any) -> te.Tensor:
+        def at(*i: Any) -> Any:
+            return _plus(x(*i).astype("float32"), _number(zero, axis, i), -1) * _number(scale, axis, i).astype("float32")
+
+        return te.compute(x.shape, lambda *i: at(*i).astype(dtype), name="dequantize")
+
+    return bb.call_te(dequantize, call.args[0], call.args[1], _unless(call.args[2], 0), primfunc_name_hint="dequantize")
+
+
+def _unless(parameter: Any, nothing: int) -> Any:
+    """A scale or zero point as a tensor, so that functions which differ in it are one; as a number where it changes nothing."""
+    if isinstance(parameter, tvm.ir.GenericConst) and not parameter.value.numpy().ndim and parameter.value.numpy() == nothing:
+        return tirx.const(nothing, str(parameter.value.numpy().dtype))
+    return parameter
+
+
+def _number(parameter: Any, axis: int, indices: Any) -> Any:
+    """A scale or zero point at a position: one number, or one for each position of an axis."""
+    if not isinstance(parameter, te.Tensor):
+        return parameter
+    return parameter() if parameter.ndim == 0 else parameter(indices[axis])
+
+
+def _over(x: Any, scale: Any) -> Any:
+    return x if isinstance(scale, tirx.FloatImm) else x / scale
+
+
+def _plus(x: Any, zero: Any, sign: int = 1) -> Any:
+    """A number with a zero point added or taken off; nothing where that is known to be 0."""
+    if isinstance(zero, tirx.IntImm) and int(zero) == 0:
+        return x
+    return x + zero.astype("float32") if sign > 0 else x - zero.astype("float32")
+
+
 #: For ``relax.transform.LegalizeOps(customize_legalize_map=...)``.
-OVERRIDES: dict[str, Legalize] = {"relax.max": _extreme(True), "relax.min": _extreme(False), "relax.nn.relu": _relu}
+OVERRIDES: dict[str, Legalize] = {"relax.max": _extreme(True), "relax.min": _extreme(False), "relax.nn.relu": _relu,
+                                 "relax.quantize": _quantize, "relax.dequantize": _dequantize}

@@ -35,7 +35,13 @@ def pack_weights(graph: Graph, settings: Settings) -> Graph:
         if weight is None or not (weight.dtype == "float32" or weight.dtype in _KINDS):
             return None
         how = arithmetic.choose(_KINDS.get(weight.dtype, PRECISIONS[settings.precision]), settings.target)
-        if str(value.args[0].ty.dtype) != (how.x if how.sums == "int32" else weight.dtype):
+        x = str(value.args[0].ty.dtype)
+        if how.sums == "int32" and x in ("int8", "uint8") and how.x == "int16":
+            wide = rewriter.emit(relax.op.astype(value.args[0], "int16"))
+            value = rewriter.bb.normalize(relax.Call(value.op, [wide, value.args[1]], value.attrs))
+        elif how.sums == "int32" and x != how.x:
+            return None
+        elif how.sums != "int32" and x != weight.dtype:
             return None
         if value.op.name == "relax.matmul":
             return _matmul(rewriter, value, weight, how, settings)

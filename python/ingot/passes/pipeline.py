@@ -13,6 +13,7 @@ from ingot.importer.weights import Weight
 from ingot.passes.attention import fuse_attention
 from ingot.passes.fold import fold_weights
 from ingot.passes.graph import Graph
+from ingot.passes.integers import integer_contractions
 from ingot.passes.layout import channels_last
 from ingot.passes.legalize import OVERRIDES
 from ingot.passes.pack import pack_weights
@@ -37,6 +38,7 @@ VIEWS = ("relax.reshape",)
 
 #: What happens to the graph before any operator becomes code, in order. Each keeps the variables' names (passes/trace.py).
 GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
+    ("integers", integer_contractions),  # before dequantized weights fold to float32
     ("fold weights", lambda graph, settings: fold_weights(graph)),
     ("attention", lambda graph, settings: fuse_attention(graph)),
     ("fold scales", lambda graph, settings: fold_scales(graph)),

@@ -68,6 +68,23 @@ def rounded(cx: Context, x: Value, zero: Value | None, dtype: str) -> Value:
     return convert(cx, cx.elementwise(function, *inputs, dtype=inner, name="round"), dtype)
 
 
+def simple(x: Value, scale: Value, zero: Value | None, dtype: str, block: int) -> bool:
+    """Whether Relax's own operators say it, which passes recognize: float32 by one scale, or one for each position of an axis."""
+    static = [d for v in (scale, zero) if v is not None for d in v.shape]
+    floats = {v.dtype for v in (x, scale) if v.dtype not in ("int8", "uint8", "int16", "uint16", "int32")}
+    return (not block and floats == {"float32"} and dtype in ("int8", "uint8", "int16", "uint16", "int32") and dims.is_static(static)
+            and scale.ndim <= 1 and (zero is None or scale.shape == zero.shape))
+
+
+def parameters(cx: Context, x: Value, scale: Value, zero: Value | None, axis: int, dtype: str) -> tuple[Any, Any]:
+    """Scale and zero point as Relax's operators take them: without axes, or with one."""
+    found = []
+    for value in (scale, zero if zero is not None else cx.constant(np.zeros([int(d) for d in scale.shape]), dtype)):
+        spread(cx, value, x, axis, 0)  # checks the shape
+        found.append((cx.reshape(value, []) if all(dims.equal(d, 1) for d in value.shape) else value).expr)
+    return found[0], found[1]
+
+
 @onnx_op("QuantizeLinear", since=10)
 def quantize_linear(cx: Context, x: Value, scale: Value, zero: Value | None = None, *, axis: int = 1, saturate: int = 1, block_size: int = 0,
                     output_dtype: int = 0, precision: int = 0) -> Value:
@@ -76,6 +93,8 @@ def quantize_linear(cx: Context, x: Value, scale: Value, zero: Value | None = No
         raise cx.error(f"output_dtype is {dtype_of(cx, output_dtype)}, but the zero point is {dtype}")
     if dtype not in (*narrow.TYPES, "int8", "uint8", "int16", "uint16") or dtype == "float8_e8m0fnu":
         raise cx.error(f"numbers cannot be quantized to {dtype}")
+    if simple(x, scale, zero, dtype, block_size) and not precision:
+        return cx.op(relax.op.quantize(x.expr, *parameters(cx, x, scale, zero, axis, dtype), axis % max(1, x.ndim), dtype))
     within = dtype_of(cx, precision) if precision else scale.dtype if scale.dtype in (*NARROW_FLOATS, "float32", "float64") else "float32"
     # In narrow precision, the quotient is rounded to it, whatever the machine divides in.
     wide = "float32" if within in NARROW_FLOATS else within
@@ -104,6 +123,8 @@ def dequantize_linear(cx: Context, x: Value, scale: Value, zero: Value | None = 
     dtype = dtype_of(cx, output_dtype) if output_dtype else scale.dtype
     if dtype not in (*NARROW_FLOATS, "float32", "float64"):
         raise cx.error(f"numbers cannot be dequantized to {dtype}")
+    if simple(x, scale, zero, x.dtype, block_size) and dtype == "float32":
+        return cx.op(relax.op.dequantize(x.expr, *parameters(cx, x, scale, zero, axis, x.dtype), axis % max(1, x.ndim), dtype))
     wide = "float64" if dtype == "float64" else "float32"
     if x.dtype in narrow.FLOATS:
         _check_zero(cx, zero)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tvm_ffi
 from tvm import s_tir, tirx
+from tvm.ir import Call
 from tvm.ir.expr import TensorLoad
 
+from ingot.lower.cpu import integral
 from ingot.lower.cpu.nest import constant, simplify, substitute
 
 
@@ -41,6 +43,9 @@ class Stage:
         return substitute(self.value, dict(zip(self.axes, indices, strict=True)))
 
 
+_TWO_SIDED = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
+
+
 @dataclass(frozen=True)
 class Fused:
     """A fused function: its stages in order, and those whose results leave it."""
@@ -58,19 +63,13 @@ class Fused:
         return [s for s in self.stages if any(s.buffer.same_as(p) for p in self.function.params)]
 
     def inlined(self, keep: tuple[Stage, ...] = ()) -> list[Stage]:
-        """The output stages, and ``keep``, with element-wise stages computed in place, all but those of ``keep``."""
+        """The output stages, and ``keep``, with element-wise stages computed in place, all but those of ``keep``.
+
+        An element that a value reads more than once is computed once, under a name (``math.expand`` makes names unique).
+        """
         inlinable = {s.buffer: s for s in self.stages if s.is_map and s not in keep}
-
-        def load(node: Any) -> Any:
-            stage = inlinable.get(node.source)
-            return node if stage is None else expand(stage.at(node.indices))
-
-        def expand(value: Any) -> Any:
-            return tvm_ffi.structural_map(value, (TensorLoad, load))
-
         wanted = [s for s in self.stages if s in keep or any(s is o for o in self.outputs)]
-        return [Stage(s.name, s.buffer, s.axes, s.extents, s.reduced, s.reduced_extents, s.indices, expand(s.value), s.init, s.annotations)
-                for s in wanted]
+        return [replace(s, value=_expanded(s.value, inlinable, s.init is not None)) for s in wanted]
 
 
 def read(function: tirx.PrimFunc) -> Fused | None:
@@ -120,6 +119,79 @@ def loads(value: Any) -> list[Any]:
 
     tvm_ffi.structural_map(value, (TensorLoad, visit))
     return found
+
+
+@dataclass(eq=False)
+class _Element:
+    """An element of an element-wise stage, how it is computed, and how often."""
+
+    load: Any
+    value: Any
+    uses: int = 1
+    name: Any = None
+
+
+def _expanded(value: Any, inlinable: dict[Any, Stage], reduction: bool = False) -> Any:
+    """A value with the elements of element-wise stages computed in place; those that are used more than once have names around it."""
+    if reduction and isinstance(value, _TWO_SIDED):  # the names belong to what is added, so that it is still seen to be added
+        return type(value)(value.a, _expanded(value.b, inlinable))
+    elements: list[_Element] = []  # each after those that it is computed from
+
+    def gather(expression: Any) -> None:
+        for node in loads(expression):
+            if node.source not in inlinable:
+                continue
+            known = next((e for e in elements if _same_element(e.load, node)), None)
+            if known is not None:
+                known.uses += 1
+                continue
+            element = _Element(node, inlinable[node.source].at(node.indices))
+            gather(element.value)
+            elements.append(element)
+
+    gather(value)
+    may_name = not reduction and not any(_is_conditional(e) for e in (value, *(e.value for e in elements)))  # a name would read what is guarded
+    whole: dict[Any, integral.Range] = {}  # names that hold quantized numbers as floats
+
+    def replaced(node: Any) -> Any:
+        if node.source not in inlinable:
+            return node
+        element = next(e for e in elements if _same_element(e.load, node))
+        if element.name is None:
+            return element.value
+        return element.name.astype(str(node.source.ty.dtype)) if element.name in whole else element.name
+
+    def inlined(expression: Any) -> Any:
+        return integral.simplified(tvm_ffi.structural_map(expression, (TensorLoad, replaced)), whole)
+
+    for element in elements:
+        element.value = inlined(element.value)
+        if may_name and element.uses > 1:
+            number = integral.as_float(element.value, whole)
+            element.name = tirx.Var("x", str(element.load.source.ty.dtype) if number is None else "float32")
+            if number is not None:
+                element.value, whole[element.name] = number
+    value = inlined(value)
+    for element in reversed(elements):
+        if element.name is not None:
+            value = tirx.Let(element.name, element.value, value)
+    return value
+
+
+def _is_conditional(value: Any) -> bool:
+    found: list[Any] = []
+
+    def visit(node: Any) -> Any:
+        if getattr(node.op, "name", "") == "tirx.if_then_else":
+            found.append(node)
+        return node
+
+    tvm_ffi.structural_map(value, (Call, visit))
+    return bool(found)
+
+
+def _same_element(a: Any, b: Any) -> bool:
+    return a.source.same_as(b.source) and all(i.same_as(j) or constant(simplify(i - j)) == 0 for i, j in zip(a.indices, b.indices, strict=True))
 
 
 def same_place(node: Any, stage: Stage) -> bool:

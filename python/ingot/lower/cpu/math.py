@@ -30,12 +30,21 @@ _TANH_Q = (0.00025447766529396176, 0.024491453543305397, 0.46416500210762024, 1.
 
 
 def expand(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """A TIR function with the calls of this module's table written out."""
-    body = tvm_ffi.structural_map(function.body, (Call, _call))
+    """A TIR function with the calls of this module's table written out, and names of its own in each statement."""
+    body = tvm_ffi.structural_map(tvm_ffi.structural_map(function.body, (Call, _call)), (tirx.BufferStore, _named_anew))
     if any("float16" in str(p.ty.dtype) for p in function.params if hasattr(p.ty, "storage_scope")):
         # Rounding to bfloat16 repeats its operand, and a name can be bound only once.
         body = tvm_ffi.structural_map(body, (tirx.Let, lambda node: substitute(node.body, {node.var: node.value})))
     return function.with_body(body)
+
+
+def _named_anew(store: Any) -> Any:
+    """A statement whose names stand in no other: what is computed for several vectors is written out for each."""
+    def rename(node: Any) -> Any:
+        variable = tirx.Var(node.var.name, node.var.ty)
+        return tirx.Let(variable, node.value, substitute(node.body, {node.var: variable}))
+
+    return tvm_ffi.structural_map(store, (tirx.Let, rename))
 
 
 def _call(node: Any) -> Any:

@@ -1,0 +1,123 @@
+"""Statically quantized models run in integers, and give what the definition of their operators gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from tests.lower.build import model, run
+
+few = settings(max_examples=10, deadline=None)
+
+
+def quantize(x: np.ndarray, scale: float, zero: int, dtype: str) -> np.ndarray:
+    """ONNX QuantizeLinear, in float64."""
+    info = np.iinfo(dtype)
+    return np.clip(np.rint(x.astype(np.float64) / scale) + zero, info.min, info.max)
+
+
+def dequantized(prefix: str, source: str, result: str, axis: int = 1) -> onnx.NodeProto:
+    return helper.make_node("DequantizeLinear", [source, f"{prefix}_scale", f"{prefix}_zero"], [result], axis=axis)
+
+
+def quantized(prefix: str, source: str, result: str) -> onnx.NodeProto:
+    return helper.make_node("QuantizeLinear", [source, f"{prefix}_scale", f"{prefix}_zero"], [result])
+
+
+def steps_off(actual: np.ndarray, expected: np.ndarray, scale: float) -> np.ndarray:
+    """By how many quantization steps results differ."""
+    return np.abs(actual.astype(np.float64) - expected) / scale
+
+
+def weights_of(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """Random 8-bit weights and a zero point for them."""
+    return (rng.integers(-128, 128, shape).astype(np.int8), 0) if dtype == "int8" else (rng.integers(0, 256, shape).astype(np.uint8), 128)
+
+
+@few
+@given(rows=st.integers(1, 30), depth=st.integers(1, 70), columns=st.integers(1, 50), per_column=st.booleans(),
+       activations=st.sampled_from(["uint8", "int8"]), kind=st.sampled_from(["int8", "uint8"]), seed=st.integers(0, 99))
+def test_a_product_of_dequantized_tensors(rows: int, depth: int, columns: int, per_column: bool, activations: str, kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((2, rows, depth)).astype(np.float32)
+    w, w_zero = weights_of(rng, kind, (depth, columns))
+    count = columns if per_column else 1
+    x_zero, y_zero = (int(rng.integers(np.iinfo(activations).min, np.iinfo(activations).max + 1)) for _ in range(2))
+    w_scale = rng.uniform(0.001, 0.01, count).astype(np.float32)
+    shape = (count,) if per_column else ()
+    bias = rng.standard_normal(columns).astype(np.float32)
+    constants = {"w": w, "w_scale": w_scale.reshape(shape), "w_zero": np.full(shape, w_zero, kind), "x_scale": np.float32(0.02), "b": bias,
+                 "x_zero": np.array(x_zero, activations), "y_scale": np.float32(0.05), "y_zero": np.array(y_zero, activations)}
+    nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d"), dequantized("w", "w", "dw"), helper.make_node("MatMul", ["d", "dw"], ["p"]),
+             helper.make_node("Add", ["p", "b"], ["s"]), quantized("y", "s", "qy"), dequantized("y", "qy", "y")]
+    outputs, kernels = run(model(nodes, {"x": ("float32", [2, "rows", depth])}, ["y"], {k: np.asarray(v) for k, v in constants.items()}), {"x": x})
+    wide = (quantize(x, 0.02, x_zero, activations) - x_zero) * np.float64(np.float32(0.02))
+    sums = wide @ ((w.astype(np.float64) - w_zero) * w_scale.astype(np.float64)) + bias
+    scale = float(np.float32(0.05))
+    expected = (quantize(sums, scale, y_zero, activations) - y_zero) * scale
+    off = steps_off(outputs["y"], expected, scale)
+    assert off.max() <= 1.01 and np.mean(off > 0.5) < 0.01  # a sum within float32's rounding of a tie may go either way
+    assert any("int" in k for k in kernels if k.startswith("matmul"))
+
+
+@few
+@given(size=st.integers(5, 12), window=st.integers(1, 3), stride=st.integers(1, 2), pad=st.integers(0, 1), channels=st.integers(1, 9),
+       columns=st.integers(1, 20), groups=st.sampled_from([1, 2]), activations=st.sampled_from(["uint8", "int8"]), seed=st.integers(0, 99))
+def test_a_convolution_with_residual_and_relu(size: int, window: int, stride: int, pad: int, channels: int, columns: int, groups: int,
+                                              activations: str, seed: int) -> None:
+    import torch
+
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((1, channels * groups, size, size)).astype(np.float32)
+    w, _ = weights_of(rng, "int8", (columns * groups, channels, window, window))
+    x_zero = int(rng.integers(np.iinfo(activations).min, np.iinfo(activations).max + 1))
+    w_scale = rng.uniform(0.001, 0.01, columns * groups).astype(np.float32)
+    constants = {"w": w, "w_scale": w_scale, "w_zero": np.zeros(columns * groups, np.int8), "x_scale": np.float32(0.02),
+                 "x_zero": np.array(x_zero, activations), "y_scale": np.float32(0.03), "y_zero": np.array(0, activations)}
+    conv = helper.make_node("Conv", ["d", "dw"], ["p"], strides=[stride] * 2, pads=[pad] * 4, group=groups)
+    nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d"), dequantized("w", "w", "dw", 0), conv,
+             quantized("y", "p", "qp"), dequantized("y", "qp", "dp"), helper.make_node("Add", ["dp", "r"], ["s"]),
+             helper.make_node("Relu", ["s"], ["t"]), quantized("y", "t", "qy"), dequantized("y", "qy", "y")]
+    wide = torch.from_numpy((quantize(x, 0.02, x_zero, activations) - x_zero) * np.float64(np.float32(0.02)))
+    sums = torch.nn.functional.conv2d(wide, torch.from_numpy(w.astype(np.float64) * w_scale.astype(np.float64)[:, None, None, None]), stride=stride,
+                                      padding=pad, groups=groups).numpy()
+    residual = rng.standard_normal(sums.shape).astype(np.float32)
+    shape = [1, channels * groups, "height", "width"]
+    built = model(nodes, {"x": ("float32", shape), "r": ("float32", list(sums.shape))}, ["y"], {k: np.asarray(v) for k, v in constants.items()})
+    outputs, kernels = run(built, {"x": x, "r": residual})
+    scale = float(np.float32(0.03))
+    inner = quantize(sums, scale, 0, activations) * scale
+    expected = quantize(np.maximum(inner + residual, 0), scale, 0, activations) * scale
+    off = steps_off(outputs["y"], expected, scale)
+    assert off.max() <= 1.01 and np.mean(off > 0.5) < 0.02
+    assert any("convolution" in k and "int" in k for k in kernels) or (channels == 1 and groups > 1)
+
+
+def test_numbers_travel_as_integers_through_views_and_between_products() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.integers(-128, 128, (32, 32)).astype(np.int8)
+    constants = {"w": w, "w_scale": np.float32(0.01), "w_zero": np.int8(0), "x_scale": np.float32(0.02), "x_zero": np.uint8(100),
+                 "shape": np.array([0, 4, 8], np.int64), "back": np.array([0, 32], np.int64)}
+    nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d"), dequantized("w", "w", "dw"), helper.make_node("MatMul", ["d", "dw"], ["p"]),
+             quantized("x", "p", "q1"), dequantized("x", "q1", "d1"), helper.make_node("Reshape", ["d1", "shape"], ["v"]), quantized("x", "v", "q2"),
+             dequantized("x", "q2", "d2"), helper.make_node("Reshape", ["d2", "back"], ["u"]), helper.make_node("MatMul", ["u", "dw"], ["y"])]
+    built = model(nodes, {"x": ("float32", ["rows", 32])}, ["y"], {k: np.asarray(v) for k, v in constants.items()})
+    x = rng.standard_normal((5, 32)).astype(np.float32)
+    outputs, kernels = run(built, {"x": x})
+    assert len([k for k in kernels if k not in ("view", "builtin")]) == 3  # quantize the input, and two products
+    step = float(np.float32(0.02))
+    first = (quantize(x, step, 100, "uint8") - 100) * step @ (w * float(np.float32(0.01)))
+    second = (quantize(first, step, 100, "uint8") - 100) * step @ (w * float(np.float32(0.01)))
+    assert np.abs(outputs["y"] - second).max() <= 1.01 * step * 0.01 * 128 + 1e-3  # one number of the middle may be a step off
+
+
+@pytest.mark.parametrize("value, expected", [(np.nan, 0), (np.inf, 255), (-np.inf, 0), (1e30, 255), (0.25, 10), (0.75, 12)])
+def test_extreme_numbers_saturate_and_ties_go_to_even(value: float, expected: int) -> None:
+    constants = {"x_scale": np.float32(0.5), "x_zero": np.uint8(10)}
+    built = model([quantized("x", "x", "y")], {"x": ("float32", [3])}, ["y"], {k: np.asarray(v) for k, v in constants.items()})
+    outputs, _ = run(built, {"x": np.full(3, value, np.float32)})
+    assert outputs["y"].tolist() == [expected] * 3
