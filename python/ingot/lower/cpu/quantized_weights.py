@@ -72,9 +72,9 @@ def pack_codes(kind: Format, codes: np.ndarray) -> np.ndarray:
     padded[:rows, :depth] = codes.view(np.uint8)
     halves = padded.reshape(panels, PANEL, steps, 2, STEP // 2)
     if kind.bits == 8:
-        return np.ascontiguousarray(halves.transpose(0, 2, 3, 1, 4)).reshape(panels, -1)
+        return np.ascontiguousarray(halves.transpose(0, 2, 3, 1, 4)).reshape(packed_shape(kind, rows, depth))
     nibbles = halves[:, :, :, 0] | halves[:, :, :, 1] << 4
-    return np.ascontiguousarray(nibbles.transpose(0, 2, 1, 3)).reshape(panels, -1)
+    return np.ascontiguousarray(nibbles.transpose(0, 2, 1, 3)).reshape(packed_shape(kind, rows, depth))
 
 
 def pack_groups(values: np.ndarray) -> np.ndarray:
