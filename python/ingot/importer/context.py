@@ -205,9 +205,8 @@ class Context:
         if axes == list(range(value.ndim)):
             return value
         if value.weight is not None:
-            shape = tuple(int(value.shape[a]) for a in axes)
-            return Value(self, value.dtype, shape, weight=value.weight.map(
-                lambda a: np.ascontiguousarray(a.transpose(axes)), shape, ":t" + "".join(map(str, axes))))
+            transposed = value.weight.transposed(axes)
+            return Value(self, value.dtype, transposed.shape, weight=transposed)
         return self.op(relax.op.permute_dims(value.expr, axes))
 
     def view(self, value: Value, dtype: str) -> Value:

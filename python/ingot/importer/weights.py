@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +36,11 @@ class Weight:
         """The weight that ``transform`` makes of this one, when it is loaded."""
         load = self.load
         return Weight(f"{self.name}{suffix}", shape, dtype or self.dtype, lambda: transform(load()))
+
+    def transposed(self, axes: Sequence[int]) -> Weight:
+        """The weight with its axes permuted."""
+        shape = tuple(self.shape[a] for a in axes)
+        return self.map(lambda a: np.ascontiguousarray(a.transpose(axes)), shape, ":t" + "".join(map(str, axes)))
 
 
 def from_array(name: str, array: np.ndarray) -> Weight:

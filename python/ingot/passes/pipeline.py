@@ -17,6 +17,7 @@ from ingot.passes.integers import integer_contractions
 from ingot.passes.layout import channels_last
 from ingot.passes.legalize import OVERRIDES
 from ingot.passes.pack import pack_weights
+from ingot.passes.quantized_matmul import quantized_matmuls
 from ingot.passes.scale import fold_scales
 from ingot.passes.settings import Settings
 from ingot.passes.trace import Trace, trace_fusion
@@ -39,6 +40,7 @@ VIEWS = ("relax.reshape",)
 #: What happens to the graph before any operator becomes code, in order. Each keeps the variables' names (passes/trace.py).
 GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("integers", integer_contractions),  # before dequantized weights fold to float32
+    ("quantized matmul", lambda graph, settings: quantized_matmuls(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
     ("attention", lambda graph, settings: fuse_attention(graph)),
     ("fold scales", lambda graph, settings: fold_scales(graph)),

@@ -13,6 +13,7 @@ from ingot.importer.ops import indexing as indexing
 from ingot.importer.ops import integer as integer
 from ingot.importer.ops import linear as linear
 from ingot.importer.ops import logical as logical
+from ingot.importer.ops import microsoft as microsoft
 from ingot.importer.ops import ml as ml
 from ingot.importer.ops import move as move
 from ingot.importer.ops import normalize as normalize

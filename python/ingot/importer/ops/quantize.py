@@ -11,6 +11,7 @@ from ingot.importer import dims, narrow
 from ingot.importer.context import Context
 from ingot.importer.ops.cast import convert, dtype_of
 from ingot.importer.ops.elementwise import NARROW_FLOATS
+from ingot.importer.quantized import from_integers
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 from ingot.importer.weights import numpy_dtype
@@ -117,6 +118,14 @@ def _check_zero(cx: Context, zero: Value | None) -> None:
         raise cx.error("the zero point of small floats is 0; this one is not")
 
 
+def _kept(cx: Context, x: Value, scale: Value, zero: Value | None, axis: int, block: int, dtype: str) -> Value | None:
+    """A constant matrix as it is quantized, for passes that multiply with it."""
+    if x.weight is None or scale.weight is None or (zero is not None and zero.weight is None):
+        return None
+    weight = from_integers(x.weight, scale.weight, zero.weight if zero is not None else None, axis, block, dtype)
+    return Value(cx, dtype, x.shape, weight=weight) if weight is not None else None
+
+
 @onnx_op("DequantizeLinear", since=10)
 def dequantize_linear(cx: Context, x: Value, scale: Value, zero: Value | None = None, *, axis: int = 1, block_size: int = 0,
                       output_dtype: int = 0) -> Value:
@@ -125,6 +134,9 @@ def dequantize_linear(cx: Context, x: Value, scale: Value, zero: Value | None = 
         raise cx.error(f"numbers cannot be dequantized to {dtype}")
     if simple(x, scale, zero, x.dtype, block_size) and dtype == "float32":
         return cx.op(relax.op.dequantize(x.expr, *parameters(cx, x, scale, zero, axis, x.dtype), axis % max(1, x.ndim), dtype))
+    kept = _kept(cx, x, scale, zero, axis, block_size, dtype)
+    if kept is not None:
+        return kept
     wide = "float64" if dtype == "float64" else "float32"
     if x.dtype in narrow.FLOATS:
         _check_zero(cx, zero)

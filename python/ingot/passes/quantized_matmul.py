@@ -1,0 +1,259 @@
+"""Products with quantized weights become calls of the kernel ``quantized_matmul``, whose weights stay quantized.
+
+The weight of a product is one that the importer kept as it was quantized (importer/quantized.py), or a constant that ``relax.dequantize``
+makes floats of, seen through transposes. What follows a product (a bias, an activation, a residual) moves into its kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from ingot.importer import dims
+from ingot.importer.quantized import QuantizedWeight, from_integers
+from ingot.importer.weights import Weight
+from ingot.lower.cpu.quantized_weights import ACTIVATIONS, INT4, INT8, Format, groups_of, is_group, pack_codes, pack_groups, packed_shape
+from ingot.passes.attention_operands import calls, extents_of, order_of, same_shape, scalar, scaled
+from ingot.passes.graph import Graph, Rewriter
+from ingot.passes.trace import bindings
+
+_FLOATS = ("float32", "float16", "bfloat16")
+_FORMATS: dict[int, Format] = {8: INT8, 4: INT4}
+#: Operators of one tensor that are activations of the kernel.
+_UNARY = {"relax.nn.relu": "relu", "relax.nn.gelu": "gelu", "relax.nn.gelu_tanh": "gelu_tanh", "relax.nn.silu": "silu"}
+
+
+def quantized_matmuls(graph: Graph) -> Graph:
+    """Rewrites products with constant quantized weights to calls of the kernel."""
+    return _Products(graph).run(_visit)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of the kernel, over variables of the old function."""
+
+    x: Any
+    codes: Weight  # packed, as are scales and zeros
+    scales: Weight
+    zeros: Weight | None
+    ints: tuple[int, int, int, int]  # format, group, compute, group of activations
+    columns: int
+    bias: Weight | None = None
+    activation: str = ""
+    residual: Any = None
+
+
+class _Products(Rewriter):
+    """What each variable of the old function would be as one call is found first; then those that no later call takes in are emitted."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.before: dict[Any, Any] = {}  # what variables are bound to
+        self.calls: dict[Any, _Call] = {}
+        self.taken: set[Any] = set()  # variables with a call that is part of a later one
+        self.dequantized: dict[Any, Weight | None] = {}
+        for binding in bindings(graph.main):
+            if isinstance(binding, relax.MatchCast):
+                continue
+            self.before[binding.var] = binding.value
+            found = _find(self, binding.var, binding.value)
+            if found is not None:
+                self.calls[binding.var] = found
+
+    def kernel(self, call: _Call) -> Any:
+        """Emits a call."""
+        x = self.replaced(call.x)
+        weights = (call.codes, call.scales, call.zeros, call.bias)
+        inputs = [x, *(None if w is None else self.constant(w) for w in weights), None if call.residual is None else self.replaced(call.residual)]
+        shape = [*x.ty.shape.values[:-1], dims.expr(call.columns)]
+        dtype = str(x.ty.dtype)
+        emitted = self.emit(relax.call_pure_packed(
+            "ingot.kernel.quantized_matmul",
+            relax.Tuple([relax.Tuple([]) if i is None else i for i in inputs]),
+            relax.ShapeExpr([]),
+            relax.Tuple([relax.prim_value(i) for i in (*call.ints, ACTIVATIONS[call.activation])]),
+            relax.Tuple([]),
+            ty_args=relax.TensorType(dtype=dtype, ndim=len(shape)),
+        ))
+        return self.bb.match_cast(emitted, relax.TensorType(shape, dtype), self._hint)
+
+    def take(self, variable: Any, readers: int = 1) -> _Call | None:
+        """The call that a variable would be, if so many bindings read it, for a later call to take in."""
+        call = self.calls.get(variable)
+        return call if call is not None and self.uses[variable] == readers else None
+
+    def quantized(self, expression: Any) -> QuantizedWeight | None:
+        """The quantized weight that an expression is, or None."""
+        if expression not in self.dequantized:
+            self.dequantized[expression] = self._find(expression)
+        found = self.dequantized[expression]
+        return found if isinstance(found, QuantizedWeight) else None
+
+    def _find(self, expression: Any) -> Weight | None:
+        weight = self.weights.get(expression)
+        if weight is not None:
+            return weight
+        value: Any = self.before.get(expression)
+        if calls(value, "relax.permute_dims"):
+            inner = self.quantized(value.args[0])
+            return inner.transposed(order_of(value, 2)) if inner is not None else None
+        if not calls(value, "relax.dequantize"):
+            return None
+        x, scale, zero = (self.weight(a) for a in value.args)
+        if x is None or scale is None or zero is None:
+            return None
+        return from_integers(x, scale, zero, int(value.attrs.axis), 0, str(value.attrs.out_dtype))
+
+
+def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
+    assert isinstance(rewriter, _Products)
+    call = rewriter.calls.get(variable)
+    # What a later call takes in stays as it was: nothing reads it then.
+    return rewriter.kernel(call) if call is not None and variable not in rewriter.taken else None
+
+
+def _find(products: _Products, variable: Any, value: Any) -> _Call | None:
+    """The call that a binding would be, or None."""
+    if calls(value, "relax.matmul"):
+        return _product(products, value)
+    if calls(value, "relax.add"):
+        return _sum(products, variable, value)
+    if calls(value, *_UNARY):
+        return _activated(products, value.args[0], _UNARY[value.op.name])
+    if calls(value, "relax.multiply"):
+        return _gated(products, value)
+    return None
+
+
+def _product(products: _Products, call: Any) -> _Call | None:
+    x, w = call.args
+    weight = products.quantized(w)
+    dtype = str(x.ty.dtype)
+    if weight is None or dtype not in _FLOATS or weight.dtype != dtype or len(extents_of(x)) < 1 or not is_group(weight.group):
+        return None
+    if calls(products.before.get(x), "relax.dequantize"):
+        return None  # both are quantized: passes/integers.py has left it for a reason
+    found = _along_depth(weight)
+    if found is None:
+        return None
+    codes, scales, zeros = found
+    depth, columns = weight.shape
+    kind = _FORMATS[weight.bits]
+    groups = (groups_of(depth, weight.group), columns)
+    if depth == 0 or scales.shape != groups:
+        return None
+    panels, size = packed_shape(kind, columns, depth)
+    packed = codes.map(lambda a: pack_codes(kind, (a + kind.offset).astype(np.uint8 if kind.offset else np.int8).T), (panels, size), f":{kind.name}",
+                       "uint8")
+    group = weight.group if weight.group < depth else 0
+    return _Call(x, packed, _packed_groups(scales), None if zeros is None else _packed_groups(zeros),
+                 (kind.code, group, int(weight.integers), group if weight.integers else 0), columns)
+
+
+def _along_depth(weight: QuantizedWeight) -> tuple[Weight, Weight, Weight | None] | None:
+    """Codes, scales and zeros of a matrix [K, N], if groups run along K."""
+    if weight.axis == 0:
+        return weight.codes, weight.scales, weight.zeros
+    if weight.group:
+        return None
+    columns = weight.shape[1]
+    moved: list[Weight] = []
+    for parameters in (weight.scales, weight.zeros):
+        if parameters is None:
+            continue
+        numbers = parameters.load()
+        if (numbers != numbers.flat[0]).any():
+            return None  # a scale for each k
+        moved.append(parameters.map(lambda p: np.broadcast_to(p.ravel()[:1], (1, columns)), (1, columns), ":one"))
+    return weight.codes, moved[0], moved[1] if len(moved) > 1 else None
+
+
+def _packed_groups(parameters: Weight) -> Weight:
+    groups, columns = parameters.shape
+    shape = (-(-columns // 16), groups, 16)
+    dtype = "float32" if parameters.dtype == "float64" else parameters.dtype
+
+    def pack(values: np.ndarray) -> np.ndarray:
+        packed = pack_groups(values.T)
+        return packed.astype(np.float32) if dtype != parameters.dtype else packed
+
+    return parameters.map(pack, shape, ":panels", dtype)
+
+
+# ---- What follows a product ----------------------------------------------------------------------------------------
+
+
+def _sum(products: _Products, variable: Any, value: Any) -> _Call | None:
+    """A bias or a residual that is added."""
+    for result, other in (value.args, reversed(value.args)):
+        call = products.take(result)
+        if call is None or call.residual is not None:
+            continue
+        weight = products.weight(other)
+        found = None
+        if weight is None and same_shape(extents_of(other), extents_of(result)):
+            found = replace(call, residual=other)
+        elif weight is not None and weight.shape == (call.columns,) and call.bias is None and not call.activation:
+            found = replace(call, bias=weight.map(lambda b: b.astype(np.float32), weight.shape, ":bias", "float32"))
+        if found is not None:
+            products.taken.add(result)
+            return found
+    return None
+
+
+def _activated(products: _Products, variable: Any, name: str) -> _Call | None:
+    call = products.take(variable)
+    if call is None or call.activation or call.residual is not None:
+        return None
+    products.taken.add(variable)
+    return replace(call, activation=name)
+
+
+def _gated(products: _Products, value: Any) -> _Call | None:
+    """silu, x · sigmoid(x), and gelu, x · (1 + erf(x / √2)) / 2, as they are written out: a product of x with what is computed from it."""
+    factors, scale = _factors(products, value)
+    if len(factors) != 2:
+        return None
+    for x, gate in (factors, reversed(factors)):
+        call = products.take(x, readers=2)
+        if call is None or call.activation or call.residual is not None or not products.used_once(gate):
+            continue
+        gated: Any = products.before.get(gate)
+        silu = scale == 1 and calls(gated, "relax.sigmoid") and gated.args[0].same_as(x)
+        if silu or (scale == 0.5 and _is_erf_gate(products, gated, x)):
+            products.taken.add(x)
+            return replace(call, activation="silu" if silu else "gelu")
+    return None
+
+
+def _factors(products: _Products, value: Any) -> tuple[list[Any], float]:
+    """The tensors that a product multiplies, two at most, and the number beside them."""
+    scale = 1.0
+    while (peeled := scaled(products, value)) is not None:
+        scale *= peeled[1]
+        value = products.before.get(peeled[0])
+    if not calls(value, "relax.multiply"):
+        return [], scale
+    tensors = []
+    for tensor in value.args:
+        inner = scaled(products, products.before.get(tensor))
+        tensors.append(inner[0] if inner is not None else tensor)
+        scale *= inner[1] if inner is not None else 1
+    return tensors, scale
+
+
+def _is_erf_gate(products: _Products, value: Any, x: Any) -> bool:
+    """Whether an expression is 1 + erf(x / √2)."""
+    if not calls(value, "relax.add"):
+        return False
+    for one, erf in (value.args, reversed(value.args)):
+        call: Any = products.before.get(erf)
+        if scalar(products, one) != 1 or not calls(call, "relax.erf"):
+            continue
+        inner = scaled(products, products.before.get(call.args[0]))
+        if inner is not None and inner[0].same_as(x) and abs(inner[1] - 0.5**0.5) < 1e-6:
+            return True
+    return False
