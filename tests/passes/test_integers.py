@@ -11,7 +11,7 @@ from onnx import helper
 
 from tests.lower.build import model, run
 
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=15, deadline=None)
 
 
 def quantize(x: np.ndarray, scale: float, zero: int, dtype: str) -> np.ndarray:
@@ -34,13 +34,15 @@ def steps_off(actual: np.ndarray, expected: np.ndarray, scale: float) -> np.ndar
 
 
 def weights_of(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
-    """Random 8-bit weights and a zero point for them."""
+    """Random weights and a zero point for them; ``int7`` are those that quantizers give with a reduced range."""
+    if dtype == "int7":
+        return rng.integers(-64, 65, shape).astype(np.int8), 0
     return (rng.integers(-128, 128, shape).astype(np.int8), 0) if dtype == "int8" else (rng.integers(0, 256, shape).astype(np.uint8), 128)
 
 
 @few
 @given(rows=st.integers(1, 30), depth=st.integers(1, 70), columns=st.integers(1, 50), per_column=st.booleans(),
-       activations=st.sampled_from(["uint8", "int8"]), kind=st.sampled_from(["int8", "uint8"]), seed=st.integers(0, 99))
+       activations=st.sampled_from(["uint8", "int8"]), kind=st.sampled_from(["int8", "uint8", "int7"]), seed=st.integers(0, 99))
 def test_a_product_of_dequantized_tensors(rows: int, depth: int, columns: int, per_column: bool, activations: str, kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((2, rows, depth)).astype(np.float32)
@@ -50,7 +52,7 @@ def test_a_product_of_dequantized_tensors(rows: int, depth: int, columns: int, p
     w_scale = rng.uniform(0.001, 0.01, count).astype(np.float32)
     shape = (count,) if per_column else ()
     bias = rng.standard_normal(columns).astype(np.float32)
-    constants = {"w": w, "w_scale": w_scale.reshape(shape), "w_zero": np.full(shape, w_zero, kind), "x_scale": np.float32(0.02), "b": bias,
+    constants = {"w": w, "w_scale": w_scale.reshape(shape), "w_zero": np.full(shape, w_zero, w.dtype), "x_scale": np.float32(0.02), "b": bias,
                  "x_zero": np.array(x_zero, activations), "y_scale": np.float32(0.05), "y_zero": np.array(y_zero, activations)}
     nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d"), dequantized("w", "w", "dw"), helper.make_node("MatMul", ["d", "dw"], ["p"]),
              helper.make_node("Add", ["p", "b"], ["s"]), quantized("y", "s", "qy"), dequantized("y", "qy", "y")]
@@ -66,14 +68,15 @@ def test_a_product_of_dequantized_tensors(rows: int, depth: int, columns: int, p
 
 @few
 @given(size=st.integers(5, 12), window=st.integers(1, 3), stride=st.integers(1, 2), pad=st.integers(0, 1), channels=st.integers(1, 9),
-       columns=st.integers(1, 20), groups=st.sampled_from([1, 2]), activations=st.sampled_from(["uint8", "int8"]), seed=st.integers(0, 99))
+       columns=st.integers(1, 20), groups=st.sampled_from([1, 2]), activations=st.sampled_from(["uint8", "int8"]),
+       kind=st.sampled_from(["int8", "int7"]), seed=st.integers(0, 99))
 def test_a_convolution_with_residual_and_relu(size: int, window: int, stride: int, pad: int, channels: int, columns: int, groups: int,
-                                              activations: str, seed: int) -> None:
+                                              activations: str, kind: str, seed: int) -> None:
     import torch
 
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((1, channels * groups, size, size)).astype(np.float32)
-    w, _ = weights_of(rng, "int8", (columns * groups, channels, window, window))
+    w, _ = weights_of(rng, kind, (columns * groups, channels, window, window))
     x_zero = int(rng.integers(np.iinfo(activations).min, np.iinfo(activations).max + 1))
     w_scale = rng.uniform(0.001, 0.01, columns * groups).astype(np.float32)
     constants = {"w": w, "w_scale": w_scale, "w_zero": np.zeros(columns * groups, np.int8), "x_scale": np.float32(0.02),
@@ -115,7 +118,7 @@ def test_numbers_travel_as_integers_through_views_and_between_products() -> None
     assert np.abs(outputs["y"] - second).max() <= 1.01 * step * 0.01 * 128 + 1e-3  # one number of the middle may be a step off
 
 
-@pytest.mark.parametrize("value, expected", [(np.nan, 0), (np.inf, 255), (-np.inf, 0), (1e30, 255), (0.25, 10), (0.75, 12)])
+@pytest.mark.parametrize(("value", "expected"), [(np.nan, 0), (np.inf, 255), (-np.inf, 0), (1e30, 255), (0.25, 10), (0.75, 12)])
 def test_extreme_numbers_saturate_and_ties_go_to_even(value: float, expected: int) -> None:
     constants = {"x_scale": np.float32(0.5), "x_zero": np.uint8(10)}
     built = model([quantized("x", "x", "y")], {"x": ("float32", [3])}, ["y"], {k: np.asarray(v) for k, v in constants.items()})

@@ -67,10 +67,30 @@ class _QuantizedWeight:
                                 order.index(self.axis % len(order)))
 
 
+def _codes_type(graph: Graph, settings: Settings) -> str:
+    """The type of codes: what the target multiplies bytes by, or, where it has no products of any bytes, of those of 7 bits if all are."""
+    wide = arithmetic.choose("int8", settings.target).x
+    narrow = arithmetic.fitting("int7", settings.target)
+    if wide != "int16" or narrow is None:
+        return wide
+    weights = dict(zip(list(graph.main.params)[len(graph.main.params) - len(graph.weights):], graph.weights, strict=True))
+    bound = {b.var: b.value for b in bindings(graph.main)}
+    found = []
+    for value in bound.values():
+        if calls(value, "relax.matmul", *_CONVOLUTIONS):
+            operand = value.args[1]
+            while calls(bound.get(operand), "relax.dequantize", "relax.permute_dims"):
+                operand = bound[operand].args[0]
+            found.append(weights.get(operand))
+    integers = [w for w in found if w is not None and w.dtype in _EIGHT]
+    fits = all(w.dtype == "int8" and np.abs(w.load().astype(np.int16)).max(initial=0) <= arithmetic.SEVEN_BITS for w in integers)
+    return narrow.x if integers and fits else wide
+
+
 class _Integers(Rewriter):
     def __init__(self, graph: Graph, settings: Settings) -> None:
         super().__init__(graph)
-        self.x = arithmetic.choose("int8", settings.target).x
+        self.x = _codes_type(graph, settings)
         self.codes: dict[Any, tuple[Any, int]] = {}  # a quantized variable with a zero point of its own → its codes and their offset
         self.quantized: dict[Any, _Quantized] = {}  # dequantized variables
         self.constants: dict[Any, _QuantizedWeight] = {}  # dequantized constants

@@ -91,7 +91,8 @@ def _visit(layout: Rewriter, variable: Any, value: Any) -> Any:
             rank = len(value.args[0].ty.shape.values)
             return layout.lazily(value.args[0], [int(a) for a in value.attrs.axes] if value.attrs.axes is not None else list(range(rank))[::-1])
         handler = (_convolution if name in CONVOLUTIONS else _reduction if name in _REDUCTIONS else _elementwise if name in _ELEMENTWISE
-                   else _concat if name == "relax.concat" else _reshape if name == "relax.reshape" else None)
+                   else _concat if name == "relax.concat" else _pad if name == "relax.nn.pad"
+                   else _reshape if name == "relax.reshape" else None)
         result = handler(layout, value) if handler is not None else None
         if result is not None:
             return result
@@ -171,6 +172,20 @@ def _concat(layout: _Layout, call: Any) -> Any:
     inverse = [order.index(a) for a in range(len(order))]
     axis = int(call.attrs.axis) % len(order)
     return layout.lazily(layout.emit(relax.op.concat([layout.ordered(p, inverse) for p in parts], order[axis])), order)
+
+
+def _pad(layout: _Layout, call: Any) -> Any:
+    base, order = layout.seen(call.args[0])
+    if base.same_as(call.args[0]):
+        return None
+    width = [int(w) for w in call.attrs.pad_width]
+    moved = [w for axis in range(len(order)) for w in width[2 * order.index(axis) : 2 * order.index(axis) + 2]]
+    return layout.lazily(layout.emit(relax.Call(call.op, [base, *list(call.args)[1:]], _padding(call, moved))), order)
+
+
+def _padding(call: Any, width: list[int]) -> Any:
+    """The attributes of a pad with other widths."""
+    return relax.op.nn.pad(call.args[0], width, str(call.attrs.pad_mode), float(call.attrs.pad_value)).attrs
 
 
 def _reshape(layout: _Layout, call: Any) -> Any:

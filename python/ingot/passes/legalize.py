@@ -57,7 +57,7 @@ def _relu(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
 
 def _quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Quotients by the scale to the nearest integer, ties to even, plus the zero point, saturated; NaN becomes the least number (ONNX QuantizeLinear)."""
+    """Quotients by the scale to the nearest integer, ties to even, plus the zero point, saturated; NaN becomes the least (ONNX QuantizeLinear)."""
     dtype, axis = str(call.attrs.out_dtype), int(call.attrs.axis)
     low, high = tirx.min_value(dtype), tirx.max_value(dtype)
 

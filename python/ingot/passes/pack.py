@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import relax, te, tirx
 
 from ingot.importer import dims
@@ -36,12 +37,13 @@ def pack_weights(graph: Graph, settings: Settings) -> Graph:
             return None
         how = arithmetic.choose(_KINDS.get(weight.dtype, PRECISIONS[settings.precision]), settings.target)
         x = str(value.args[0].ty.dtype)
-        if how.sums == "int32" and x in ("int8", "uint8") and how.x == "int16":
+        narrow = arithmetic.fitting("int7", settings.target) if (x, weight.dtype, how.x) == ("uint8", "int8", "int16") else None
+        if narrow is not None and _magnitude(weight) <= arithmetic.SEVEN_BITS:
+            how = narrow
+        elif how.sums == "int32" and x in ("int8", "uint8") and how.x == "int16":
             wide = rewriter.emit(relax.op.astype(value.args[0], "int16"))
             value = rewriter.bb.normalize(relax.Call(value.op, [wide, value.args[1]], value.attrs))
-        elif how.sums == "int32" and x != how.x:
-            return None
-        elif how.sums != "int32" and x != weight.dtype:
+        elif x != (how.x if how.sums == "int32" else weight.dtype):
             return None
         if value.op.name == "relax.matmul":
             return _matmul(rewriter, value, weight, how, settings)
@@ -50,6 +52,10 @@ def pack_weights(graph: Graph, settings: Settings) -> Graph:
         return None
 
     return Rewriter(graph).run(visit)
+
+
+def _magnitude(weight: Weight) -> int:
+    return int(np.abs(weight.load().astype(np.int32)).max(initial=0))
 
 
 def _matmul(rewriter: Rewriter, call: Any, weight: Weight, how: Arithmetic, settings: Settings) -> Any:

@@ -134,6 +134,17 @@ def _pairs(name: str, lanes: int) -> Callable[[Any, Any, Any, int], Any]:
     return dot
 
 
+def _quads(name: str, pairs: str, lanes: int) -> Callable[[Any, Any, Any, int], Any]:
+    """x86's pmaddubsw and pmaddwd: products of bytes, added in pairs within 16 bits, which weights of 7 bits cannot leave, then in fours."""
+    def dot(accumulated: Any, element: Any, weights: Any, width: int) -> Any:
+        operands = [tirx.reinterpret(f"int8x{4 * lanes}", v) for v in (element, weights)]
+        halves = tirx.call_llvm_pure_intrin(f"int16x{2 * lanes}", name, *operands)
+        ones = tirx.Broadcast(tirx.const(1, "int16"), 2 * lanes)
+        return accumulated + tirx.call_llvm_pure_intrin(f"int32x{lanes}", pairs, halves, ones)
+
+    return dot
+
+
 def _widened_pairs(value: Any, lanes: int) -> Any:
     return _cast(value, "int16", lanes)
 
@@ -160,12 +171,19 @@ TABLE: tuple[Arithmetic, ...] = (
                dot=_intrinsic("llvm.x86.avx512.vpdpbusd.256", "int32", "int8", 8, 4)),
     Arithmetic("int8 dot", "int8", "int8", "int8", "int32", 4, features=("asimddp",), arch="aarch64",
                dot=_intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8", "int32", "int8", 4, 4)),
-    Arithmetic("int16 pairs", "int8", "int16", "int8", "int32", 2, 1, features=("avx512bw",), dot=_pairs("llvm.x86.avx512.pmaddw.d.512", 16),
+    Arithmetic("int16 pairs", "int8", "int16", "int8", "int32", 2, 2, features=("avx512bw",), dot=_pairs("llvm.x86.avx512.pmaddw.d.512", 16),
                widen_w=_widened_pairs),
-    Arithmetic("int16 pairs", "int8", "int16", "int8", "int32", 2, 1, features=("avx2",), dot=_pairs("llvm.x86.avx2.pmadd.wd", 8),
+    Arithmetic("int16 pairs", "int8", "int16", "int8", "int32", 2, 2, features=("avx2",), dot=_pairs("llvm.x86.avx2.pmadd.wd", 8),
                widen_w=_widened_pairs),
-    Arithmetic("int16 pairs", "int8", "int16", "int8", "int32", 2, 1, arch="x86_64", dot=_pairs("llvm.x86.sse2.pmadd.wd", 4),
+    Arithmetic("int16 pairs", "int8", "int16", "int8", "int32", 2, 2, arch="x86_64", dot=_pairs("llvm.x86.sse2.pmadd.wd", 4),
                widen_w=_widened_pairs),
+    # Weights of 7 bits (SEVEN_BITS): a byte times such a weight, twice, stays within 16 bits.
+    Arithmetic("int7 quads", "int7", "uint8", "int8", "int32", 4, 2, features=("avx512bw",),
+               dot=_quads("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512", 16)),
+    Arithmetic("int7 quads", "int7", "uint8", "int8", "int32", 4, 2, features=("avx2",),
+               dot=_quads("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd", 8)),
+    Arithmetic("int7 quads", "int7", "uint8", "int8", "int32", 4, 2, features=("ssse3",),
+               dot=_quads("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd", 4)),
     Arithmetic("int16", "int8", "int16", "int8", "int32", widen_x=_widened_integer, widen_w=_widened_integer),
     # For groups whose depth no dot product divides (one_by_one).
     Arithmetic("uint8", "int8", "uint8", "int8", "int32", widen_x=_widened_integer, widen_w=_widened_integer),
@@ -175,9 +193,18 @@ TABLE: tuple[Arithmetic, ...] = (
 )
 
 
+#: The largest magnitude of a weight of kind ``int7``: 2 * 255 * 64 is less than 2^15. Quantizers' ``reduce_range`` keeps to it.
+SEVEN_BITS = 64
+
+
 def choose(kind: str, target: Target) -> Arithmetic:
     """The arithmetic of a kind for a target."""
     return next(a for a in TABLE if a.kind == kind and a.fits(target))
+
+
+def fitting(kind: str, target: Target) -> Arithmetic | None:
+    """As :func:`choose`, or None if the target has none of that kind."""
+    return next((a for a in TABLE if a.kind == kind and a.fits(target)), None)
 
 
 def find(name: str, target: Target) -> Arithmetic:

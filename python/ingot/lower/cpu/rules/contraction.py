@@ -19,7 +19,7 @@ from ingot.lower.targets import Target
 
 _L2_SHARE = 256 * 1024  # bytes of X that a task keeps in its core's second-level cache, half of the smallest in use (512 KiB)
 _TASKS = 16  # for each dimension that is split, at the least: two threads then differ by 6 % at most
-_UNROLLED_STEPS = 2  # of integer dot products: 160 GOP/s for 148 with pmaddwd on Zen 3, where the core's front end is the limit
+_UNROLLED_STEPS = 1  # of integer dot products: 160 GOP/s for 148 with pmaddwd on Zen 3, where the core's front end is the limit
 _UNROLLED_EPILOGUE = 24  # expression nodes; longer epilogues run as a loop over the tile's rows
 
 
