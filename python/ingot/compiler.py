@@ -7,13 +7,14 @@ import importlib.metadata
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot import _version
-from ingot.errors import CompileError, FileError
+from ingot.errors import CompileError, FileError, PrecisionWarning
 
 if TYPE_CHECKING:
     import onnx
@@ -66,7 +67,7 @@ def compile(
     output: str | os.PathLike[str],
     *,
     target: str | Sequence[str] = "cpu",
-    precision: str = "f32",
+    precision: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     bounds: Mapping[str, int] | None = None,
     samples: int = 1,
@@ -87,7 +88,9 @@ def compile(
         model: A path to an ``.onnx`` file, an ``onnx.ModelProto``, a path to a Hugging Face directory, or a ``torch.nn.Module``.
         output: The file to write. It appears only when it is whole.
         target: One target or several (:mod:`ingot.lower.targets`); ``cpu`` is this machine.
-        precision: What to compute in; ``f32`` keeps the model's own types.
+        precision: What to compute in: ``f32``; ``bf16`` or ``f16``, which keep the weights of matrix products and convolutions in 16 bits and
+            add up in float32 (bf16 also multiplies in bfloat16 where the CPU does); None keeps the model's own types. Whatever is given, a
+            float64 model is computed in float32; with None it is computed in float64, and a :class:`~ingot.errors.PrecisionWarning` says so.
         shapes: For inputs by name, extents or symbol names that replace the declared ones.
         bounds: For symbolic dimensions by name, the largest extent: memory is then planned once, for the bounds.
         samples: How many reference samples to store for ``ingot verify``.
@@ -110,10 +113,11 @@ def compile(
         FileError: A file is missing.
     """
     from ingot.importer.model import import_model
+    from ingot.importer.single import single_precision, uses_float64
     from ingot.lower import targets
     from ingot.passes.settings import PRECISIONS
 
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise CompileError(f"there is no precision '{precision}'; they are {', '.join(PRECISIONS)}")
     wanted = sorted({targets.find(t) for t in ([target] if isinstance(target, str) else target)}, key=targets.preference)
     if not wanted:
@@ -124,12 +128,18 @@ def compile(
     with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
         with stages("export"):
             source = _load(model, Path(folder), inputs, dynamic_shapes, input_names, output_names)
+        if uses_float64(source.model):
+            if precision is None:
+                warnings.warn(f"{source.label}: the model computes in float64, more slowly than in float32; --precision f32 computes in float32",
+                              PrecisionWarning, stacklevel=2)
+            else:
+                source.model = single_precision(source.model)
         with stages("import"):
             imported = import_model(source.model, source=source.label, base_dir=source.folder, shapes=shapes, constants=constants)
             imported.bounds.update(_checked_bounds(bounds, imported))
         with stages("samples"):
             cases = _samples(source, imported, samples, Path(folder), report)
-        built = _build(imported, wanted, precision, stages, report, tuner)
+        built = _build(imported, wanted, precision or "f32", stages, report, tuner)
         with stages("write weights"):
             report.size = _write(report.path, name or source.name, source.metadata, imported, built, cases, stages)
     return report

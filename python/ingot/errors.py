@@ -58,6 +58,10 @@ class CompileError(IngotError):
     """A model cannot be compiled: it is malformed, or asks for something that does not exist."""
 
 
+class PrecisionWarning(UserWarning):
+    """A model computes in a type that is slower than another which may do."""
+
+
 class UnsupportedError(CompileError):
     """A model is valid, but uses something that Ingot does not implement."""
 

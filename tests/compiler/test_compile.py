@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -104,3 +105,55 @@ def test_peak_memory_stays_below_two_and_a_half_times_the_weights(tmp_path: Path
     used = int(subprocess.run([sys.executable, "-c", program, str(tmp_path / "m.onnx"), str(tmp_path / "m.ingot")], check=True, capture_output=True,
                               text=True).stdout.split()[-1])
     assert used < 2.5 * sum(w.nbytes for w in weights.values())
+
+
+def _double() -> tuple[object, np.ndarray]:
+    """A float64 model with weights, a constant, a cast and a branch, and the matrix of its product."""
+    w = np.random.default_rng(2).standard_normal((6, 4))
+    one = helper.make_graph([helper.make_node("Mul", ["p", "two"], ["t"])], "then", [], [helper.make_value_info("t", onnx.TypeProto())])
+    other = helper.make_graph([helper.make_node("Identity", ["p"], ["e"])], "else", [], [helper.make_value_info("e", onnx.TypeProto())])
+    nodes = [helper.make_node("Cast", ["n"], ["d"], to=onnx.TensorProto.DOUBLE), helper.make_node("Add", ["x", "d"], ["s"]),
+             helper.make_node("MatMul", ["s", "w"], ["p"]), helper.make_node("If", ["flag"], ["y"], then_branch=one, else_branch=other)]
+    inputs = {"x": ("float64", ["rows", 6]), "n": ("int64", ["rows", 1]), "flag": ("bool", [])}
+    built = model(nodes, inputs, ["y"], {"w": w, "two": np.array(2.0)})
+    built.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    return built, w
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_float64_models_run_as_they_are_with_a_warning_and_in_float32_where_asked(tmp_path: Path, flag: bool) -> None:
+    built, w = _double()
+    x = np.random.default_rng(3).standard_normal((5, 6))
+    feeds = {"x": x, "n": np.arange(5, dtype=np.int64)[:, None], "flag": np.array(flag)}
+    exact = (x + feeds["n"]) @ w * (2 if flag else 1)
+    with pytest.warns(ingot.PrecisionWarning, match="--precision f32"):
+        ingot.compile(built, tmp_path / "wide.ingot", samples=0)
+    wide = ingot.load(tmp_path / "wide.ingot").run(feeds)["y"]
+    assert wide.dtype == np.float64
+    assert relative_error(wide, exact) < 1e-14
+    ingot.compile(built, tmp_path / "narrow.ingot", samples=0, precision="f32")
+    narrow = ingot.load(tmp_path / "narrow.ingot").run(feeds)["y"]
+    assert narrow.dtype == np.float64  # inputs and outputs keep their types
+    assert 1e-9 < relative_error(narrow, exact) < 1e-6
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("bf16", 1e-4, 4e-3), ("f16", 1e-5, 5e-4)])
+def test_weights_in_half_the_bits_cost_their_rounding_and_no_more(tmp_path: Path, precision: str, least: float, most: float) -> None:
+    rng = np.random.default_rng(4)
+    w, v = rng.standard_normal((64, 96)).astype(np.float32) / 8, rng.standard_normal((40, 96, 3, 1)).astype(np.float32) / 10
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Transpose", ["p"], ["t"], perm=[0, 2, 1]),
+             helper.make_node("Unsqueeze", ["t", "axes"], ["u"]), helper.make_node("Conv", ["u", "v"], ["y"], pads=[1, 0, 1, 0])]
+    built = model(nodes, {"x": ("float32", [2, "rows", 64])}, ["y"], {"w": w, "v": v, "axes": np.array([3])})
+    x = rng.standard_normal((2, 9, 64)).astype(np.float32)
+    ingot.compile(built, tmp_path / "m.ingot", samples=0, precision=precision)
+    product = np.pad((x.astype(np.float64) @ w).transpose(0, 2, 1), ((0, 0), (0, 0), (1, 1)))
+    exact = sum(np.einsum("oc,bct->bot", v[:, :, k, 0].astype(np.float64), product[:, :, k : k + 9]) for k in range(3))[..., None]
+    # A rounding to 8 (11) bits is off by 2^-9 (2^-12) at the most, a third of that on average; two of them, one after another.
+    assert least < relative_error(ingot.load(tmp_path / "m.ingot").run([x])["y"], exact) < most
+    ingot.compile(built, tmp_path / "wide.ingot", samples=0)
+    assert os.path.getsize(tmp_path / "m.ingot") <= os.path.getsize(tmp_path / "wide.ingot")
+
+
+def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="they are f32, bf16, f16"):
+        ingot.compile(CONVOLUTION, tmp_path / "m.ingot", precision="fp8")

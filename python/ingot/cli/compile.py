@@ -19,7 +19,8 @@ def add(commands: Any) -> None:
     command.add_argument("--target", action="append", metavar="NAME", help="cpu (this machine, the default), cpu:x86-64-v3, cpu:x86-64-v4, "
                          "cpu:aarch64, or one with extensions such as cpu:x86-64-v4+vnni+bf16 or cpu:aarch64+dotprod+i8mm; several go into one "
                          "file, and the best that a machine can run is loaded")
-    command.add_argument("--precision", default="f32", metavar="TYPE", help="what to compute in (default: f32)")
+    command.add_argument("--precision", metavar="TYPE", help="f32; bf16 or f16, which keep weights in 16 bits and add up in float32 (bf16 multiplies "
+                         "in bfloat16 where the CPU does); default: the model's own types")
     command.add_argument("--shape", action="append", type=options.shape, metavar="NAME=1,3,224,224",
                          help="fix or name the extents of an input: NAME=batch,3,H,W")
     command.add_argument("--bound", action="append", type=options.assignments, metavar="batch=32",
@@ -44,7 +45,7 @@ def execute(arguments: argparse.Namespace) -> int:
         from ingot.export.spec import load_callable
 
         model, inputs = load_callable(model)
-    with printing.progress() as progress:
+    with printing.warnings(), printing.progress() as progress:
         report = compile(model, arguments.output, target=arguments.target or "cpu", precision=arguments.precision,
                          shapes=dict(arguments.shape) if arguments.shape else None, bounds=options.merged(arguments.bound) or None,
                          samples=arguments.samples, inputs=inputs, name=arguments.name, tune=arguments.tune,

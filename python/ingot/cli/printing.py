@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import time
+import warnings as standard_warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -62,6 +63,17 @@ def duration(seconds: float) -> str:
 def shape(extents: Sequence[object]) -> str:
     """``[batch, 3, 224, 224]``."""
     return "[" + ", ".join(str(extent) for extent in extents) + "]"
+
+
+@contextlib.contextmanager
+def warnings() -> Iterator[None]:
+    """Shows warnings as one line each on stderr."""
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with standard_warnings.catch_warnings():
+        standard_warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager
