@@ -16,12 +16,12 @@ from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 
 # kernels/cpu/attention/attention.h: AttentionLayout, kMostAttentionSize.
-_SEQUENCE_FIRST, _HEAD_FIRST = 0, 1
+SEQUENCE_FIRST, HEAD_FIRST = 0, 1
 _MOST_SIZE = 256
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Which keys a query at position ``p = query + offset`` sees: ``p - left`` to ``p + right``, -1 for no bound.
 
     With ``lengths``, the keys that each batch has, the last query stands at the last key instead.
@@ -49,36 +49,51 @@ def attention(cx: Context, q: Value, k: Value, v: Value, attn_mask: Value | None
     flat = q.ndim == 3
     _check(cx, q, k, v, past_key, past_value, nonpad_kv_seqlen, q_num_heads, kv_num_heads)
     if flat:
-        q, k, v = (_split(cx, t, heads or 0, what) for t, heads, what in ((q, q_num_heads, "Q"), (k, kv_num_heads, "K"), (v, kv_num_heads, "V")))
-    layout = _SEQUENCE_FIRST if flat else _HEAD_FIRST
+        q, k, v = (split_heads(cx, t, heads or 0, what) for t, heads, what in ((q, q_num_heads, "Q"), (k, kv_num_heads, "K"), (v, kv_num_heads, "V")))
+    layout = SEQUENCE_FIRST if flat else HEAD_FIRST
     keys = layout
     if flat and (past_key is not None or wanted[1] or wanted[2] or wanted[3]):
-        k, v, keys = cx.transpose(k, [0, 2, 1, 3]), cx.transpose(v, [0, 2, 1, 3]), _HEAD_FIRST
+        k, v, keys = cx.transpose(k, [0, 2, 1, 3]), cx.transpose(v, [0, 2, 1, 3]), HEAD_FIRST
     if past_key is not None and past_value is not None:
-        k, v = _joined(cx, past_key, k), _joined(cx, past_value, v)
-    heads = _Heads(q, layout, k, v, keys)
-    window = _Window(left_window_size, 0 if is_causal else right_window_size, 0 if past_key is None else past_key.shape[2], nonpad_kv_seqlen)
-    size = heads.size
-    factor = scale if scale is not None else (1.0 / float(size) ** 0.5 if isinstance(size, int) else None)
-    if factor is None:
-        raise cx.error(f"the size of a head must be known while compiling, but it is {size}")
-    mask = None if attn_mask is None else _fitting(cx, attn_mask, heads)
-    small = isinstance(size, int) and size <= _MOST_SIZE and isinstance(v.shape[-1], int) and v.shape[-1] <= _MOST_SIZE
-    scores = None
-    reached = q.dtype in ("float32", "float16", "bfloat16") and k.dtype == v.dtype and small
-    if reached and window.at_end(*heads.shape()[2:]) is not None and not wanted[3]:
-        y = _fused(cx, heads, mask, window, factor, softcap)
-    else:
-        y, scores = _explicit(cx, heads, mask, window, factor, softcap, qk_matmul_output_mode, wanted[3])
-        layout = _HEAD_FIRST
+        k, v = joined(cx, past_key, k), joined(cx, past_value, v)
+    window = Window(left_window_size, 0 if is_causal else right_window_size, 0 if past_key is None else past_key.shape[2], nonpad_kv_seqlen)
+    y, scores = attend(cx, Heads(q, layout, k, v, keys), attn_mask, window, scale, softcap, qk_matmul_output_mode if wanted[3] else None)
     if flat:
-        y = y if layout == _SEQUENCE_FIRST else cx.transpose(y, [0, 2, 1, 3])
         y = cx.reshape(y, [*y.shape[:2], dims.product(y.shape[2:])])
     return [y, k, v, scores if scores is not None else y][:max(i + 1 for i, w in enumerate(wanted) if w)]
 
 
+def attend(cx: Context, heads: Heads, mask: Value | None, window: Window, scale: float | None = None, softcap: float = 0.0,
+           scores_mode: int | None = None) -> tuple[Value, Value | None]:
+    """The result of attention in Q's layout, and the scores [batch, heads, queries, keys] that a mode asks for.
+
+    Args:
+        cx: Where it is emitted.
+        heads: Q, K and V of four axes. Heads of queries are a multiple of heads of keys.
+        mask: bool, or numbers to add to scores; it can be broadcast to [batch, heads, queries, keys], and keys that it leaves out are masked.
+        window: Which keys a query sees.
+        scale: The factor of products; None is 1 / sqrt(size of a head).
+        softcap: c in c tanh(score / c), or 0.
+        scores_mode: Which scores are wanted: 0 scaled products, 1 with the softcap, 2 with masks, 3 after the softmax; None for none.
+
+    Raises:
+        UnsupportedError: The mask does not fit, or the scale depends on a size that is not known while compiling.
+    """
+    size, value_size = heads.size, heads.v.shape[-1]
+    factor = scale if scale is not None else (1.0 / float(size) ** 0.5 if isinstance(size, int) else None)
+    if factor is None:
+        raise cx.error(f"the size of a head must be known while compiling, but it is {size}")
+    mask = None if mask is None else _fitting(cx, mask, heads)
+    small = isinstance(size, int) and size <= _MOST_SIZE and isinstance(value_size, int) and value_size <= _MOST_SIZE
+    reached = heads.q.dtype in ("float32", "float16", "bfloat16") and heads.k.dtype == heads.v.dtype and small
+    if reached and window.at_end(*heads.shape()[2:]) is not None and scores_mode is None:
+        return _fused(cx, heads, mask, window, factor, softcap), None
+    y, scores = _explicit(cx, heads, mask, window, factor, softcap, scores_mode or 0, scores_mode is not None)
+    return y if heads.layout == HEAD_FIRST else cx.transpose(y, [0, 2, 1, 3]), scores
+
+
 @dataclass(frozen=True)
-class _Heads:
+class Heads:
     """Q, K and V of four axes, and whether those are [batch, sequence, head, size] or [batch, head, sequence, size]."""
 
     q: Value
@@ -94,12 +109,12 @@ class _Heads:
 
     def shape(self) -> list[Dim]:
         """[batch, query heads, queries, keys]."""
-        head, sequence = (1, 2) if self.layout == _HEAD_FIRST else (2, 1)
-        return [self.q.shape[0], self.q.shape[head], self.q.shape[sequence], self.k.shape[2 if self.keys == _HEAD_FIRST else 1]]
+        head, sequence = (1, 2) if self.layout == HEAD_FIRST else (2, 1)
+        return [self.q.shape[0], self.q.shape[head], self.q.shape[sequence], self.k.shape[2 if self.keys == HEAD_FIRST else 1]]
 
     def key_heads(self) -> Dim:
         """The number of heads of K and V."""
-        return self.k.shape[1 if self.keys == _HEAD_FIRST else 2]
+        return self.k.shape[1 if self.keys == HEAD_FIRST else 2]
 
 
 def _check(cx: Context, q: Value, k: Value, v: Value, past_key: Value | None, past_value: Value | None, lengths: Value | None,
@@ -119,19 +134,20 @@ def _check(cx: Context, q: Value, k: Value, v: Value, past_key: Value | None, pa
         check_shape(cx, lengths, [q.shape[0]], "nonpad_kv_seqlen")
 
 
-def _split(cx: Context, x: Value, heads: int, what: str) -> Value:
+def split_heads(cx: Context, x: Value, heads: int, what: str) -> Value:
     """[batch, sequence, heads x size] with an axis for the heads."""
     size = dims.floordiv(x.shape[2], heads)
     check_equal(cx, x.shape[2], dims.dim(size * heads), f"'{what}' has {x.shape[2]} elements for each token, which {heads} heads do not share evenly")
     return cx.reshape(x, [*x.shape[:2], heads, size])
 
 
-def _joined(cx: Context, past: Value, new: Value) -> Value:
+def joined(cx: Context, past: Value, new: Value) -> Value:
+    """Past keys or values [batch, heads, sequence, size] with the new ones behind them."""
     check_shape(cx, past, [*new.shape[:2], past.shape[2] if past.ndim == 4 else 0, new.shape[3]], "a past key or value")
     return cx.op(relax.op.concat([cx.cast(past, new.dtype).expr, new.expr], 2))
 
 
-def _fitting(cx: Context, mask: Value, heads: _Heads) -> Value:
+def _fitting(cx: Context, mask: Value, heads: Heads) -> Value:
     """A mask as [batch or 1, heads or 1, queries or 1, keys]; keys that it leaves out are masked."""
     if mask.ndim > 4 or not mask.ndim:
         raise cx.error(f"a mask of shape {dims.text(mask.shape)} is not supported; it has 1 to 4 axes")
@@ -154,7 +170,7 @@ def _fitting(cx: Context, mask: Value, heads: _Heads) -> Value:
     return cx.te(compute, mask, name="mask")
 
 
-def _fused(cx: Context, heads: _Heads, mask: Value | None, window: _Window, scale: float, softcap: float) -> Value:
+def _fused(cx: Context, heads: Heads, mask: Value | None, window: Window, scale: float, softcap: float) -> Value:
     """A call of the kernel, which gives Q's layout."""
     shape = [*heads.q.shape[:3], heads.v.shape[3]]
     at_end = bool(window.at_end(*heads.shape()[2:]))
@@ -164,11 +180,11 @@ def _fused(cx: Context, heads: _Heads, mask: Value | None, window: _Window, scal
     return result
 
 
-def _explicit(cx: Context, heads: _Heads, mask: Value | None, window: _Window, scale: float, softcap: float, mode: int,
+def _explicit(cx: Context, heads: Heads, mask: Value | None, window: Window, scale: float, softcap: float, mode: int,
               wanted: bool) -> tuple[Value, Value | None]:
     """The result [batch, heads, queries, size], and the scores that ``mode`` asks for, step by step in float32 or float64."""
     wide = "float64" if heads.q.dtype == "float64" else "float32"
-    q, k, v = (cx.cast(t if layout == _HEAD_FIRST else cx.transpose(t, [0, 2, 1, 3]), wide)
+    q, k, v = (cx.cast(t if layout == HEAD_FIRST else cx.transpose(t, [0, 2, 1, 3]), wide)
                for t, layout in ((heads.q, heads.layout), (heads.k, heads.keys), (heads.v, heads.keys)))
     shape = heads.shape()
     groups = dims.floordiv(shape[1], heads.key_heads())
@@ -187,7 +203,7 @@ def _explicit(cx: Context, heads: _Heads, mask: Value | None, window: _Window, s
     return cx.cast(cx.reshape(y, [*shape[:3], heads.v.shape[3]]), heads.q.dtype), scores
 
 
-def _masked(cx: Context, scores: Value, mask: Value | None, window: _Window, shape: Sequence[Dim], wide: str) -> Value:
+def _masked(cx: Context, scores: Value, mask: Value | None, window: Window, shape: Sequence[Dim], wide: str) -> Value:
     """Scores with the mask added, and -inf where a query does not see a key."""
     if mask is None and window.lengths is None and window.left < 0 and window.right < 0:
         return scores
