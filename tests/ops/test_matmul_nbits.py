@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 import ingot
 from ingot.errors import UnsupportedError
+from ingot.runtime.artifact import Artifact
 
 #: Types, and the rounding error of each.
 TYPES = {"float32": (np.dtype(np.float32), 2.0**-24), "float16": (np.dtype(np.float16), 2.0**-11),
@@ -149,7 +150,7 @@ def test_results_are_as_near_as_those_of_onnxruntime(bits: int, zeros: str, accu
 def test_a_program_has_one_step(tmp_path: Path) -> None:
     case = Case(bias=True, zeros="packed")
     run(model(case, make(case)), make(case).x, tmp_path)
-    program = ingot.runtime.Artifact(tmp_path / "model.ingot").manifest["targets"][0]["program"]["functions"][0]
+    program = Artifact(tmp_path / "model.ingot").manifest["targets"][0]["program"]["functions"][0]
     assert [s.get("name") for s in program["steps"]] == ["quantized_matmul"]
     assert "MatMulNBits" in program["steps"][0]["node"]
 

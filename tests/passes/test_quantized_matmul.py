@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import ingot
+from ingot.runtime.artifact import Artifact
 
 DEPTH, COLUMNS = 96, 72
 RNG_SEED = 7
@@ -19,7 +20,7 @@ RNG_SEED = 7
 
 def steps(path: Path) -> list[dict[str, Any]]:
     """The steps of an artifact's program."""
-    return list(ingot.runtime.Artifact(path).manifest["targets"][0]["program"]["functions"][0]["steps"])
+    return list(Artifact(path).manifest["targets"][0]["program"]["functions"][0]["steps"])
 
 
 def kernels(path: Path) -> list[str]:
@@ -126,3 +127,34 @@ def test_inspect_names_the_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[
     ingot.compile(model("d = DequantizeLinear<axis=0, block_size=32>(w, s) y = MatMul(x, d)", weights("int4", 0, 32, False, False)), path)
     assert main(["inspect", str(path)]) == 0
     assert "quantized_matmul" in capsys.readouterr().out
+
+
+DYNAMIC = """
+    q, sx, zx = DynamicQuantizeLinear(x) p = MatMulInteger(q, w, zx{zero}) f = Cast<to=1>(p)
+    c = Mul(sx, s) r = Mul(f, c) y = Add(r, b)
+"""
+
+
+@pytest.mark.parametrize("axis", [1, -1], ids=["columns", "one"])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_a_dynamically_quantized_product_is_one_kernel(dtype: str, zeros: bool, axis: int, tmp_path: Path) -> None:
+    bias = numpy_helper.from_array(np.linspace(-1, 1, COLUMNS, dtype=np.float32), "b")
+    initializers = weights(dtype, axis, 0, zeros, False)
+    made = model(DYNAMIC.format(zero=", z" if zeros else ""), [*initializers, bias])
+    path = tmp_path / "model.ingot"
+    ingot.compile(made, path)
+    assert kernels(path) == ["quantized_matmul"]
+    feeds = x()
+    values = {i.name: numpy_helper.to_array(i).astype(np.float64) for i in initializers}
+    w = (values["w"] - values.get("z", 0)) * values["s"]
+    exact = feeds["x"].astype(np.float64) @ w + numpy_helper.to_array(bias)
+    # Rounding x to int8 errs by half a unit of each row.
+    rounding = 0.501 * np.abs(feeds["x"]).max(axis=1, keepdims=True) / 127 * np.abs(w).sum(axis=0)
+    assert (np.abs(np.asarray(ingot.load(path).run(feeds)["y"]) - exact) <= rounding + 1e-4).all()
+
+
+def test_a_product_without_the_zero_point_of_x_stays_one_of_integers(tmp_path: Path) -> None:
+    body = "q, sx, zx = DynamicQuantizeLinear(x) p = MatMulInteger(q, w) f = Cast<to=1>(p) c = Mul(sx, s) y = Mul(f, c)"
+    check(model(body, weights("int8", 1, 0, False, False)), x(), tmp_path, None)
+    assert "quantized_matmul" not in kernels(tmp_path / "model.ingot")

@@ -1,7 +1,8 @@
 """Products with quantized weights become calls of the kernel ``quantized_matmul``, whose weights stay quantized.
 
-The weight of a product is one that the importer kept as it was quantized (importer/quantized.py), or a constant that ``relax.dequantize``
-makes floats of, seen through transposes. What follows a product (a bias, an activation, a residual) moves into its kernel.
+The weight of a product is one that the importer kept as it was quantized (importer/quantized.py); or a constant that ``relax.dequantize``
+makes floats of, seen through transposes; or that of a dynamically quantized product (passes/dynamic_quantization.py). What follows a
+product (a bias, an activation, a residual) moves into its kernel.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ingot.importer.quantized import QuantizedWeight, from_integers
 from ingot.importer.weights import Weight
 from ingot.lower.cpu.quantized_weights import ACTIVATIONS, INT4, INT8, Format, groups_of, is_group, pack_codes, pack_groups, packed_shape
 from ingot.passes.attention_operands import calls, extents_of, order_of, same_shape, scalar, scaled
+from ingot.passes.dynamic_quantization import DynamicProducts
 from ingot.passes.graph import Graph, Rewriter
 from ingot.passes.trace import bindings
 
@@ -124,8 +126,14 @@ def _find(products: _Products, variable: Any, value: Any) -> _Call | None:
     if calls(value, *_UNARY):
         return _activated(products, value.args[0], _UNARY[value.op.name])
     if calls(value, "relax.multiply"):
-        return _gated(products, value)
+        return _gated(products, value) or _dynamic(products, value)
     return None
+
+
+def _dynamic(products: _Products, value: Any) -> _Call | None:
+    """A product in integers of what is quantized while running: x is rounded to int8 too, by a scale for each row."""
+    found = DynamicProducts(products.before.get, products.weight).find(value)
+    return _with(found[0], replace(found[1], integers=True)) if found is not None else None
 
 
 def _product(products: _Products, call: Any) -> _Call | None:
@@ -136,6 +144,11 @@ def _product(products: _Products, call: Any) -> _Call | None:
         return None
     if calls(products.before.get(x), "relax.dequantize"):
         return None  # both are quantized: passes/integers.py has left it for a reason
+    return _with(x, weight)
+
+
+def _with(x: Any, weight: QuantizedWeight) -> _Call | None:
+    """The call for x times a weight, if the kernel can read it."""
     found = _along_depth(weight)
     if found is None:
         return None
