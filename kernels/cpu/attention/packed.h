@@ -23,6 +23,8 @@ template <typename Tile>
 INGOT_INLINE void MultiplyTile(const float* a, int64_t stride, const float* b, int64_t depth,
                                typename Tile::V::Float (&sums)[Tile::kRows][Tile::kVectors]) {
   using V = typename Tile::V;
+  // Few iterations are predicted to the last one: 16 for a head of 64.
+#pragma GCC unroll 4
   for (int64_t k = 0; k < depth; ++k) {
     typename V::Float row[Tile::kVectors];
 #pragma GCC unroll 8

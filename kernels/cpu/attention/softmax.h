@@ -95,15 +95,19 @@ INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_
   return V::ReduceMax(V::Max(even, odd));
 }
 
-// Replaces scores by e^(score - max), and returns their sum.
+constexpr float kLog2E = 1.44269504f;
+
+// Replaces scores by e^(score - max), and returns their sum; `shift` is max in base 2, rounded: however it is rounded,
+// all weights of a row have that factor.
 template <typename V>
-INGOT_INLINE float Exponentiate(float* scores, Range columns, float max) {
+INGOT_INLINE float Exponentiate(float* scores, Range columns, float shift) {
   auto even = V::Set(0);
   auto odd = even;
-  const auto shift = V::Set(max);
+  const auto base = V::Set(kLog2E);
+  const auto minus_shift = V::Set(-shift);
   for (int64_t i = columns.begin; i < columns.end; i += 2 * V::kLanes) {
-    const auto a = simd::ExpUpTo88<V>(V::Load(scores + i) - shift);
-    const auto b = simd::ExpUpTo88<V>(V::Load(scores + i + V::kLanes) - shift);
+    const auto a = simd::Exp2UpTo127<V>(V::Fma(V::Load(scores + i), base, minus_shift));
+    const auto b = simd::Exp2UpTo127<V>(V::Fma(V::Load(scores + i + V::kLanes), base, minus_shift));
     V::Store(scores + i, a);
     V::Store(scores + i + V::kLanes, b);
     even = even + a;
@@ -138,13 +142,13 @@ template <typename V>
   float old[RoundUp(kBlockRows, 16)];
   for (int64_t i = 0; i < count; ++i) {
     const float next = block_max[i] > max[i] ? block_max[i] : max[i];
-    const float shift = next == kMinusInfinity ? 0 : next;
-    old[i] = max[i] - shift;
+    const float shift = next == kMinusInfinity ? 0 : next * kLog2E;
+    old[i] = max[i] * kLog2E - shift;
     max[i] = next;
     block_max[i] = shift;
   }
   for (int64_t i = count; i < RoundUp(kBlockRows, 16); ++i) old[i] = kMinusInfinity;
-  for (int64_t i = 0; i < count; i += V::kLanes) V::Store(old + i, simd::ExpUpTo88<V>(V::Load(old + i)));
+  for (int64_t i = 0; i < count; i += V::kLanes) V::Store(old + i, simd::Exp2UpTo127<V>(V::Load(old + i)));
   for (int64_t i = 0; i < count; ++i) {
     sum[i] = sum[i] * old[i] + Exponentiate<V>(scratch.scores + i * kBlockKeys, columns, block_max[i]);
     scratch.factors[i] = old[i];

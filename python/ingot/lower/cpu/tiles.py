@@ -32,7 +32,7 @@ class Tile:
         """Cycles for each multiply-add of a vector, over its best: loads may take longer, and too few sums wait for themselves.
 
         Loads that fit beside the arithmetic still cost something, since some of them miss the first-level cache: products of 128 x 768 x 768
-        measured 94 GFLOP/s with 4 x 24 and 87 with 6 x 16 on a core of Zen 3 whose peak is 113.
+        measured 94 GFLOP/s with 4 x 24 and 87 with 6 x 16 on a core of Zen 3 whose peak is 104.
         """
         loads = (self.rows + self.vectors) / _LOADS
         arithmetic = self.rows * self.vectors / _MULTIPLY_ADDS
