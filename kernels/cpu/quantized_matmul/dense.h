@@ -69,20 +69,25 @@ template <typename L, Codes kCodes, int kRows>
                                       int64_t depth, const float* scales, const float* zeros, float* sums) {
   using V = typename L::V;
   constexpr int kVectors = L::kVectors;
-  typename V::Float total[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) total[r][v] = V::Load(sums + r * kPanel + v * V::kLanes);
-  const auto add = [&](int64_t step, int v, const StepFloats<L, kCodes>& floats, int count)
-                       __attribute__((always_inline)) {
+  // A multiply-add waits for the one before it into the same sum: few rows have several sums of every so many k.
+  constexpr int kSums = kRows * kVectors <= 2 ? 4 : kRows * kVectors <= 4 ? 2 : 1;
+  typename V::Float total[kRows][kVectors][kSums];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      for (int i = 0; i < kSums; ++i) total[r][v][i] = V::Set(0);
+    }
+  }
+  const auto add = [&](int64_t step, int v, const StepFloats<L, kCodes>& floats,
+                       int count) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                         for (int k = 0; k < kStep; ++k) {
-                           if (k >= count) break;
-                           const auto w = floats(k, problem.table_floats);
+    for (int k = 0; k < kStep; ++k) {
+      if (k >= count) break;
+      const auto w = floats(k, problem.table_floats);
 #pragma GCC unroll 4
-                           for (int r = 0; r < kRows; ++r)
-                             total[r][v] = V::Fma(w, V::Set(x[r * stride + step * kStep + k]), total[r][v]);
-                         }
-                       };
+      for (int r = 0; r < kRows; ++r)
+        total[r][v][k % kSums] = V::Fma(w, V::Set(x[r * stride + step * kStep + k]), total[r][v][k % kSums]);
+    }
+  };
   ForSteps<L, kCodes, kVectors>(problem, weights, (depth + kStep - 1) / kStep, scales, zeros,
                                 [&](int64_t step, int v, const StepFloats<L, kCodes>& floats)
                                     __attribute__((always_inline)) {
@@ -93,8 +98,14 @@ template <typename L, Codes kCodes, int kRows>
                                         add(step, v, floats, static_cast<int>(left));
                                       }
                                     });
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) V::Store(sums + r * kPanel + v * V::kLanes, total[r][v]);
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      float* at = sums + r * kPanel + v * V::kLanes;
+      auto sum = V::Load(at) + total[r][v][0];
+      for (int i = 1; i < kSums; ++i) sum = sum + total[r][v][i];
+      V::Store(at, sum);
+    }
+  }
 }
 
 // The weights of `steps` steps as floats, [k, kPanel].
