@@ -25,7 +25,6 @@ constexpr int64_t kLeastRows = 2 * kBlockRows;
 constexpr int64_t kStateBytes = 128 << 10;
 // Fewer keys would not pay for combining the parts.
 constexpr int64_t kLeastPartKeys = 512;
-constexpr float kLog2E = 1.44269504f;  // parts were exponentiated in base 2 (softmax.h)
 constexpr int64_t kNoBound = int64_t{1} << 60;
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -267,7 +266,7 @@ class Call {
       for (int64_t part = 0; part < parts_; ++part) {
         const Scratch scratch = ScratchOf(0, block * parts_ + part);
         // The weights of a part that saw no key sum to 0, whatever its factor.
-        const float factor = scratch.max[row] == max ? 1 : std::exp2(scratch.max[row] * kLog2E - max * kLog2E);
+        const float factor = scratch.max[row] == max ? 1 : std::exp(scratch.max[row] - max);
         sum += factor * scratch.sum[row];
         const float* from = scratch.out + row * stride;
         for (int64_t i = 0; i < problem_.value_size; ++i) out[i] = (part == 0 ? 0 : out[i]) + factor * from[i];

@@ -97,17 +97,17 @@ INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_
 
 constexpr float kLog2E = 1.44269504f;
 
-// Replaces scores by e^(score - max), and returns their sum; `shift` is max in base 2, rounded: however it is rounded,
-// all weights of a row have that factor.
+// Replaces scores by e^(score - max), and returns their sum. The difference comes first: scores may be as large as
+// floats are.
 template <typename V>
-INGOT_INLINE float Exponentiate(float* scores, Range columns, float shift) {
+INGOT_INLINE float Exponentiate(float* scores, Range columns, float max) {
   auto even = V::Set(0);
   auto odd = even;
   const auto base = V::Set(kLog2E);
-  const auto minus_shift = V::Set(-shift);
+  const auto shift = V::Set(max);
   for (int64_t i = columns.begin; i < columns.end; i += 2 * V::kLanes) {
-    const auto a = simd::Exp2UpTo127<V>(V::Fma(V::Load(scores + i), base, minus_shift));
-    const auto b = simd::Exp2UpTo127<V>(V::Fma(V::Load(scores + i + V::kLanes), base, minus_shift));
+    const auto a = simd::Exp2UpTo127<V>((V::Load(scores + i) - shift) * base);
+    const auto b = simd::Exp2UpTo127<V>((V::Load(scores + i + V::kLanes) - shift) * base);
     V::Store(scores + i, a);
     V::Store(scores + i + V::kLanes, b);
     even = even + a;
@@ -142,8 +142,8 @@ template <typename V>
   float old[RoundUp(kBlockRows, 16)];
   for (int64_t i = 0; i < count; ++i) {
     const float next = block_max[i] > max[i] ? block_max[i] : max[i];
-    const float shift = next == kMinusInfinity ? 0 : next * kLog2E;
-    old[i] = max[i] * kLog2E - shift;
+    const float shift = next == kMinusInfinity ? 0 : next;
+    old[i] = (max[i] - shift) * kLog2E;
     max[i] = next;
     block_max[i] = shift;
   }
