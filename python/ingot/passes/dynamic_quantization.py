@@ -40,12 +40,12 @@ class DynamicProducts:
         weight = from_integers(integers, constants[0], zero, 1, 0, "float32")
         return (x, weight) if weight is not None else None
 
-    def _leaves(self, value: Any) -> list[Any]:
-        """The factors of a product of products."""
+    def _leaves(self, value: Any, depth: int = 2) -> list[Any]:
+        """The factors of a product of products, of which no more than ``depth`` are one inside the other."""
         found: list[Any] = []
         for factor in value.args:
             inner = self.bound(factor)
-            found += self._leaves(inner) if calls(inner, "relax.multiply") else [factor]
+            found += self._leaves(inner, depth - 1) if depth and calls(inner, "relax.multiply") else [factor]
         return found
 
     def _product(self, value: Any, scale: Any) -> tuple[Any, Weight, Weight | None] | None:
