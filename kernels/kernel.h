@@ -41,6 +41,10 @@ class KernelContext {
   // Runs body(begin, end) over parts of [0, count) of at least `grain` each, on the model's threads.
   virtual void ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t begin, int64_t end)> body) = 0;
 
+  // Memory for the bytes of strings that an output points at; it lives until the run's results have been handed over.
+  // For the thread that the kernel was called on.
+  virtual char* AllocateText(size_t bytes) = 0;
+
   // Uninitialized memory until the kernel returns; for the thread that the kernel was called on.
   template <typename T>
   std::span<T> Scratch(size_t count) {

@@ -19,6 +19,7 @@
 #include "cpu/roi/roi.h"
 #include "cpu/scatter_elements/scatter_elements.h"
 #include "cpu/scatter_nd/scatter_nd.h"
+#include "cpu/strings/strings.h"
 #include "cpu/svm_probabilities/svm_probabilities.h"
 #include "cpu/topk/topk.h"
 #include "cpu/tree_ensemble/tree_ensemble.h"
@@ -137,6 +138,47 @@ constexpr Kernel kKernels[] = {
      {{3, 3}, {1, 1}, 0, 1, 0},
      "(data, indices [..., k], updates) -> data with updated slices; ints: reduction (0 none, 1 add, 2 mul, 3 min, 4 "
      "max)"},
+    {"number_to_string", kScalar, NumberToString, {{1, 1}, {1, 1}, 0, 0, 0}, "(numbers) -> their shortest text"},
+    {"regex_full_match",
+     kScalar,
+     RegexFullMatch,
+     {{3, 3}, {1, 1}, 0, 0, 0},
+     "(strings, instructions, ranges) -> bool, whether a regular expression matches all of a string"},
+    {"string_concat", kScalar, StringConcat, {{2, 2}, {1, 1}, 0, 0, 0}, "(a, b of one shape) -> a before b"},
+    {"string_equal", kScalar, StringEqual, {{2, 2}, {1, 1}, 0, 0, 0}, "(a, b of one shape) -> bool"},
+    {"string_lookup",
+     kScalar,
+     StringLookup,
+     {{2, 2}, {1, 1}, 0, 0, 0},
+     "(strings, ascending keys [k]) -> int64 places among the keys, or k"},
+    {"string_normalize",
+     kScalar,
+     StringNormalize,
+     {{1, 2}, {1, 1}, 0, 2, 0},
+     "(strings [n] or [1, n], stopwords?) -> those that are no stopwords; ints: case (0 as it is, 1 lower, 2 upper), "
+     "exact"},
+    {"string_rank",
+     kScalar,
+     StringRank,
+     {{1, 1}, {2, 2}, 0, 0, 0},
+     "(strings) -> int64 places among the different strings, and those, ascending"},
+    {"string_split",
+     kScalar,
+     StringSplit,
+     {{1, 2}, {1, 2}, 0, 1, 0},
+     "(strings, delimiter?) -> parts, int64 counts; ints: how often at most, or -1"},
+    {"string_to_number", kScalar, StringToNumber, {{1, 1}, {1, 1}, 0, 0, 0}, "(strings) -> the numbers that they say"},
+    {"tfidf",
+     kScalar,
+     TfIdf,
+     {{3, 4}, {1, 1}, 0, 4, 0},
+     "(words [n] or [b, n], vocabulary, edges [e, 3], weights?) -> counts of n-grams; ints: mode (0 TF, 1 IDF, 2 "
+     "TFIDF), least and most words, most skipped"},
+    {"tokenize",
+     kScalar,
+     Tokenize,
+     {{4, 4}, {1, 1}, 0, 3, 0},
+     "(strings, instructions, ranges, pad) -> tokens; ints: 0 matches or 1 what lies between, least code points, mark"},
     {"svm_probabilities",
      kScalar,
      SvmProbabilities,

@@ -345,7 +345,9 @@ def _write(path: Path, name: str, metadata: Mapping[str, Any], imported: Importe
 
 
 def _spec(spec: Any) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": [d if isinstance(d, int) else str(d) for d in spec.shape]}
+    from ingot.artifact import write
+
+    return {"name": spec.name, "dtype": write.manifest_dtype(spec.dtype), "shape": [d if isinstance(d, int) else str(d) for d in spec.shape]}
 
 
 def _installed(package: str) -> str | None:

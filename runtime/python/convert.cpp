@@ -2,8 +2,11 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <iterator>
+#include <optional>
 #include <string_view>
 
 namespace ingot::python {
@@ -71,11 +74,42 @@ DLDataType FormatType(const char* format, Py_ssize_t bytes) {
   return {0, 0, 0};
 }
 
-nb::handle Helper(const char* name) {
-  static PyObject* module = nb::module_::import_("ingot.runtime._arrays").release().ptr();
-  static PyObject* to_stored = PyObject_GetAttrString(module, "to_stored");
-  static PyObject* from_stored = PyObject_GetAttrString(module, "from_stored");
-  return std::string_view(name) == "to_stored" ? to_stored : from_stored;
+// A function of ingot.runtime._arrays, looked up once.
+template <size_t kSize>
+struct Name {
+  constexpr Name(const char (&text)[kSize]) { std::copy_n(text, kSize, value); }  // NOLINT: converts on purpose
+  char value[kSize];
+};
+template <Name kName>
+nb::handle Helper() {
+  static PyObject* function = nb::module_::import_("ingot.runtime._arrays").attr(kName.value).ptr();
+  return function;
+}
+
+bool IsString(DLDataType type) { return type.code == INGOT_STRING_CODE && type.bits == INGOT_STRING_BITS; }
+
+// A str's or bytes' text, which lives as long as it; nothing for any other object.
+std::optional<ingot_string> TextOf(PyObject* object) {
+  if (PyBytes_Check(object))
+    return ingot_string{PyBytes_AS_STRING(object), static_cast<size_t>(PyBytes_GET_SIZE(object))};
+  if (!PyUnicode_Check(object)) return std::nullopt;
+  Py_ssize_t size = 0;
+  const char* data = PyUnicode_AsUTF8AndSize(object, &size);
+  if (data == nullptr) throw nb::python_error();  // a lone surrogate
+  return ingot_string{data, static_cast<size_t>(size)};
+}
+
+nb::object StringsToNumpy(const DLTensor& tensor) {
+  size_t count = 1;
+  nb::list shape;
+  for (int32_t i = 0; i < tensor.ndim; ++i) {
+    count *= static_cast<size_t>(tensor.shape[i]);
+    shape.append(tensor.shape[i]);
+  }
+  nb::list elements;
+  const auto* strings = static_cast<const ingot_string*>(tensor.data);
+  for (size_t i = 0; i < count; ++i) elements.append(nb::str(strings[i].data, strings[i].size));
+  return Helper<"from_strings">()(elements, shape);
 }
 
 }  // namespace
@@ -97,6 +131,7 @@ void RaiseInputError(const std::string& message) {
 
 const char* DTypeName(DLDataType dtype) {
   if (const TypeRow* row = FindExtended(dtype)) return row->name;
+  if (IsString(dtype)) return "string";
   const bool wide = dtype.bits == 64;
   switch (dtype.code) {
     case kDLBool:
@@ -115,11 +150,16 @@ const char* DTypeName(DLDataType dtype) {
 void Borrowed::Release() {
   if (view_.obj != nullptr) PyBuffer_Release(&view_);
   capsule_.reset();
+  elements_.reset();
 }
 
 void Borrowed::Set(nb::handle object, const char* what, const char* name, DLDataType expected, bool writable) {
   Release();
   const std::string subject = std::string(what) + " '" + name + "'";
+  if (IsString(expected)) {
+    SetStrings(object, subject, writable);
+    return;
+  }
   if (SetBuffer(object, subject, expected, writable)) return;
   if (nb::hasattr(object, "__dlpack__")) {
     SetDLPack(object, subject, writable);
@@ -133,7 +173,7 @@ bool Borrowed::SetBuffer(nb::handle object, const std::string& subject, DLDataTy
   if (!PyObject_CheckBuffer(object.ptr())) return false;
   nb::object stored = nb::borrow(object);
   const TypeRow* extended = FindExtended(expected);
-  if (extended != nullptr) stored = Helper("to_stored")(object, extended->name, subject);
+  if (extended != nullptr) stored = Helper<"to_stored">()(object, extended->name, subject);
   const int flags = PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
   if (PyObject_GetBuffer(stored.ptr(), &view_, flags) != 0)
     RaiseInputError(subject + " cannot be used: " + ErrorText());
@@ -195,19 +235,50 @@ void Borrowed::SetDLPack(nb::handle object, const std::string& subject, bool wri
   if (writable && read_only) RaiseInputError(subject + " is read-only");
 }
 
+void Borrowed::SetStrings(nb::handle object, const std::string& subject, bool writable) {
+  if (writable) RaiseInputError(subject + " holds strings, whose size no caller can know: it cannot be bound");
+  const nb::object given = Helper<"to_strings">()(object, subject);
+  elements_ = given[0];
+  shape_ = nb::cast<std::vector<int64_t>>(given[1]);
+  const auto count = static_cast<size_t>(PyList_GET_SIZE(elements_.ptr()));
+  strings_.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    PyObject* element = PyList_GET_ITEM(elements_.ptr(), static_cast<Py_ssize_t>(i));
+    std::optional<ingot_string> text;
+    try {
+      text = TextOf(element);
+    } catch (nb::python_error& error) {
+      RaiseInputError(subject + ": element " + std::to_string(i) + " cannot be written in UTF-8: " + error.what());
+    }
+    if (!text) {
+      RaiseInputError(subject + ": element " + std::to_string(i) + " is of type " +
+                      nb::type_name(nb::handle(element).type()).c_str() + "; the elements are str");
+    }
+    strings_[i] = *text;
+  }
+  tensor_ = {strings_.data(),
+             {kDLCPU, 0},
+             static_cast<int32_t>(shape_.size()),
+             {INGOT_STRING_CODE, INGOT_STRING_BITS, 1},
+             shape_.data(),
+             nullptr,
+             0};
+}
+
 nb::object ToNumpy(DLManagedTensorVersioned* managed) {
   const nb::capsule owner(managed, [](void* p) noexcept {
     auto* self = static_cast<DLManagedTensorVersioned*>(p);
     self->deleter(self);
   });
   const DLTensor& tensor = managed->dl_tensor;
+  if (IsString(tensor.dtype)) return StringsToNumpy(tensor);
   const TypeRow* extended = FindExtended(tensor.dtype);
   const DLDataType type = extended != nullptr ? extended->stored : tensor.dtype;
   const nb::dlpack::dtype dtype{type.code, type.bits, type.lanes};
   nb::ndarray<nb::numpy> array(tensor.data, static_cast<size_t>(tensor.ndim),
                                reinterpret_cast<const size_t*>(tensor.shape), owner, nullptr, dtype);
   nb::object result = nb::cast(array, nb::rv_policy::reference);
-  return extended != nullptr ? nb::object(Helper("from_stored")(result, extended->name)) : result;
+  return extended != nullptr ? nb::object(Helper<"from_stored">()(result, extended->name)) : result;
 }
 
 }  // namespace ingot::python

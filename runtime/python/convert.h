@@ -24,7 +24,8 @@ void LoadErrors();
 // The name of a type as NumPy and ml_dtypes call it.
 const char* DTypeName(DLDataType dtype);
 
-// A tensor that borrows a Python object's memory, and keeps it alive: through the buffer protocol, or DLPack.
+// A tensor that borrows a Python object's memory, and keeps it alive: through the buffer protocol, or DLPack. Of
+// strings it borrows the UTF-8 that each str keeps of itself.
 class Borrowed {
  public:
   Borrowed() = default;
@@ -40,9 +41,13 @@ class Borrowed {
  private:
   bool SetBuffer(nb::handle object, const std::string& subject, DLDataType expected, bool writable);
   void SetDLPack(nb::handle object, const std::string& subject, bool writable);
+  void SetStrings(nb::handle object, const std::string& subject, bool writable);
 
   DLTensor tensor_{};
   std::vector<int64_t> strides_;
+  std::vector<int64_t> shape_;         // of strings
+  std::vector<ingot_string> strings_;  // which point into `elements_`
+  nb::object elements_;                // a list of str or bytes
   Py_buffer view_{};
   nb::object capsule_;
 };

@@ -217,11 +217,19 @@ void Artifact::ReadWeights(const json::Node& node) {
       tensor["offset"].Fail("weight '", name, "' is not aligned to ", kWeightAlignment, " bytes");
     if (offset > segment.size() || size > segment.size() - offset)
       tensor.Fail("weight '", name, "' ends beyond its segment");
-    Weight weight{name, ReadDType(tensor["dtype"]),
+    Weight weight{name,
+                  ReadDType(tensor["dtype"]),
                   tensor["shape"].Map([](const json::Node& extent) { return extent.Integer(); }),
                   segment.subspan(offset, size),
+                  segment.subspan(offset, size),
                   static_cast<uint32_t>(tensor["crc32"].Integer(0, std::numeric_limits<uint32_t>::max()))};
-    if (ByteCount(weight.shape, weight.dtype->bytes) != size) {
+    const auto bytes = ByteCount(weight.shape, weight.dtype->bytes);
+    if (IsString(weight.dtype->type) && bytes) {
+      const std::string context = Text(tensor.Path(), ": weight '", name, "'");
+      strings_.push_back(
+          WithContext(context, [&] { return ReadStrings(weight.stored, *bytes / sizeof(ingot_string)); }));
+      weight.bytes = std::as_bytes(std::span(strings_.back()));
+    } else if (bytes != size) {
       tensor.Fail("weight '", name, "' takes ", size, " bytes, which is not what ", ShapeText(weight.shape), " of ",
                   weight.dtype->name, " takes");
     }
@@ -236,8 +244,14 @@ void Artifact::CheckSamples(const json::Node& node) const {
     const size_t size = tensor["nbytes"].Size("size");
     if (offset > segment.size() || size > segment.size() - offset) tensor.Fail("the sample ends beyond its segment");
     const auto shape = tensor["shape"].Map([](const json::Node& extent) { return extent.Integer(); });
-    if (ByteCount(shape, ReadDType(tensor["dtype"])->bytes) != size)
+    const DType* dtype = ReadDType(tensor["dtype"]);
+    const auto bytes = ByteCount(shape, dtype->bytes);
+    if (IsString(dtype->type) && bytes) {
+      WithContext(Text(tensor.Path(), ": the sample"),
+                  [&] { ReadStrings(segment.subspan(offset, size), *bytes / sizeof(ingot_string)); });
+    } else if (bytes != size) {
       tensor.Fail("the sample's size is not its shape's");
+    }
     return 0;
   };
   node["cases"].Map([&](const json::Node& sample) {
@@ -277,7 +291,7 @@ void Artifact::Verify() const {
 
 void Artifact::CheckWeights() const {
   for (const Weight& weight : weights_) {
-    if (Crc32(weight.bytes.data(), weight.bytes.size()) != weight.checksum) {
+    if (Crc32(weight.stored.data(), weight.stored.size()) != weight.checksum) {
       FailArtifact("weight '", weight.name, "' is corrupted: its checksum differs");
     }
   }

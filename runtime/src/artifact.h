@@ -10,6 +10,7 @@
 #include "dtype.h"
 #include "file.h"
 #include "json.h"
+#include "string_tensor.h"
 
 namespace ingot {
 
@@ -40,7 +41,8 @@ struct Weight {
   std::string_view name;
   const DType* dtype;
   std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;
+  std::span<const std::byte> bytes;   // its elements
+  std::span<const std::byte> stored;  // what the file holds: the elements, but for strings
   uint32_t checksum;
 };
 
@@ -95,6 +97,7 @@ class Artifact {
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;
   std::vector<Weight> weights_;
+  std::vector<std::vector<ingot_string>> strings_;  // the elements of weights that are strings
   std::vector<Target> targets_;
 };
 

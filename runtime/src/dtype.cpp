@@ -33,6 +33,7 @@ constexpr DType kTypes[] = {
     {"float4_e2m1fn", Type(kDLFloat4_e2m1fn, 4), 1},
     {"complex64", Type(kDLComplex, 64), 8},
     {"complex128", Type(kDLComplex, 128), 16},
+    {"string", Type(kDLOpaqueHandle, 128), 16},  // ingot_string
 };
 
 }  // namespace

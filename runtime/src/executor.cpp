@@ -141,7 +141,7 @@ void Executor::RunBuiltin(Frame& frame, const Step& step) {
 
 void Executor::RunKernel(Frame& frame, const Step& step) {
   PrepareOutputs(frame, step);
-  KernelCall(frame, step, *buffers_, workspace_, model_.pool()).Run();
+  KernelCall(frame, step, *buffers_, strings_, workspace_, model_.pool()).Run();
 }
 
 void Executor::RunIf(Frame& frame, const Step& step, size_t depth) {

@@ -8,6 +8,7 @@
 #include "buffer.h"
 #include "frame.h"
 #include "model.h"
+#include "string_tensor.h"
 #include "workspace.h"
 
 namespace ingot {
@@ -30,6 +31,7 @@ class Executor {
 
   BufferPool& buffers() { return *buffers_; }
   Workspace& workspace() { return workspace_; }
+  StringHeap& strings() { return strings_; }
 
  private:
   friend class LoopRun;
@@ -58,6 +60,7 @@ class Executor {
 
   Model& model_;
   BufferPool::Ptr buffers_;
+  StringHeap strings_{*buffers_};
   Workspace workspace_;
   std::vector<std::unique_ptr<Arena>> arenas_;             // one for each depth
   std::vector<std::list<std::unique_ptr<Frame>>> frames_;  // of each function; the one that was used last comes first

@@ -6,8 +6,9 @@
 
 namespace ingot {
 
-KernelCall::KernelCall(Frame& frame, const Step& step, BufferPool& buffers, Workspace& workspace, ThreadPool& pool)
-    : frame_(frame), step_(step), buffers_(buffers), workspace_(workspace), pool_(pool) {
+KernelCall::KernelCall(Frame& frame, const Step& step, BufferPool& buffers, StringHeap& strings, Workspace& workspace,
+                       ThreadPool& pool)
+    : frame_(frame), step_(step), buffers_(buffers), strings_(strings), workspace_(workspace), pool_(pool) {
   for (size_t i = 0; i < step.inputs.size(); ++i)
     tensors_[i] = step.inputs[i] == kAbsent ? nullptr : &frame.tensor(step.inputs[i]);
   for (size_t i = 0; i < step.dims.size(); ++i) dim_values_[i] = frame.expression(step.dims[i]);

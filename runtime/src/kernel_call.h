@@ -8,12 +8,14 @@ namespace ingot {
 
 class KernelCall final : public KernelContext {
  public:
-  KernelCall(Frame& frame, const Step& step, BufferPool& buffers, Workspace& workspace, ThreadPool& pool);
+  KernelCall(Frame& frame, const Step& step, BufferPool& buffers, StringHeap& strings, Workspace& workspace,
+             ThreadPool& pool);
   ~KernelCall() override;
 
   void Run();
   int32_t threads() const override;
   void ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) override;
+  char* AllocateText(size_t bytes) override { return strings_.Allocate(bytes); }
 
  protected:
   const DLTensor* Prepare(size_t index, const std::span<const int64_t>* shape) override;
@@ -25,6 +27,7 @@ class KernelCall final : public KernelContext {
   Frame& frame_;
   const Step& step_;
   BufferPool& buffers_;
+  StringHeap& strings_;
   Workspace& workspace_;
   ThreadPool& pool_;
   const DLTensor* tensors_[kMostTensors];

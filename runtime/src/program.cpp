@@ -123,6 +123,16 @@ class FunctionReader {
     step.name = "view";
     step.inputs = {ValueIndex(node["input"])};
     step.outputs = {ValueIndex(node["output"])};
+    CheckStrings(node, step);
+  }
+
+  // Bytes that are not strings must never be taken for addresses of some.
+  void CheckStrings(const Node& node, const Step& step) const {
+    const auto strings = [&](int32_t value) {
+      return IsString(function_.values[static_cast<size_t>(value)].dtype->type);
+    };
+    if (strings(step.inputs[0]) != strings(step.outputs[0]))
+      node.Fail("'", step.name, "' of strings gives strings, and of other elements it does not");
   }
 
   // What builtins and kernels share. Attributes that a step does not have may be left out.
@@ -180,6 +190,8 @@ class FunctionReader {
       }
     } else if (value(step.inputs[0]).dtype->bytes != value(step.outputs[0]).dtype->bytes) {
       node.Fail("'copy' keeps the element size");
+    } else {
+      CheckStrings(node, step);
     }
   }
 

@@ -52,6 +52,17 @@ void CheckTensor(const char* what, const TensorInfo& info, const DLTensor& tenso
     fail("is not aligned to ", alignment, " bytes");
 }
 
+// The elements of an input of strings, checked, where the caller can no longer change them.
+BufferRef CopyStrings(const TensorInfo& info, const void* data, const DLTensor& tensor, BufferPool& pool) {
+  const size_t bytes = ByteCount(ShapeOf(tensor), sizeof(ingot_string)).value_or(0);
+  BufferRef copy = pool.Allocate(bytes);
+  if (bytes > 0) std::memcpy(copy.data(), data, bytes);
+  const std::span strings(reinterpret_cast<const ingot_string*>(copy.data()), bytes / sizeof(ingot_string));
+  if (const std::string problem = FindBadString(strings); !problem.empty())
+    Fail(INGOT_ERROR_INPUT, "input '", info.name, "': ", problem);
+  return copy;
+}
+
 // A result that has left its session. It owns its memory, and nothing of the session.
 struct Taken {
   DLManagedTensorVersioned managed{};
@@ -71,7 +82,7 @@ Session::Use::Use(Session& session) : session_(session) {
 Session::Session(std::shared_ptr<Model> model) : model_(std::move(model)), executor_(*model_) {
   const Artifact& artifact = model_->artifact();
   for (const TensorInfo& info : artifact.inputs()) {
-    inputs_.push_back({false, nullptr, extents_.size()});
+    inputs_.push_back({false, nullptr, extents_.size(), {}});
     extents_.resize(extents_.size() + info.shape.size(), -1);
   }
   outputs_ = std::vector<OutputSlot>(artifact.outputs().size());
@@ -100,12 +111,18 @@ void Session::SetInput(size_t index, const DLTensor& tensor) {
   const TensorInfo& info = model_->artifact().inputs()[Checked(index, inputs_.size(), "input")];
   CheckTensor("input", info, tensor);
   InputSlot& input = inputs_[index];
+  void* data = tensor.data == nullptr ? nullptr : Address(tensor);
+  if (IsString(tensor.dtype)) {
+    input.set = false;
+    input.strings = CopyStrings(info, data, tensor, executor_.buffers());
+    data = input.strings.data();
+  }
   int64_t* extents = extents_.data() + input.first_extent;
   if (!std::equal(tensor.shape, tensor.shape + tensor.ndim, extents)) {
     std::copy(tensor.shape, tensor.shape + tensor.ndim, extents);
     main_ = nullptr;
   }
-  input.data = tensor.data == nullptr ? nullptr : Address(tensor);
+  input.data = data;
   input.set = true;
 }
 
@@ -115,7 +132,11 @@ void Session::BindOutput(size_t index, const DLTensor* tensor) {
     output.is_bound = false;
     return;
   }
-  CheckTensor("output", model_->artifact().outputs()[index], *tensor);
+  const TensorInfo& info = model_->artifact().outputs()[index];
+  CheckTensor("output", info, *tensor);
+  if (IsString(tensor->dtype))
+    Fail(INGOT_ERROR_INPUT, "output '", info.name,
+         "' holds strings, whose size no caller can know: it cannot be bound");
   output.bound_shape.assign(tensor->shape, tensor->shape + tensor->ndim);
   output.bound = tensor->data == nullptr ? nullptr : Address(*tensor);
   output.is_bound = true;
@@ -126,12 +147,16 @@ void Session::Run() {
     if (!inputs_[i].set) Fail(INGOT_ERROR_INPUT, "input '", model_->artifact().inputs()[i].name, "' has not been set");
   }
   ran_ = false;
+  executor_.strings().Clear();
   const ThreadPool::Run run(model_->pool(), executor_.workspace());
   if (main_ == nullptr) main_ = &executor_.Enter(0, extents_, 0);
   PointInputs();
   PointOutputs();
   executor_.Execute(*main_, 0, profiling_ ? &profile_ : nullptr);
+  // Outputs may show the same memory: all strings are copied before the first buffer is let go of.
+  for (size_t i = 0; i < outputs_.size(); ++i) PackOutput(i);
   for (size_t i = 0; i < outputs_.size(); ++i) CollectOutput(i);
+  executor_.strings().Clear();
   main_->ReleaseOwners();
   ran_ = true;
 }
@@ -186,6 +211,13 @@ void Session::PointOutputs() {
   }
 }
 
+void Session::PackOutput(size_t index) {
+  const DLTensor& tensor = main_->tensor(main_->function().outputs[index]);
+  if (!IsString(tensor.dtype)) return;
+  const size_t count = main_->Bytes(main_->function().outputs[index]) / sizeof(ingot_string);
+  outputs_[index].packed = PackStrings({static_cast<const ingot_string*>(tensor.data), count}, executor_.buffers());
+}
+
 // Makes what the run left in a value the output: in place if it was computed there, by ownership of its buffer, or else
 // (a view of an input, of a weight or of another output) as a copy.
 void Session::CollectOutput(size_t index) {
@@ -207,7 +239,9 @@ void Session::CollectOutput(size_t index) {
     output.tensor.data = output.bound;
     return;
   }
-  if (function.OwnRoot(index) == kAbsent) {
+  if (output.packed) {
+    output.buffer = std::move(output.packed);
+  } else if (function.OwnRoot(index) == kAbsent) {
     BufferRef owner = std::move(main_->owner(function.values[static_cast<size_t>(value)].root));
     if (owner && owner.unique()) {
       output.buffer = std::move(owner);

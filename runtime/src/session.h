@@ -39,11 +39,13 @@ class Session {
     bool set = false;
     void* data = nullptr;
     size_t first_extent = 0;  // where its shape starts in extents_
+    BufferRef strings;        // a copy of the elements, if they are strings
   };
   struct OutputSlot {
     DLTensor tensor{};
     std::vector<int64_t> shape;
     std::vector<int64_t> strides;
+    BufferRef packed;                  // strings of the last run, until they become `buffer`
     BufferRef buffer;                  // the session's memory, unless the output was taken or is bound
     void* bound = nullptr;             // the caller's memory
     std::vector<int64_t> bound_shape;  // of the caller's memory
@@ -53,6 +55,7 @@ class Session {
 
   void PointInputs();
   void PointOutputs();
+  void PackOutput(size_t index);
   void CollectOutput(size_t index);
   void* Reserve(OutputSlot& output, size_t bytes);
   bool OverlapsAnInput(const OutputSlot& output, size_t bytes) const;

@@ -57,9 +57,11 @@ def compare(case: Any, expected: Any, actual: Any) -> None:
             compare(case, want, got)
         return
     expected = np.asarray(expected)
+    if expected.dtype.kind in "OUS":  # strings are objects here, of whichever kind they are there
+        expected = expected.astype(object)
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
-    if expected.dtype.kind in "biu":
+    if expected.dtype.kind in "biuO":
         np.testing.assert_array_equal(actual, expected)
     else:
         wide = "complex128" if expected.dtype.kind == "c" else "float64"

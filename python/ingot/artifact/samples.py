@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,20 @@ def read_samples(manifest: Mapping[str, Any], segment: Any) -> list[Sample]:
     return cases
 
 
+def decode_strings(data: memoryview, shape: Sequence[int]) -> npt.NDArray[Any]:
+    """Strings as files hold them (docs/format.md), as an array of str objects."""
+    count = int(np.prod(shape, dtype=np.int64))
+    offsets = np.frombuffer(data[: 8 * (count + 1)], np.uint64).tolist()
+    text = bytes(data[8 * (count + 1) :])
+    result = np.empty(count, object)
+    result[:] = [text[a:b].decode() for a, b in itertools.pairwise(offsets)]
+    return result.reshape(shape)
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The dtype of a name in a manifest; NumPy's, or ml_dtypes' for the others."""
+    """The dtype of a name in a manifest; NumPy's, or ml_dtypes' for the others. Strings are objects."""
+    if name == "string":
+        return np.dtype(object)
     try:
         return np.dtype(name)
     except TypeError:
@@ -43,5 +56,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 def _array(tensor: Mapping[str, Any], data: memoryview) -> npt.NDArray[Any]:
     piece = data[tensor["offset"] : tensor["offset"] + tensor["nbytes"]]
     shape: Sequence[int] = tensor["shape"]
+    if tensor["dtype"] == "string":
+        return decode_strings(piece, shape)
     array: npt.NDArray[Any] = np.frombuffer(piece, numpy_dtype(tensor["dtype"])).reshape(shape)
     return array

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ingot.errors import InternalError
+from ingot.importer.weights import STRING, as_strings, dtype_name, encode_strings
 
 if TYPE_CHECKING:
     from ingot.artifact.link import Image
@@ -103,8 +104,9 @@ class Layout:
     def weight(self, weight: Weight) -> dict[str, Any]:
         """The manifest entry of the next weight; its checksum is filled in by :func:`put_weight`."""
         offset = -(-self._end // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
-        self._end = offset + weight.nbytes
-        return {"name": weight.name, "dtype": weight.dtype, "shape": list(weight.shape), "offset": offset, "nbytes": weight.nbytes,
+        nbytes = weight.nbytes
+        self._end = offset + nbytes
+        return {"name": weight.name, "dtype": manifest_dtype(weight.dtype), "shape": list(weight.shape), "offset": offset, "nbytes": nbytes,
                 "crc32": _LARGEST_CRC}
 
     @staticmethod
@@ -117,18 +119,32 @@ class Layout:
             for side, arrays in (("inputs", case.inputs), ("outputs", case.outputs)):
                 entry[side] = []
                 for array in arrays.values():
-                    entry[side].append({"dtype": array.dtype.name, "shape": list(array.shape), "offset": end, "nbytes": array.nbytes})
-                    end += -(-array.nbytes // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
+                    dtype = manifest_dtype(dtype_name(array.dtype))
+                    nbytes = len(_stored(array))
+                    entry[side].append({"dtype": dtype, "shape": list(array.shape), "offset": end, "nbytes": nbytes})
+                    end += -(-nbytes // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
             entries.append(entry)
         return entries
+
+
+def manifest_dtype(name: str) -> str:
+    """A dtype's name in a manifest."""
+    return "string" if name == STRING else name
+
+
+def _stored(array: np.ndarray[Any, Any]) -> Any:
+    """The bytes of an array as files hold them."""
+    if array.dtype.kind in "OUST":
+        return encode_strings(as_strings(array))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else b""
 
 
 def put_weight(put: Callable[[Any], int], weight: Weight, entry: dict[str, Any]) -> None:
     """Reads a weight, writes it at its place and notes its checksum. It is in memory only meanwhile."""
     array = np.asarray(weight.load(), order="C")  # np.ascontiguousarray would make a scalar 1-D
-    if array.dtype.name != weight.dtype or array.shape != weight.shape:
+    if dtype_name(array.dtype) != weight.dtype or array.shape != weight.shape:
         raise InternalError(f"weight '{weight.name}' is {array.dtype.name}{list(array.shape)}, expected {weight.dtype}{list(weight.shape)}")
-    view: Any = array.reshape(-1).view(np.uint8) if array.size else b""
+    view: Any = _stored(array)
     put(bytes(entry["offset"] - put(b"")))
     put(view)
     entry["crc32"] = zlib.crc32(view)
@@ -138,8 +154,9 @@ def put_samples(put: Callable[[Any], int], cases: Sequence[Sample]) -> None:
     """Writes reference samples as :meth:`Layout.samples` placed them."""
     for case in cases:
         for array in (*case.inputs.values(), *case.outputs.values()):
-            put(np.ascontiguousarray(array).tobytes())
-            put(bytes(-array.nbytes % WEIGHT_ALIGNMENT))
+            stored = _stored(array)
+            put(stored)
+            put(bytes(-len(stored) % WEIGHT_ALIGNMENT))
 
 
 def target_entry(target: Target, image: Image, program: dict[str, Any], segment: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ingot.errors import NeedsConstantError, UnsupportedError
 from ingot.importer import dims
 from ingot.importer.dims import Dim
 from ingot.importer.values import SMALL, MissingValue, SequenceValue, Value, constant, symbolic
-from ingot.importer.weights import Weight, numpy_dtype
+from ingot.importer.weights import STRING, Weight, numpy_dtype
 
 if TYPE_CHECKING:
     import onnx
@@ -271,7 +271,7 @@ class Context:
     def materialize(self, value: Value) -> Any:
         """The Relax expression of a constant or of symbolic integers."""
         if value.weight is not None:
-            if value.weight.nbytes <= SMALL * 8 and value.is_small_constant and not _is_packed(value.dtype):
+            if value.dtype != STRING and value.weight.nbytes <= SMALL * 8 and value.is_small_constant and not _is_packed(value.dtype):
                 return relax.const(value.weight.load(), value.dtype)
             return self.weight_expr(value, value.weight)
         assert value.elements is not None

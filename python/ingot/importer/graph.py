@@ -14,6 +14,7 @@ from ingot.importer.context import Context
 from ingot.importer.fold import fold
 from ingot.importer.shape_math import shape_math
 from ingot.importer.values import Value, constant
+from ingot.importer.weights import STRING
 
 
 def node_label(node: onnx.NodeProto) -> str:
@@ -108,14 +109,17 @@ def _first_lines(error: Exception) -> str:
 
 
 def _call(cx: Context, node: onnx.NodeProto, inputs: list[Value | None], domain: str) -> list[Value]:
-    operator = registry.find(domain, node.op_type, cx.opset)
+    strings = any(isinstance(v, Value) and v.dtype == STRING for v in inputs)
+    operator = registry.find(domain, node.op_type, cx.opset, strings=strings)
+    if operator is None and strings and registry.find(domain, node.op_type, cx.opset) is not None:
+        raise cx.error("this operator does not take strings")
     if operator is None:
         results = inline.expand(cx, node, inputs, import_node)
         if results is None:
             raise cx.error("this operator is not supported")
         return results
     count = len(inputs)
-    required_missing = next((i for i in range(operator.min_inputs) if i >= count or inputs[i] is None), None)
+    required_missing = next((i for i in sorted(operator.required) if i >= count or inputs[i] is None), None)
     if required_missing is not None:
         raise cx.error(f"input {required_missing} is required, but the node leaves it out")
     if operator.max_inputs is not None and count > operator.max_inputs:

@@ -8,14 +8,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ingot.errors import CompileError, UnsupportedError
-from ingot.importer.weights import Weight, dtype_name
+from ingot.errors import CompileError
+from ingot.importer.weights import STRING, Weight, as_strings, dtype_name
 
 
 def initializer_weight(tensor: onnx.TensorProto, base_dir: str, source: str) -> Weight:
     """A constant whose bytes are decoded when they are needed; external data is mapped from its file."""
-    if tensor.data_type == onnx.TensorProto.STRING:
-        raise UnsupportedError(f"{source}: initializer '{tensor.name}' holds strings, which are not supported")
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     except KeyError:
@@ -23,6 +21,8 @@ def initializer_weight(tensor: onnx.TensorProto, base_dir: str, source: str) -> 
     shape = tuple(int(d) for d in tensor.dims)
     if any(extent < 0 for extent in shape):
         raise CompileError(f"{source}: initializer '{tensor.name}' has a negative extent: {list(shape)}")
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return Weight(tensor.name, shape, STRING, lambda: as_strings(_decode(tensor, shape, source)))
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return Weight(tensor.name, shape, dtype_name(dtype), lambda: _decode(tensor, shape, source))
     path, offset, length = _external_location(tensor, base_dir, source)

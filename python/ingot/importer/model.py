@@ -86,12 +86,13 @@ def import_model(
         module.abandon()
         raise
     module.function_checks["main"] = cx.checks
+    maps = {o.name: module.maps[o.name] for o in model.graph.output if o.name in module.maps}
     outputs = [TensorSpec(name, r.dtype, r.shape) for name, r in results]
     return Imported(
         mod=module.bb.get(), inputs=inputs, outputs=outputs, symbols=list(symbols.values()), weights=weights, nodes=module.nodes,
         checks=module.function_checks,
         metadata={"source": "onnx", "graph": model.graph.name, "producer": f"{model.producer_name} {model.producer_version}".strip(),
-                  "ir_version": model.ir_version, "opset": dict(opsets)})
+                  "ir_version": model.ir_version, "opset": dict(opsets), **({"maps": maps} if maps else {})})
 
 
 def given_value(cx: Context, declared: onnx.ValueInfoProto, given: Any) -> AnyValue:
@@ -145,8 +146,6 @@ def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override
         what = (kind or "value of no type").replace("_type", "")
         raise UnsupportedError(f"{source}: input '{declared.name}' is a {what}; only tensors are supported")
     tensor = declared.type.tensor_type
-    if tensor.elem_type == onnx.TensorProto.STRING:
-        raise UnsupportedError(f"{source}: input '{declared.name}' holds strings, which are not supported")
     try:
         dtype = dtype_name(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except KeyError:

@@ -59,6 +59,7 @@ class ModuleBuilder:
         self.bb = relax.BlockBuilder()
         self.nodes: list[str] = []
         self.weights: dict[int, tuple[Weight, relax.Var]] = {}
+        self.maps: dict[str, list[int] | list[str]] = {}  # for what the model makes a map of, the keys of its columns
         self._counts: dict[str, int] = {}
 
     def abandon(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
+from ingot.artifact.write import manifest_dtype
 from ingot.errors import InternalError
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight, from_array
@@ -358,7 +359,7 @@ def _pendings(ty: Any) -> list[_Pending]:
 
 
 def _dtype(ty: relax.TensorType) -> str:
-    return str(ty.dtype)
+    return manifest_dtype(str(ty.dtype))
 
 
 def _number(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Arrays of types that NumPy does not have itself: ml_dtypes' arrays, seen as integers of their size and back."""
+"""Arrays of types that NumPy does not have itself: ml_dtypes' arrays, seen as integers of their size and back; strings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def extended_dtype(name: str, subject: str) -> np.dtype[Any]:
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a type's name, from ml_dtypes if NumPy does not have it."""
+    """The NumPy dtype of a type's name, from ml_dtypes if NumPy does not have it; strings are objects."""
+    if name == "string":
+        return np.dtype(object)
     try:
         return np.dtype(name)
     except TypeError:
@@ -38,6 +40,23 @@ def to_stored(array: Any, name: str, subject: str) -> Any:
 def from_stored(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     """The inverse of :func:`to_stored`."""
     return array.view(extended_dtype(name, "the output"))
+
+
+def to_strings(array: Any, subject: str) -> tuple[list[Any], list[int]]:
+    """The elements of an array of strings (object, str, bytes or ``StringDType``) as a flat list, and its shape."""
+    if not isinstance(array, (np.ndarray, np.generic)):
+        raise InputError(f"{subject} is of type {type(array).__name__}; expected a NumPy array of strings (object, str or StringDType)")
+    found = np.asarray(array)
+    if found.dtype.kind not in "OUST":
+        raise InputError(f"{subject} has type {found.dtype}, expected strings: an array of object, str or StringDType")
+    return found.astype(object).ravel().tolist(), list(found.shape)
+
+
+def from_strings(elements: list[str], shape: list[int]) -> np.ndarray[Any, Any]:
+    """An array of str objects."""
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array.reshape(shape)
 
 
 def _storage(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:

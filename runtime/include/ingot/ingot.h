@@ -10,6 +10,7 @@
  * Threads    An ingot_artifact and an ingot_model are immutable and may be used from any thread at once.
  *            An ingot_session is for one thread at a time; a second concurrent call returns INGOT_ERROR_BUSY.
  * Strings    Strings returned through a handle live as long as the handle. All strings are UTF-8.
+ *            Tensors of strings are explained at ingot_string.
  */
 #ifndef INGOT_INGOT_H_
 #define INGOT_INGOT_H_
@@ -41,6 +42,22 @@ typedef enum ingot_status {
   INGOT_ERROR_BUSY = 9,             /* the session is running on another thread */
   INGOT_ERROR_INTERNAL = 10         /* a defect of libingot: please report it */
 } ingot_status;
+
+/* An element of a tensor of strings: `size` bytes of UTF-8 at `data`, which need not end in a NUL and may be NULL if
+ * size is 0. DLPack has no strings; here their type is {INGOT_STRING_CODE, INGOT_STRING_BITS, 1}, and `data` of the
+ * DLTensor points at an array of ingot_string in row-major order.
+ *
+ * Of an input, ingot_session_set_input copies the array and borrows the bytes: they must stay alive and unchanged until
+ * ingot_session_run returns. Bytes that are not UTF-8, and NULL with a size, are INGOT_ERROR_INPUT.
+ *
+ * Of an output, elements and bytes are one block of memory that belongs to it: what is borrowed is valid until the next
+ * run, what is taken until its deleter is called. Outputs of strings cannot be bound. */
+typedef struct ingot_string {
+  const char* data;
+  size_t size;
+} ingot_string;
+#define INGOT_STRING_CODE kDLOpaqueHandle
+#define INGOT_STRING_BITS 128
 
 typedef struct ingot_artifact ingot_artifact; /* an opened, checked file; nothing of it runs */
 typedef struct ingot_model ingot_model;       /* code and weights, mapped; immutable */
@@ -111,7 +128,7 @@ INGOT_API void ingot_session_free(ingot_session* session);
 
 /* Sets an input by index. The tensor must be on the CPU, C-contiguous, of the declared dtype and rank, and aligned
  * to its element size; its data is borrowed, not copied, and must stay alive and unchanged until ingot_session_run
- * returns. An input stays set for later runs until it is set again. */
+ * returns. An input stays set for later runs until it is set again. Strings: see ingot_string. */
 INGOT_API ingot_status ingot_session_set_input(ingot_session* session, size_t index, const DLTensor* tensor);
 /* Has later runs write an output into the caller's memory, which must have the output's exact shape, until tensor is
  * NULL again. The memory must stay alive until then, or until the session is freed. */

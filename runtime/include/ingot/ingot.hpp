@@ -46,6 +46,8 @@ constexpr DLDataType dtype_of() {
   constexpr auto bits = static_cast<uint8_t>(8 * sizeof(U));
   if constexpr (std::same_as<U, bool>) {
     return {kDLBool, 8, 1};
+  } else if constexpr (std::same_as<U, ingot_string>) {
+    return {INGOT_STRING_CODE, INGOT_STRING_BITS, 1};
   } else if constexpr (std::floating_point<U>) {
     return {kDLFloat, bits, 1};
   } else if constexpr (std::same_as<U, std::complex<float>> || std::same_as<U, std::complex<double>>) {

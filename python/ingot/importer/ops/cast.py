@@ -9,13 +9,11 @@ from ingot.importer import narrow
 from ingot.importer.context import Context
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
-from ingot.importer.weights import dtype_name, numpy_dtype
+from ingot.importer.weights import STRING, dtype_name, numpy_dtype
 
 
 def dtype_of(cx: Context, code: int) -> str:
     """The name of an ONNX element type."""
-    if code == onnx.TensorProto.STRING:
-        raise cx.error("strings are not supported")
     try:
         return dtype_name(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
     except KeyError:
@@ -26,6 +24,8 @@ def convert(cx: Context, x: Value, dtype: str, *, saturate: bool = True, round_m
     """The value in another type: floats to integers truncate, anything but 0 is true."""
     if x.dtype == dtype:
         return x
+    if dtype == STRING:
+        return to_strings(cx, x)
     if x.dtype.startswith("complex") or dtype.startswith("complex"):
         raise cx.error(f"a cast from {x.dtype} to {dtype} is not supported")
     if x.dtype in narrow.TYPES:
@@ -36,6 +36,13 @@ def convert(cx: Context, x: Value, dtype: str, *, saturate: bool = True, round_m
         target = numpy_dtype(dtype)
         return Value(cx, dtype, x.shape, weight=x.weight.map(lambda a: a.astype(target), x.weight.shape, f":{dtype}", dtype))
     return cx.cast(x, dtype)
+
+
+def to_strings(cx: Context, x: Value) -> Value:
+    """The shortest text of each number that reads back as the same; 0 and 1 for truth values."""
+    if x.dtype in narrow.TYPES:
+        x = narrow.decode(cx, x)
+    return cx.wrap(cx.kernel("number_to_string", [x], [(x.shape, STRING)]))
 
 
 @onnx_op("Cast")

@@ -27,10 +27,10 @@ def constant(cx: Context, *, value: np.ndarray | None = None, sparse_value: onnx
     for given, dtype in ((value_float, "float32"), (value_floats, "float32"), (value_int, "int64"), (value_ints, "int64")):
         if given is not None:
             return cx.constant(given, dtype)
-    if value is None or value.dtype.kind in "OSU":
-        raise cx.error("constants of strings are not supported" if value is not None or value_string is not None or value_strings is not None
-                       else "it has no value")
-    return cx.constant(value)
+    strings = value_string if value_string is not None else value_strings
+    if value is None and strings is None:
+        raise cx.error("it has no value")
+    return cx.constant(np.asarray(strings, object) if value is None else value)
 
 
 def filled(cx: Context, shape: Sequence[Dim], value: Any, dtype: str) -> Value:

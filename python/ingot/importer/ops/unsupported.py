@@ -12,6 +12,6 @@ def image_decoder(cx: Context, encoded_stream: Value, *, pixel_format: str = "RG
     raise cx.error("compressed images are not decoded; decode them before the model, and give it pixels")
 
 
-@onnx_op("ZipMap", domain="ai.onnx.ml")
-def zip_map(cx: Context, x: Value, *, classlabels_int64s: list[int] | None = None, classlabels_strings: list[str] | None = None) -> Value:
-    raise cx.error("sequences of maps are not supported; export the model with scores as a tensor (in skl2onnx: options={'zipmap': False})")
+@onnx_op("DictVectorizer", domain="ai.onnx.ml")
+def dict_vectorizer(cx: Context, x: Value, *, int64_vocabulary: list[int] | None = None, string_vocabulary: list[str] | None = None) -> Value:
+    raise cx.error("a dictionary is no tensor; make rows of dictionaries before the model (with scikit-learn, say), and export what follows")

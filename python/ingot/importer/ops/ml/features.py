@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tvm import relax, te, tirx
 
 from ingot.importer import dims
@@ -74,85 +73,6 @@ def imputer(cx: Context, x: Value, *, imputed_value_floats: list[float] | None =
         return tirx.Select(gone, v, a)
 
     return cx.elementwise(fill, x, values)
-
-
-@onnx_op("OneHotEncoder", domain=_DOMAIN)
-def one_hot_encoder(cx: Context, x: Value, *, cats_int64s: list[int] | None = None, cats_strings: list[str] | None = None, zeros: int = 1) -> Value:
-    if cats_strings or not cats_int64s:
-        raise cx.error("categories that are strings are not supported" if cats_strings else "there are no categories")
-    count = len(cats_int64s)
-    places = _find(cx, cx.cast(x, "int64"), cx.constant(cats_int64s, "int64"), count)
-    if not zeros:  # an element of no category is an error
-        places = cx.indices(places, count)
-
-    def compute(t: te.Tensor) -> te.Tensor:
-        def body(*i: Any) -> Any:
-            return tirx.Select(t(*i[:-1]).equal(i[-1]), tirx.const(1, "float32"), tirx.const(0, "float32"))
-
-        return te.compute([*t.shape, dims.expr(count)], body, name="one_hot")
-
-    return cx.te(compute, places, name="one_hot")
-
-
-def _find(cx: Context, x: Value, keys: Value, count: int, nan_is_a_key: bool = False) -> Value:
-    """The place of each element among the keys (the last of equal ones), or ``count``, as int64."""
-
-    def compute(t: te.Tensor, k: te.Tensor) -> te.Tensor:
-        j = te.reduce_axis((0, dims.expr(count)), name="j")
-
-        def body(*i: Any) -> Any:
-            found = t(*i).equal(k(j))
-            if nan_is_a_key:
-                found = tirx.any(found, tirx.all(tirx.isnan(t(*i)), tirx.isnan(k(j))))
-            return te.max(tirx.Select(found, j, tirx.IntImm("int64", -1)), axis=j)
-
-        last = te.compute(t.shape, body, name="find")
-        return te.compute(t.shape, lambda *i: tirx.Select(last(*i) < 0, tirx.IntImm("int64", count), last(*i)), name="place")
-
-    return cx.te(compute, x, keys, name="find")
-
-
-@onnx_op("LabelEncoder", since=2, domain=_DOMAIN)
-def label_encoder_2(cx: Context, x: Value, *, default_float: float = -0.0, default_int64: int = -1, default_string: str = "_Unused",
-                    keys_floats: list[float] | None = None, keys_int64s: list[int] | None = None, keys_strings: list[str] | None = None,
-                    values_floats: list[float] | None = None, values_int64s: list[int] | None = None,
-                    values_strings: list[str] | None = None) -> Value:
-    if keys_strings or values_strings:
-        raise cx.error("keys or values that are strings are not supported")
-    keys = np.asarray(keys_floats, np.float32) if keys_floats else np.asarray(keys_int64s or [], np.int64)
-    values = np.asarray(values_floats, np.float32) if values_floats else np.asarray(values_int64s or [], np.int64)
-    return _encode(cx, x, keys, values, default_float if values_floats else default_int64, nan_is_a_key=False)
-
-
-@onnx_op("LabelEncoder", since=4, domain=_DOMAIN)
-def label_encoder(cx: Context, x: Value, *, default_float: float = -0.0, default_int64: int = -1, default_string: str = "_Unused",
-                  default_tensor: np.ndarray | None = None, keys_floats: list[float] | None = None, keys_int64s: list[int] | None = None,
-                  keys_strings: list[str] | None = None, keys_tensor: np.ndarray | None = None, values_floats: list[float] | None = None,
-                  values_int64s: list[int] | None = None, values_strings: list[str] | None = None,
-                  values_tensor: np.ndarray | None = None) -> Value:
-    if keys_strings or values_strings or any(t is not None and t.dtype.kind in "OSU" for t in (keys_tensor, values_tensor)):
-        raise cx.error("keys or values that are strings are not supported")
-    keys = keys_tensor if keys_tensor is not None else np.asarray(keys_floats, np.float32) if keys_floats else np.asarray(keys_int64s or [], np.int64)
-    values = (values_tensor if values_tensor is not None else
-              np.asarray(values_floats, np.float32) if values_floats else np.asarray(values_int64s or [], np.int64))
-    default = default_float if values.dtype.kind == "f" else default_int64
-    if default_tensor is not None and values_tensor is not None:
-        default = default_tensor.item()
-    return _encode(cx, x, np.asarray(keys).ravel(), np.asarray(values).ravel(), default, nan_is_a_key=True)
-
-
-def _encode(cx: Context, x: Value, keys: np.ndarray, values: np.ndarray, default: float, nan_is_a_key: bool) -> Value:
-    if len(keys) != len(values) or not len(keys):
-        raise cx.error(f"there are {len(keys)} keys and {len(values)} values")
-    if ("int" in x.dtype) != (keys.dtype.kind in "iu"):
-        raise cx.error(f"keys of type {keys.dtype} do not go with an input of type {x.dtype}")
-    places = _find(cx, x, cx.constant(keys, x.dtype), len(keys), nan_is_a_key and keys.dtype.kind == "f")
-    table = cx.constant(np.append(values, np.asarray(default, values.dtype)).astype(values.dtype))
-
-    def compute(t: te.Tensor, v: te.Tensor) -> te.Tensor:
-        return te.compute(t.shape, lambda *i: v(t(*i)), name="label_encoder")
-
-    return cx.te(compute, places, table, name="label_encoder")
 
 
 @onnx_op("ArrayFeatureExtractor", domain=_DOMAIN)

@@ -9,7 +9,7 @@ from tvm import relax, te, tirx
 
 from ingot.importer import dims
 from ingot.importer.context import Context
-from ingot.importer.ops.ml.classes import choose, class_labels
+from ingot.importer.ops.ml.classes import choose, class_labels, named
 from ingot.importer.ops.ml.post_transform import logistic
 from ingot.importer.ops.ml.post_transform import post_transform as transformed
 from ingot.importer.registry import onnx_op
@@ -58,7 +58,7 @@ def linear_classifier(cx: Context, x: Value, *, coefficients: list[float], inter
     return one_score(cx, y, labels, post_transform == "LOGISTIC", complement=True)
 
 
-def one_score(cx: Context, y: Value, labels: list[int], with_logistic: bool, *, complement: bool) -> tuple[Value, Value]:
+def one_score(cx: Context, y: Value, labels: list[int] | list[str], with_logistic: bool, *, complement: bool) -> tuple[Value, Value]:
     """Label and scores of two classes, from the score [rows, 1] of the second one."""
 
     def both(t: te.Tensor) -> te.Tensor:
@@ -71,7 +71,6 @@ def one_score(cx: Context, y: Value, labels: list[int], with_logistic: bool, *, 
         return te.compute([t.shape[0], dims.expr(2)], body, name="scores")
 
     def decide(t: te.Tensor) -> te.Tensor:
-        first, second = (tirx.IntImm("int64", label) for label in labels)
-        return te.compute(t.shape[:1], lambda i: tirx.Select(t(i, 0) > 0, second, first), name="label")
+        return te.compute(t.shape[:1], lambda i: (t(i, 0) > 0).astype("int64"), name="class")
 
-    return cx.te(decide, y, name="label"), cx.te(both, y, name="scores")
+    return named(cx, cx.wrap(cx.te(decide, y, name="class")), labels), cx.te(both, y, name="scores")

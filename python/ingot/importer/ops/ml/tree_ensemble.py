@@ -9,7 +9,7 @@ import numpy as np
 from tvm import te, tirx
 
 from ingot.importer.context import Context
-from ingot.importer.ops.ml.classes import choose, class_labels
+from ingot.importer.ops.ml.classes import choose, class_labels, named
 from ingot.importer.ops.ml.forest import AGGREGATES, MEMBER, MODES, Forest, scores
 from ingot.importer.ops.ml.post_transform import NAMES, logistic, post_transform
 from ingot.importer.registry import onnx_op
@@ -173,7 +173,7 @@ def tree_ensemble_classifier(cx: Context, x: Value, *, classlabels_int64s: list[
     return choose(cx, result, labels), cx.cast(_transformed(cx, result, post_transform), "float32")
 
 
-def _binary(cx: Context, forest: Forest, x: Value, labels: list[int], only: int, base: np.ndarray, transform: str, positive: bool,
+def _binary(cx: Context, forest: Forest, x: Value, labels: list[int] | list[str], only: int, base: np.ndarray, transform: str, positive: bool,
             dtype: str) -> tuple[Value, Value]:
     """Two classes of which one has weights. ONNX does not say what its score means: this is what ONNX Runtime makes of it."""
     if base.size > 1 or transform == "PROBIT" or (only == 1 and base.size):
@@ -185,10 +185,9 @@ def _binary(cx: Context, forest: Forest, x: Value, labels: list[int], only: int,
 
     def decide(t: te.Tensor) -> te.Tensor:
         def body(i: Any) -> Any:
-            first, second = (tirx.IntImm("int64", label) for label in labels)
-            return tirx.Select(t(i, only) + shift > tirx.const(threshold, dtype), second, first)
+            return (t(i, only) + shift > tirx.const(threshold, dtype)).astype("int64")
 
-        return te.compute(t.shape[:1], body, name="label")
+        return te.compute(t.shape[:1], body, name="class")
 
     def both(t: te.Tensor) -> te.Tensor:
         def body(i: Any, j: Any) -> Any:
@@ -199,6 +198,6 @@ def _binary(cx: Context, forest: Forest, x: Value, labels: list[int], only: int,
 
         return te.compute(t.shape, body, name="scores")
 
-    chosen = cx.te(decide, result, name="label")
+    chosen = named(cx, cx.wrap(cx.te(decide, result, name="class")), labels)
     final = cx.te(both, result, name="scores") if only == 0 else _transformed(cx, result, transform)
     return chosen, cx.cast(final, "float32")
