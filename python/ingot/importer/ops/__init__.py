@@ -4,6 +4,7 @@ from ingot.importer.ops import activation as activation
 from ingot.importer.ops import attention as attention
 from ingot.importer.ops import cast as cast
 from ingot.importer.ops import causal_conv as causal_conv
+from ingot.importer.ops import contrib as contrib
 from ingot.importer.ops import control as control
 from ingot.importer.ops import conv as conv
 from ingot.importer.ops import create as create
@@ -28,5 +29,6 @@ from ingot.importer.ops import roi as roi
 from ingot.importer.ops import sequence as sequence
 from ingot.importer.ops import shape as shape
 from ingot.importer.ops import signal as signal
+from ingot.importer.ops import strings as strings
 from ingot.importer.ops import training as training
 from ingot.importer.ops import unsupported as unsupported
