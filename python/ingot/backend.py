@@ -45,7 +45,9 @@ class IngotBackendRep(BackendRep):
         if model is None:  # another input turned out to be needed: the list of constants has grown
             return self.run(inputs, **kwargs)
         outputs = model.run(named)
-        return tuple(namedtupledict("Outputs", self.output_names)(*[_output(o, outputs) for o in self._model.graph.output]))
+        maps = model.manifest["model"].get("maps", {})
+        results = [_as_maps(outputs[o.name], maps[o.name]) if o.name in maps else _output(o, outputs) for o in self._model.graph.output]
+        return tuple(namedtupledict("Outputs", self.output_names)(*results))
 
     def _named(self, inputs: Any) -> dict[str, Any]:
         if isinstance(inputs, Mapping):
@@ -83,7 +85,12 @@ def _identity(value: Any) -> Any:
     if value is None or isinstance(value, (list, tuple)):
         return value if value is None else tuple(map(_identity, value))
     array = np.asarray(value)
-    return array.dtype.str, array.shape, array.tobytes()
+    return array.dtype.str, array.shape, tuple(array.ravel().tolist()) if array.dtype.kind == "O" else array.tobytes()
+
+
+def _as_maps(scores: Any, labels: Sequence[Any]) -> list[dict[Any, Any]]:
+    """Rows of scores as a sequence of maps, from labels to scores."""
+    return [dict(zip(labels, row, strict=True)) for row in scores.tolist()]
 
 
 def _output(declared: onnx.ValueInfoProto, outputs: Mapping[str, Any]) -> Any:

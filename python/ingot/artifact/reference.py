@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ingot.importer.module import Imported
 
+_WORDS = ("one", "Two words", "", "3")  # what inputs of strings hold
 _SYMBOLIC_EXTENTS = (2, 7, 5, 3)  # for the first symbolic dimension, the second, ...: small, different, and not all even
 
 
@@ -41,7 +42,14 @@ def make_samples(model: onnx.ModelProto, folder: str, imported: Imported, count:
     outputs, engine, problem = _run_onnx(model, folder, scratch, inputs)
     if problem:
         return [], "", f"no samples, because {engine} could not run the model: {problem}"
-    return [Sample(case, dict(zip(names, out, strict=True))) for case, out in zip(inputs, outputs, strict=True)], engine, ""
+    maps = imported.metadata.get("maps", {})
+    named = [{name: _columns(array, maps.get(name)) for name, array in zip(names, out, strict=True)} for out in outputs]
+    return [Sample(case, out) for case, out in zip(inputs, named, strict=True)], engine, ""
+
+
+def _columns(array: Any, labels: list[Any] | None) -> Any:
+    """The values of maps, which come in the order of their keys, in that of the labels."""
+    return array if labels is None else array[:, [sorted(labels).index(label) for label in labels]]
 
 
 def _ordered(outputs: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
@@ -58,7 +66,9 @@ def _inputs(imported: Imported, seed: int) -> dict[str, Any]:
     for spec in imported.inputs:
         shape = tuple(d if isinstance(d, int) else extents[str(d)] for d in spec.shape)
         dtype = numpy_dtype(spec.dtype)
-        if np.issubdtype(dtype, np.integer) or dtype == np.bool_:  # indices, masks and lengths: 1 is valid for nearly all
+        if dtype.kind == "O":
+            result[spec.name] = np.resize(np.array(_WORDS, object), shape)
+        elif np.issubdtype(dtype, np.integer) or dtype == np.bool_:  # indices, masks and lengths: 1 is valid for nearly all
             result[spec.name] = np.ones(shape, dtype)
         else:
             result[spec.name] = random.standard_normal(shape).astype(dtype)
@@ -73,7 +83,7 @@ def _run_onnx(model: onnx.ModelProto, folder: str, scratch: Path, inputs: list[d
     path = scratch / "reference.onnx"
     path.write_bytes(onnx.ModelProto.SerializeToString(model))
     for index, case in enumerate(inputs):
-        named: dict[str, Any] = {f"i{i}": a for i, a in enumerate(case.values())}
+        named: dict[str, Any] = {f"i{i}": _without_objects(a) for i, a in enumerate(case.values())}
         np.savez(scratch / f"case{index}.npz", **named)
     command = [sys.executable, "-m", "ingot.artifact.reference", package, str(path), folder, str(scratch), str(len(inputs))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -83,7 +93,7 @@ def _run_onnx(model: onnx.ModelProto, folder: str, scratch: Path, inputs: list[d
     outputs = []
     for index in range(len(inputs)):
         with np.load(scratch / f"result{index}.npz") as arrays:
-            outputs.append([arrays[f"o{i}"] for i in range(len(arrays.files))])
+            outputs.append([_with_objects(arrays[f"o{i}"]) for i in range(len(arrays.files))])
     return outputs, engine, ""
 
 
@@ -91,9 +101,25 @@ def _main(package: str, path: str, folder: str, scratch: str, count: str) -> Non
     run = _onnxruntime(path, folder) if package == "onnxruntime" else _onnx_reference(path, folder)
     for index in range(int(count)):
         with np.load(Path(scratch) / f"case{index}.npz") as arrays:
-            outputs = run([arrays[f"i{i}"] for i in range(len(arrays.files))])
-        named: dict[str, Any] = {f"o{i}": np.asarray(a) for i, a in enumerate(outputs)}
+            outputs = run([_with_objects(arrays[f"i{i}"]) for i in range(len(arrays.files))])
+        named: dict[str, Any] = {f"o{i}": _without_objects(_as_array(a)) for i, a in enumerate(outputs)}
         np.savez(Path(scratch) / f"result{index}.npz", **named)
+
+
+def _as_array(output: Any) -> Any:
+    """A sequence of maps as rows, by ascending keys."""
+    if isinstance(output, list) and output and isinstance(output[0], dict):
+        return np.array([[row[key] for key in sorted(row)] for row in output], np.float32)
+    return np.asarray(output)
+
+
+def _without_objects(array: Any) -> Any:
+    """Strings as files can hold them: an array of objects would be a pickle."""
+    return array.astype(np.str_) if array.dtype.kind == "O" else array
+
+
+def _with_objects(array: Any) -> Any:
+    return array.astype(object) if array.dtype.kind == "U" else array
 
 
 def _onnxruntime(path: str, folder: str) -> Callable[[list[Any]], list[Any]]:

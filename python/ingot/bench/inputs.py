@@ -49,6 +49,8 @@ def _extent(extent: int | str, dims: Mapping[str, int], name: str) -> int:
 
 
 def _array(shape: tuple[int, ...], dtype: np.dtype[Any], sample: npt.NDArray[Any] | None, rng: np.random.Generator) -> npt.NDArray[Any]:
+    if dtype.kind == "O":
+        return np.resize(sample if sample is not None and sample.size else np.array(["text"], object), shape)
     if dtype.kind in "biu":
         return np.ascontiguousarray(np.resize(sample, shape) if sample is not None and sample.size else np.ones(shape, dtype))
     values = rng.standard_normal(shape, np.float32)

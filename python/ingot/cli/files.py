@@ -71,8 +71,8 @@ def read_inputs(given: Sequence[str], infos: Sequence[Any], normalization: Norma
 
 
 def write_outputs(path: Path, outputs: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes arrays to an .npz by name, or one array to an .npy. Types that NumPy lacks become float32."""
-    arrays = {name: array if array.dtype.kind in _NUMPY_KINDS else array.astype(np.float32) for name, array in outputs.items()}
+    """Writes arrays to an .npz by name, or one array to an .npy. Types that NumPy lacks become float32; strings NumPy's own (str)."""
+    arrays = {name: _storable(array) for name, array in outputs.items()}
     try:
         if path.suffix.lower() == ".npy":
             if len(arrays) != 1:
@@ -84,6 +84,12 @@ def write_outputs(path: Path, outputs: Mapping[str, npt.NDArray[Any]]) -> None:
             raise InputError(f"{path}: outputs are written as .npz or .npy")
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _storable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if array.dtype.kind == "O":  # an array of objects would be a pickle, which is not read again
+        return array.astype(np.str_)
+    return array if array.dtype.kind in _NUMPY_KINDS else array.astype(np.float32)
 
 
 def _split(text: str, known: Mapping[str, Any]) -> tuple[str | None, Path]:

@@ -53,7 +53,7 @@ class Function:
         value = self._function["values"][index]
         extents = [self.evaluate(e, symbols) for e in value["shape"]]
         digits = re.search(r"\d+", value["dtype"])
-        bits = int(digits[0]) if digits else 8
+        bits = int(digits[0]) if digits else 128 if value["dtype"] == "string" else 8  # a string's address and size
         return None if any(e is None for e in extents) else math.prod(e for e in extents if e is not None) * max(bits, 8) // 8
 
     def traffic(self, step: Mapping[str, Any], symbols: Mapping[str, int]) -> int | None:

@@ -34,7 +34,8 @@ def execute(arguments: argparse.Namespace) -> int:
     outputs = model.run(inputs)
     if arguments.output:
         files.write_outputs(arguments.output, outputs)
-    printing.table(["output", "dtype", "shape", "values"], [(name, array.dtype, printing.shape(array.shape), _preview(array))
+    types = {info.name: info.dtype for info in model.outputs}
+    printing.table(["output", "dtype", "shape", "values"], [(name, types[name], printing.shape(array.shape), _preview(array))
                                                             for name, array in outputs.items()])
     return 0
 
@@ -43,6 +44,8 @@ def _preview(array: np.ndarray[Any, Any], most: int = 6) -> str:
     flat = array.ravel()[:most]
     if array.dtype.kind in "biu":
         shown = " ".join(str(value) for value in flat)
+    elif array.dtype.kind == "O":
+        shown = " ".join(repr(value) for value in flat)
     else:
         shown = " ".join(f"{complex(value):.5g}" if array.dtype.kind == "c" else f"{float(value):.5g}" for value in flat)
     return shown + (" …" if array.size > most else "")

@@ -78,6 +78,9 @@ def difference(sample: int, name: str, actual: npt.NDArray[Any], expected: npt.N
     """Compares two arrays in float64. Equal infinities and NaNs in the same places are no difference."""
     if actual.shape != expected.shape:
         return Difference(sample, name, math.inf, math.inf, math.nan)
+    if expected.dtype.kind == "O":  # strings are the same or not: the error is the fraction that are not
+        wrong = float(np.mean(actual != expected)) if expected.size else 0.0
+        return Difference(sample, name, float(wrong > 0), wrong, 1.0 - wrong)
     a, e = (np.asarray(x).astype(np.complex128 if x.dtype.kind == "c" else np.float64).ravel() for x in (actual, expected))
     same = (a == e) | (np.isnan(a) & np.isnan(e))
     with np.errstate(invalid="ignore"):
