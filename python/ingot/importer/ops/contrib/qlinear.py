@@ -83,7 +83,11 @@ def qlinear_softmax(cx: Context, x: Value, x_scale: Value, x_zero: Value | None,
     operator = registry.find("", "Softmax", opset)  # before opset 13, a softmax is over all axes from one on
     if operator is None:
         raise cx.error(f"there is no Softmax in opset {opset}")
-    return _codes(cx, operator.function(cx, _floats(cx, x, x_scale, x_zero), axis=axis), y_scale, y_zero, x.dtype)
+    floats = _floats(cx, x, x_scale, x_zero)
+    own, cx.opset = cx.opset, opset
+    y = operator.function(cx, floats, axis=axis)
+    cx.opset = own
+    return _codes(cx, y, y_scale, y_zero, x.dtype)
 
 
 @microsoft_op("QLinearAveragePool")
