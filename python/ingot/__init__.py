@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact", "ArtifactError", "BusyError", "CompileError", "CompileReport", "ExecutionError", "FileError", "IngotError", "InputError", "Model",
-    "PrecisionWarning", "Session", "TargetError", "UnsupportedError", "VersionError", "__version__", "cmake_dir", "compile", "include_dir", "load", "machine",
+    "PrecisionWarning", "Session", "TargetError", "UnsupportedError", "VersionError", "__version__", "cmake_dir", "compile", "include_dir", "load",
+    "machine",
 ]
 
 #: What is imported when it is first asked for, and from where.

@@ -97,7 +97,8 @@ def _widen(graph: onnx.GraphProto) -> None:
 def _compile(model: Model, folder: Path) -> None:
     path = folder / "model.ingot"
     built = model.build()
-    ingot.compile(built, path, samples=0, target=sorted({*LEVELS, *model.extended, *(level for level in WIDE if here(level))}))
+    wanted = sorted({*LEVELS, *model.extended, *(level for level in WIDE if here(level))})
+    ingot.compile(built, path, samples=0, precision=model.precision, target=wanted)
     manifest = ingot.Artifact.open(path).manifest
     described = {"steps": {t["name"]: t["program"]["functions"][0]["steps"] for t in manifest["targets"]},
                  "outputs": {o["name"]: o["dtype"] for o in manifest["outputs"]}}

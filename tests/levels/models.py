@@ -34,7 +34,7 @@ class Model:
     """A model, inputs for several runs, what is allowed as relative norm error, and what its steps must be, to be the test that it is meant to be.
 
     ``extended`` are targets whose extensions its code may use, on top of the levels that every model is compiled for; ``expected`` are the outputs
-    of each run where ONNX's reference evaluator in float64 is not the reference.
+    of each run where ONNX's reference evaluator in float64 is not the reference. ``precision`` is what it is compiled with.
     """
 
     source: onnx.ModelProto | Callable[[], onnx.ModelProto]
@@ -43,6 +43,7 @@ class Model:
     kernels: tuple[str, ...] = ()
     extended: tuple[str, ...] = ()
     expected: Sequence[Mapping[str, np.ndarray]] | None = None
+    precision: str | None = None
 
     def build(self) -> onnx.ModelProto:
         """The model as ONNX; one that has to be exported first is, each time."""
@@ -272,6 +273,38 @@ def quantized(rng: np.random.Generator) -> Model:
     # Quantized results may be off by one step of 256 where float64 and float32 round to different sides.
     return Model(built, [{"x": rng.integers(0, 256, (m, 48), np.uint8), "f": _normal(rng, m, 48)} for m in (1, 11)], tolerance=2e-4,
                  extended=(V4, ARM))
+
+
+@_small
+def integer_convolutions(rng: np.random.Generator) -> Model:
+    weights = {"sx": np.array(0.03, np.float32), "zx": np.array(117, np.uint8), "zw": np.zeros(24, np.int8), "zv": np.zeros(20, np.int8),
+               "w": rng.integers(-127, 128, (24, 6, 3, 3), np.int8), "v": rng.integers(-127, 128, (20, 24, 1, 1), np.int8),
+               "sw": rng.uniform(0.002, 0.004, 24).astype(np.float32), "sv": rng.uniform(0.002, 0.004, 20).astype(np.float32),
+               "b": _normal(rng, 24), "sy": np.array(0.02, np.float32), "zy": np.array(3, np.uint8)}
+    nodes = [_node("QuantizeLinear", "x sx zx", "q"), _node("DequantizeLinear", "q sx zx", "d"), _node("DequantizeLinear", "w sw zw", "dw", axis=0),
+             _node("Conv", "d dw b", "c", pads=[1] * 4, strides=[2, 1]), _node("Relu", "c", "r"), _node("QuantizeLinear", "r sy zy", "qr"),
+             _node("DequantizeLinear", "qr sy zy", "dr"), _node("DequantizeLinear", "v sv zv", "dv", axis=0), _node("Conv", "dr dv", "y")]
+    built = model(nodes, {"x": ("float32", ["n", 6, "h", 11])}, ["y"], weights)
+    # A number of the middle may be off by one step of 256 where float64 and float32 round to different sides.
+    return Model(built, [{"x": _normal(rng, n, 6, h, 11)} for n, h in ((1, 8), (2, 5))], tolerance=2e-3, kernels=("in int",), extended=(V4, ARM))
+
+
+def _half(rng: np.random.Generator, precision: str, tolerance: float) -> Model:
+    weights = {"w": _normal(rng, 30, 50, scale=0.2), "v": _normal(rng, 40, 50, 3, scale=0.1), "b": _normal(rng, 40)}
+    nodes = [_node("MatMul", "x w", "p"), _node("Transpose", "p", "t", perm=[0, 2, 1]), _node("Conv", "t v b", "c", pads=[1, 1]),
+             _node("Relu", "c", "y")]
+    built = model(nodes, {"x": ("float32", [2, "rows", 30])}, ["y"], weights)
+    return Model(built, [{"x": _normal(rng, 2, m, 30)} for m in (1, 13)], tolerance, extended=(V4, ARM), precision=precision)
+
+
+@_small
+def weights_in_bfloat16(rng: np.random.Generator) -> Model:
+    return _half(rng, "bf16", BFLOAT)
+
+
+@_small
+def weights_in_float16(rng: np.random.Generator) -> Model:
+    return _half(rng, "f16", HALF)
 
 
 @_small

@@ -150,8 +150,16 @@ def _quantize(rewriter: _Integers, call: Any) -> Any:
     scaled, one = call.args[0], call.args[1]
     if np.isfinite(inverse):  # a multiplication, within one unit in the last place of the division, and several times as fast
         scaled, one = rewriter.emit(relax.op.multiply(scaled, rewriter.number(float(inverse), "float32"))), relax.const(np.float32(1))
-    source = rewriter.emit(relax.op.quantize(scaled, one, call.args[2], int(call.attrs.axis), dtype))
-    rewriter.codes_of(source, int(zero))
+    axis = int(call.attrs.axis)
+    if rewriter.x in ("int16", dtype):
+        source = rewriter.emit(relax.op.quantize(scaled, one, call.args[2], axis, dtype))
+        rewriter.codes_of(source, int(zero))
+    else:  # the other type of 8 bits: the same numbers, moved
+        offset = int(zero) + (128 if rewriter.x == "uint8" else -128)
+        codes = rewriter.emit(relax.op.quantize(scaled, one, relax.const(offset, rewriter.x), axis, rewriter.x))
+        moved = relax.op.add(rewriter.emit(relax.op.astype(codes, "int16")), rewriter.number(int(zero) - offset, "int16"))
+        source = rewriter.emit(relax.op.astype(rewriter.emit(moved), dtype))
+        rewriter.codes[source] = (codes, offset)
     rewriter.before[source] = call.args[0]
     return source
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
+from tvm.ir import StringImm
 
 from ingot.lower.cpu.nest import Flat, simplify
 from ingot.lower.targets import Target
@@ -73,6 +74,7 @@ class Arithmetic:
     widen_x: Callable[[Any, int], Any] = _same
     widen_w: Callable[[Any, int], Any] = _same
     dot: Callable[[Any, Any, Any, int], Any] | None = None
+    definitions: str = ""
 
     def fits(self, target: Target) -> bool:
         """Whether a target has what it needs."""
@@ -125,6 +127,32 @@ def _intrinsic(name: str, sums: str, operand: str, lanes: int, together: int) ->
     return dot
 
 
+#: Functions of LLVM's own for the instructions that take bfloat16, which TVM's code generator has no vectors of: operands are 16-bit integers.
+_BFLOAT16_DOT = """
+define linkonce_odr <{lanes} x float> @ingot.bfloat16_dot(<{lanes} x float> %sums, <{pairs} x i16> %x, <{pairs} x i16> %w) #0 {{
+  %a = bitcast <{pairs} x i16> %x to <{pairs} x bfloat>
+  %b = bitcast <{pairs} x i16> %w to <{pairs} x bfloat>
+  %y = call <{lanes} x float> @{name}(<{lanes} x float> %sums, <{pairs} x bfloat> %a, <{pairs} x bfloat> %b)
+  ret <{lanes} x float> %y
+}}
+declare <{lanes} x float> @{name}(<{lanes} x float>, <{pairs} x bfloat>, <{pairs} x bfloat>)
+attributes #0 = {{ alwaysinline nounwind memory(none) "target-features"="{features}" }}
+"""
+
+
+def _bfloat16_dot(lanes: int) -> Callable[[Any, Any, Any, int], Any]:
+    def dot(accumulated: Any, element: Any, weights: Any, width: int) -> Any:
+        operands = [tirx.reinterpret(f"uint16x{2 * lanes}", v) for v in (element, weights)]
+        return tirx.call_pure_extern(f"float32x{lanes}", "ingot.bfloat16_dot", accumulated, *operands)
+
+    return dot
+
+
+def with_definitions(body: Any, how: Arithmetic) -> Any:
+    """A statement with the LLVM functions that an arithmetic calls."""
+    return body if not how.definitions else tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", StringImm(how.definitions), body)
+
+
 def _pairs(name: str, lanes: int) -> Callable[[Any, Any, Any, int], Any]:
     """x86's pmaddwd: products of 16-bit integers, added in pairs; the sum of a pair is exact."""
     def dot(accumulated: Any, element: Any, weights: Any, width: int) -> Any:
@@ -160,9 +188,11 @@ TABLE: tuple[Arithmetic, ...] = (
     Arithmetic("float16 weights", "float16 weights", "float32", "float16", "float32", arch="aarch64", widen_w=_float16),
     Arithmetic("float16 weights by bits", "float16 weights", "float32", "float16", "float32", widen_w=_float16_by_bits),
     Arithmetic("bfloat16 dot", "bfloat16", "uint16", "uint16", "float32", 2, features=("avx512_bf16",),
-               dot=_intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", "float32", "bfloat16", 16, 2)),
+               dot=_bfloat16_dot(16),
+               definitions=_BFLOAT16_DOT.format(lanes=16, pairs=32, name="llvm.x86.avx512bf16.dpbf16ps.512", features="+avx512f,+avx512bf16")),
     Arithmetic("bfloat16 dot", "bfloat16", "uint16", "uint16", "float32", 2, features=("bf16",), arch="aarch64",
-               dot=_intrinsic("llvm.aarch64.neon.bfdot.v4f32.v8bf16", "float32", "bfloat16", 4, 2)),
+               dot=_bfloat16_dot(4),
+               definitions=_BFLOAT16_DOT.format(lanes=4, pairs=8, name="llvm.aarch64.neon.bfdot.v4f32.v8bf16", features="+neon,+bf16")),
     Arithmetic("bfloat16 weights", "bfloat16", "float32", "uint16", "float32", temporaries=1, widen_w=_bfloat16),
     # Integers: X is unsigned for x86's four-way dot product, signed for Arm's, and 16 bits wide where there is none.
     Arithmetic("int8 dot", "int8", "uint8", "int8", "int32", 4, features=("avx512_vnni",),

@@ -66,7 +66,8 @@ class _Program:
     def build(self) -> tirx.PrimFunc:
         body = self.nest()
         function = self.fused.function
-        return tirx.PrimFunc(list(function.params), sequence(self.after.declared(), body), function.ret_type, function.attrs)
+        body = arithmetic.with_definitions(sequence(self.after.declared(), body), self.how)
+        return tirx.PrimFunc(list(function.params), body, function.ret_type, function.attrs)
 
     def nest(self) -> Any:
         """Tasks of column blocks by rows: the larger operand is the outer one, so that each thread reads its own part of it."""
