@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from ingot.importer.module import Imported
     from ingot.lower.cpu.choices import Choices
     from ingot.lower.targets import Target
+    from ingot.passes.quantize import Quantization
     from ingot.tune import Tuner
 
 #: Called as a compile goes: the stage, the part of it that is done (0 to 1, or None if unknown), and what is at hand.
 Progress = Callable[[str, "float | None", str], None]
+
+#: A number in as many digits as one can have: stands in the manifest for what is known only when the artifact has run.
+_LONGEST = -1.2345678901234567e-300
 
 
 @dataclass
@@ -39,6 +43,7 @@ class CompileReport:
         targets: The targets in it, best first.
         timings: Seconds that each stage took.
         log: What each pass did, a line each.
+        quantization: What ``quantize`` did, as the manifest has it (docs/format.md); None without it.
     """
 
     path: Path
@@ -46,6 +51,7 @@ class CompileReport:
     targets: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
+    quantization: dict[str, Any] | None = None
 
 
 @dataclass
@@ -68,6 +74,9 @@ def compile(
     *,
     target: str | Sequence[str] = "cpu",
     precision: str | None = None,
+    quantize: str | None = None,
+    quantize_include: Sequence[str] = (),
+    quantize_exclude: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     bounds: Mapping[str, int] | None = None,
     samples: int = 1,
@@ -91,6 +100,10 @@ def compile(
         precision: What to compute in: ``f32``; ``bf16`` or ``f16``, which keep the weights of matrix products and convolutions in 16 bits and
             add up in float32 (bf16 also multiplies in bfloat16 where the CPU does); None keeps the model's own types. Whatever is given, a
             float64 model is computed in float32; with None it is computed in float64, and a :class:`~ingot.errors.PrecisionWarning` says so.
+        quantize: How to quantize the constant weights of matrix products: ``int8``, ``int4``, ``uint4``, ``nf4`` or ``mxfp4``, with a group as in
+            ``int4:g128`` and an arithmetic as in ``int8:float`` (docs/quantization.md). What is lost goes into the artifact.
+        quantize_include: Patterns of names of ONNX nodes or weights, such as ``*/mlp/*``: only these are quantized.
+        quantize_exclude: Patterns of those that are not.
         shapes: For inputs by name, extents or symbol names that replace the declared ones.
         bounds: For symbolic dimensions by name, the largest extent: memory is then planned once, for the bounds.
         samples: How many reference samples to store for ``ingot verify``.
@@ -116,7 +129,11 @@ def compile(
     from ingot.importer.single import single_precision, uses_float64
     from ingot.lower import targets
     from ingot.passes.settings import PRECISIONS
+    from ingot.quantize.scheme import parse_scheme
 
+    scheme = parse_scheme(quantize) if quantize is not None else None
+    if scheme is None and (quantize_include or quantize_exclude):
+        raise CompileError("quantize_include and quantize_exclude pick layers for quantize, which was not given")
     if precision is not None and precision not in PRECISIONS:
         raise CompileError(f"there is no precision '{precision}'; they are {', '.join(PRECISIONS)}")
     wanted = sorted({targets.find(t) for t in ([target] if isinstance(target, str) else target)}, key=targets.preference)
@@ -139,9 +156,16 @@ def compile(
             imported.bounds.update(_checked_bounds(bounds, imported))
         with stages("samples"):
             cases = _samples(source, imported, samples, Path(folder), report)
+        quantization = None
+        if scheme is not None:
+            from ingot.passes.quantize import Selection, quantize_weights
+
+            with stages("quantize"):
+                imported, quantization = quantize_weights(imported, scheme, Selection(tuple(quantize_include), tuple(quantize_exclude)),
+                                                          Path(folder), lambda layer: stages.advance(None, layer))
         built = _build(imported, wanted, precision or "f32", stages, report, tuner)
         with stages("write weights"):
-            report.size = _write(report.path, name or source.name, source.metadata, imported, built, cases, stages)
+            report.size = _write(report.path, name or source.name, source.metadata, imported, built, cases, stages, quantization, report)
     return report
 
 
@@ -310,8 +334,10 @@ def _build(imported: Imported, wanted: Sequence[Target], precision: str, stages:
 
 
 def _write(path: Path, name: str, metadata: Mapping[str, Any], imported: Imported, built: tuple[list[_Built], list[Any]],
-           samples: tuple[list[Sample], str], stages: _Stages) -> int:
+           samples: tuple[list[Sample], str], stages: _Stages, quantization: Quantization | None = None,
+           report: CompileReport | None = None) -> int:
     from ingot.artifact import write
+    from ingot.quantize.loss import measure, placeholder, tolerance
 
     targets, weights = built
     cases, reference = samples
@@ -328,6 +354,10 @@ def _write(path: Path, name: str, metadata: Mapping[str, Any], imported: Importe
     }
     if cases:
         manifest["samples"] = {"segment": len(targets) + 2, "reference": reference, "cases": layout.samples(cases)}
+    if quantization is not None:
+        manifest["quantization"] = {**quantization.entry(), "loss": placeholder(cases)}
+        if cases:
+            manifest["samples"] |= {"tolerance": _LONGEST, "tolerance_source": "estimated"}
     with write.replacing(path) as file:
         writer = write.Writer(file, len(write.encode(manifest)), len(targets) + 1 + bool(cases))
         for b in targets:
@@ -341,7 +371,19 @@ def _write(path: Path, name: str, metadata: Mapping[str, Any], imported: Importe
         if cases:
             with writer.segment(write.SAMPLES) as put:
                 write.put_samples(put, cases)
-        return writer.finish(manifest)
+        size = writer.finish(manifest)
+        if quantization is not None:
+            file.flush()
+            # The file has no name yet that lasts; this one is of the open file.
+            loss = measure(Path(f"/proc/self/fd/{file.fileno()}"), cases) if cases else None
+            manifest["quantization"]["loss"] = loss
+            if cases:
+                found, origin = tolerance(loss, quantization.layers, quantization.scheme.integers)
+                manifest["samples"] |= {"tolerance": found, "tolerance_source": origin}
+            if report is not None:
+                report.quantization = manifest["quantization"]
+            writer.finish(manifest)
+        return size
 
 
 def _spec(spec: Any) -> dict[str, Any]:

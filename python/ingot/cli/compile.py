@@ -7,7 +7,8 @@ import os
 import re
 from typing import Any
 
-from ingot.cli import options, printing
+from ingot.cli import options, printing, quantization
+from ingot.errors import CompileError
 
 
 def add(commands: Any) -> None:
@@ -21,6 +22,12 @@ def add(commands: Any) -> None:
                          "file, and the best that a machine can run is loaded")
     command.add_argument("--precision", metavar="TYPE", help="f32; bf16 or f16, which keep weights in 16 bits and add up in float32 (bf16 multiplies "
                          "in bfloat16 where the CPU does); default: the model's own types")
+    command.add_argument("--quantize", metavar="SCHEME", help="quantize the weights of matrix products: int8, int4, uint4, nf4 or mxfp4, "
+                         "with a group as in int4:g128 and an arithmetic as in int8:float (docs/quantization.md)")
+    command.add_argument("--quantize-include", action="append", metavar="PATTERN", help="quantize only what has such a name, of an ONNX node or a "
+                         "weight; * and ? stand for any text")
+    command.add_argument("--quantize-exclude", action="append", metavar="PATTERN", help="do not quantize what has such a name")
+    command.add_argument("--quantize-report", metavar="FILE.json", help="write what each layer and the model lost, which the artifact holds too")
     command.add_argument("--shape", action="append", type=options.shape, metavar="NAME=1,3,224,224",
                          help="fix or name the extents of an input: NAME=batch,3,H,W")
     command.add_argument("--bound", action="append", type=options.assignments, metavar="batch=32",
@@ -40,6 +47,8 @@ def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     from ingot.compiler import compile
 
+    if arguments.quantize_report and not arguments.quantize:
+        raise CompileError("--quantize-report is about --quantize, which was not given")
     model, inputs = arguments.model, None
     if is_callable(model):
         from ingot.export.spec import load_callable
@@ -47,6 +56,8 @@ def execute(arguments: argparse.Namespace) -> int:
         model, inputs = load_callable(model)
     with printing.warnings(), printing.progress() as progress:
         report = compile(model, arguments.output, target=arguments.target or "cpu", precision=arguments.precision,
+                         quantize=arguments.quantize, quantize_include=arguments.quantize_include or (),
+                         quantize_exclude=arguments.quantize_exclude or (),
                          shapes=dict(arguments.shape) if arguments.shape else None, bounds=options.merged(arguments.bound) or None,
                          samples=arguments.samples, inputs=inputs, name=arguments.name, tune=arguments.tune,
                          tune_file=arguments.tune_file, tune_threads=arguments.tune_threads, progress=progress)
@@ -55,6 +66,10 @@ def execute(arguments: argparse.Namespace) -> int:
             print(line)
     printing.table(["stage", "time"], [*((stage, printing.duration(t)) for stage, t in report.timings.items()),
                                        ("total", printing.duration(sum(report.timings.values())))], right=[1])
+    if report.quantization is not None:
+        quantization.summary(report.quantization)
+        if arguments.quantize_report:
+            quantization.write(report.quantization, arguments.quantize_report)
     print(f"{report.path}: {printing.size(report.size)}, {', '.join(report.targets)}")
     return 0
 

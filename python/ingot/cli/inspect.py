@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from ingot.cli import options, printing
+from ingot.cli import options, printing, quantization
 from ingot.cli.program import functions_of, names_of
 from ingot.errors import TargetError
 
@@ -57,6 +57,7 @@ def describe(path: str, dims: Mapping[str, int], target: str | None = None) -> d
         "targets": [{"name": t["name"], "arch": t["arch"], "features": t["features"], "functions": len(t["code"].get("functions", {})),
                      "code_bytes": t["code"].get("text_size", 0) + t["code"].get("data_size", 0), "segment": t["code"].get("segment")}
                     for t in manifest["targets"]],
+        "quantization": manifest.get("quantization"),
         "best_target": best,
         "memory": _memory(path, dims, manifest, best),
         "shown_target": shown["name"],
@@ -106,6 +107,10 @@ def _print(found: Mapping[str, Any]) -> None:
         print(textwrap.fill(f"{t['name']} needs {t['arch']}: {' '.join(t['features'])}", 120, initial_indent="  ", subsequent_indent="    "))
     if not found["best_target"]:
         print("  none of them can run on this machine")
+    if found["quantization"]:
+        printing.heading("quantization")
+        quantization.summary(found["quantization"])
+        quantization.layers(found["quantization"])
     printing.heading("memory of one session")
     memory = found["memory"]
     if memory:

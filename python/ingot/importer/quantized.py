@@ -18,8 +18,9 @@ class QuantizedWeight(Weight):
     """A matrix ``scale * (code - zero)``, whose ``load`` computes it.
 
     ``codes`` is int8 of the matrix's shape, of ``bits`` bits: -8 to 7 or -128 to 127. Along ``axis`` ``group`` of them share a scale (0: all
-    of them): ``scales``, of a float type, and ``zeros``, int8 or float32 or None where all are 0, have as many entries there as there are
-    groups, and one for each position of the other axis. ``integers`` says that products may round the other operand to int8.
+    of them): ``scales``, of a float type or uint8 s for 2^(s - 127), and ``zeros``, int8 or float32 or None where all are 0, have as many entries
+    there as there are groups, and one for each position of the other axis. ``integers`` says that products may round the other operand to
+    int8. With ``values`` codes are 0 to 15 and stand for these numbers.
     """
 
     codes: Weight
@@ -29,6 +30,7 @@ class QuantizedWeight(Weight):
     axis: int
     group: int
     integers: bool
+    values: tuple[float, ...] = ()
 
     def transposed(self, axes: Sequence[int]) -> Weight:
         """The matrix with its axes permuted, quantized as before."""
@@ -36,18 +38,20 @@ class QuantizedWeight(Weight):
             return self
         codes, scales = self.codes.transposed(axes), self.scales.transposed(axes)
         zeros = self.zeros.transposed(axes) if self.zeros is not None else None
-        return quantized_weight(self.name, self.dtype, codes, scales, zeros, self.bits, 1 - self.axis, self.group, self.integers)
+        return quantized_weight(self.name, self.dtype, codes, scales, zeros, self.bits, 1 - self.axis, self.group, self.integers, self.values)
 
 
 def quantized_weight(name: str, dtype: str, codes: Weight, scales: Weight, zeros: Weight | None, bits: int, axis: int, group: int,
-                     integers: bool = False) -> QuantizedWeight:
+                     integers: bool = False, values: tuple[float, ...] = ()) -> QuantizedWeight:
     """A quantized weight of a float type ``dtype``; the other arguments are those of :class:`QuantizedWeight`."""
 
     def load() -> np.ndarray:
         wide = np.float64 if dtype == "float64" else np.float32
-        numbers = codes.load().astype(wide)
+        numbers = np.array(values, wide)[codes.load()] if values else codes.load().astype(wide)
 
         def spread(parameters: np.ndarray) -> np.ndarray:
+            if parameters.dtype == np.uint8:
+                parameters = np.ldexp(wide(1), parameters.astype(np.int32) - 127)
             return np.repeat(parameters.astype(wide), group or numbers.shape[axis], axis)[: numbers.shape[0], : numbers.shape[1]]
 
         if zeros is not None:
@@ -55,7 +59,7 @@ def quantized_weight(name: str, dtype: str, codes: Weight, scales: Weight, zeros
         numbers *= spread(scales.load())
         return numbers.astype(numpy_dtype(dtype))
 
-    return QuantizedWeight(name, codes.shape, dtype, load, codes, scales, zeros, bits, axis, group, integers)
+    return QuantizedWeight(name, codes.shape, dtype, load, codes, scales, zeros, bits, axis, group, integers, values)
 
 
 def from_integers(x: Weight, scale: Weight, zero: Weight | None, axis: int, block: int, dtype: str) -> QuantizedWeight | None:

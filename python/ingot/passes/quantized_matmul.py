@@ -16,14 +16,14 @@ from tvm import relax
 from ingot.importer import dims
 from ingot.importer.quantized import QuantizedWeight, from_integers
 from ingot.importer.weights import Weight
-from ingot.lower.cpu.quantized_weights import ACTIVATIONS, INT4, INT8, Format, groups_of, is_group, pack_codes, pack_groups, packed_shape
+from ingot.lower.cpu.quantized_weights import ACTIVATIONS, FORMATS, Format, groups_of, is_group, pack_codes, pack_groups, packed_shape
 from ingot.passes.attention_operands import calls, extents_of, order_of, same_shape, scalar, scaled
 from ingot.passes.dynamic_quantization import DynamicProducts
 from ingot.passes.graph import Graph, Rewriter
 from ingot.passes.trace import bindings
 
 _FLOATS = ("float32", "float16", "bfloat16")
-_FORMATS: dict[int, Format] = {8: INT8, 4: INT4}
+_FORMATS: dict[tuple[int, tuple[float, ...]], Format] = {(f.bits, f.values): f for f in FORMATS.values()}
 #: Operators of one tensor that are activations of the kernel.
 _UNARY = {"relax.nn.relu": "relu", "relax.nn.gelu": "gelu", "relax.nn.gelu_tanh": "gelu_tanh", "relax.nn.silu": "silu"}
 
@@ -154,7 +154,7 @@ def _with(x: Any, weight: QuantizedWeight) -> _Call | None:
         return None
     codes, scales, zeros = found
     depth, columns = weight.shape
-    kind = _FORMATS[weight.bits]
+    kind = _FORMATS[weight.bits, weight.values]
     groups = (groups_of(depth, weight.group), columns)
     if depth == 0 or scales.shape != groups:
         return None

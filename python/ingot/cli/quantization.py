@@ -1,0 +1,53 @@
+"""What the command line says of an artifact's quantization (docs/format.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ingot.cli import printing
+from ingot.errors import FileError
+
+
+def summary(found: Mapping[str, Any]) -> None:
+    """The scheme, the sizes, and what the model lost."""
+    layers, kept = len(found["layers"]), len(found["kept"])
+    print(f"  {found['scheme']}, {found['method']}")
+    print(f"  {layers} layer{'s' if layers != 1 else ''} quantized, {kept} left as they were; weights of products "
+          f"{printing.size(found['bytes_before'])} → {printing.size(found['bytes_after'])}")
+    loss = found["loss"]
+    if loss is None:
+        print("  loss of the whole model: not measured, because the artifact has no samples")
+    elif loss["problem"]:
+        print(f"  loss of the whole model: not measured: {loss['problem']}")
+    else:
+        for output in loss["outputs"]:
+            print(f"  sample {output['sample']}, {output['output']}: relative error {_number(output['relative_error'], '.3g')}, "
+                  f"cosine {_number(output['cosine'], '.6f')}")
+
+
+def layers(found: Mapping[str, Any]) -> None:
+    """A table of all layers."""
+    rows: list[list[str]] = []
+    for layer in found["layers"]:
+        rows.append([layer["node"], layer["weight"], printing.shape(layer["shape"]), _number(layer["relative_error"], ".3g"),
+                     _number(layer["cosine"], ".6f"), _number(layer["snr_db"], ".1f"), printing.size(layer["bytes_before"]),
+                     printing.size(layer["bytes_after"])])
+    printing.table(["layer", "weight", "shape", "relative error", "cosine", "SNR (dB)", "before", "after"], rows, right=[3, 4, 5, 6, 7])
+    for layer in found["kept"]:
+        print(f"  {layer['node']} stays as it was: {layer['reason']}")
+
+
+def write(found: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes the report as JSON. A FileError says if it cannot be written."""
+    try:
+        Path(path).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise FileError(f"cannot write the report to '{path}': {error.strerror}") from error
+
+
+def _number(value: float | None, how: str) -> str:
+    return "-" if value is None else format(value, how)
