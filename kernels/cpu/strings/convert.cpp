@@ -30,17 +30,28 @@ bool EqualIgnoringCase(std::string_view text, std::string_view lower) {
   return std::ranges::equal(text, lower, [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a + 32 : a) == b; });
 }
 
+// Whether the decimal number that `text` is, and that is not 0, lies between -1 and 1.
+bool IsBelowOne(std::string_view text) {
+  const size_t end = std::min(text.find_first_of("eE"), text.size());
+  std::string_view power = text.substr(std::min(end + 1, text.size()));
+  const bool small = power.starts_with('-');
+  if (power.starts_with('+')) power.remove_prefix(1);
+  int64_t exponent = 0;
+  if (std::from_chars(power.data(), power.data() + power.size(), exponent).ec == std::errc::result_out_of_range)
+    return small;
+  const std::string_view digits = text.substr(0, end);
+  const auto point = static_cast<int64_t>(std::min(digits.find('.'), digits.size()));
+  const auto first = static_cast<int64_t>(digits.find_first_of("123456789"));
+  return exponent + point - first < (first < point ? 1 : 0);
+}
+
 template <typename T>
 bool Parse(std::string_view text, T& number) {
   if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error == std::errc::result_out_of_range && std::is_floating_point_v<T>) {
-    // from_chars leaves the number alone: too large is an infinity, too small is 0.
     const bool negative = text.starts_with('-');
-    const size_t exponent = text.find_first_of("eE");
-    const bool small = exponent != std::string_view::npos ? text.substr(exponent + 1).starts_with('-')
-                                                          : text.substr(negative).starts_with('0');
-    number = static_cast<T>(small ? 0.0 : HUGE_VAL);
+    number = static_cast<T>(IsBelowOne(text) ? 0.0 : HUGE_VAL);  // from_chars left it alone
     if (negative) number = static_cast<T>(-number);
     return end == text.data() + text.size();
   }

@@ -18,7 +18,9 @@
 // string_to_number     (x [d…]) -> any number [d…], in C's decimal or exponent form, inf, infinity, nan in any case,
 //                      space around it; integers are written without a point; bool is 0, 1, true or false. Any other
 //                      text, and an integer that is out of range, is an error.
-// number_to_string     (x, any number [d…]) -> string [d…]: the shortest text that reads back as the same number;
+// number_to_string     (x, any number [d…]) -> string [d…]: the shortest text that reads back as the same number (of 16
+// bits:
+//                      as the same float32);
 //                      INF, -INF, NaN; bool is 0 or 1
 // regex_full_match     (x [d…], instructions int64 [n, 3], ranges int64 [r, 2]) -> bool [d…]: whether a program
 //                      (RegexOp) accepts all of a string, in time of its length times n
