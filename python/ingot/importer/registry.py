@@ -27,7 +27,8 @@ class Operator:
 #: Operators that only move elements: what imports them takes strings as it takes numbers.
 MOVES = frozenset({
     "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Gather", "GatherElements", "GatherND",
-    "Where", "Tile", "Expand", "Compress", "ReverseSequence", "Shape", "Size", "If", "Loop", "Scan", "ArrayFeatureExtractor",
+    "Where", "Tile", "Expand", "Compress", "ReverseSequence", "DepthToSpace", "SpaceToDepth", "Shape", "Size", "If", "Loop", "Scan",
+    "ArrayFeatureExtractor",
 })
 
 _operators: dict[tuple[str, str], list[Operator]] = {}

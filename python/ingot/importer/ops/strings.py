@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tvm import te
+from tvm import te, tirx
 
 from ingot.importer import dims
 from ingot.importer.context import Context
 from ingot.importer.ops.cast import convert, dtype_of, to_strings
+from ingot.importer.ops.indexing import scatter_elements as scatter_elements_of_numbers
+from ingot.importer.ops.indexing import scatter_nd as scatter_nd_of_numbers
 from ingot.importer.ops.indexing import unique as unique_numbers
-from ingot.importer.ops.move import broadcast_to
+from ingot.importer.ops.move import _pad as pad_by
+from ingot.importer.ops.move import broadcast_to, concat
 from ingot.importer.regex import RegexError, compile_pattern
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
@@ -136,6 +139,37 @@ def unique(cx: Context, x: Value, *, axis: int | None = None, sorted: int = 1) -
     ranks, different = cx.kernel("string_rank", [x], [(x.shape, "int64"), ([None], STRING)])
     values, *others = unique_numbers(cx, ranks, axis=axis, sorted=sorted)
     return (pick(cx, different, values), *others)
+
+
+@onnx_op("Pad", since=11, strings=True)
+def pad(cx: Context, x: Value, pads: Value, value: Value | None = None, axes: Value | None = None, *, mode: str = "constant") -> Value:
+    return pad_by(cx, x, cx.dims(pads, "pads"), [a % x.ndim for a in cx.ints(axes, "axes") or range(x.ndim)], mode,
+                  tirx.const(0, STRING), value)  # all bits 0 are an empty string
+
+
+@onnx_op("ScatterElements", since=11, strings=True)
+def scatter_elements(cx: Context, x: Value, indices: Value, updates: Value, *, axis: int = 0, reduction: str = "none") -> Value:
+    return _scattered(cx, x, updates, reduction, lambda old, new: scatter_elements_of_numbers(cx, old, indices, new, axis=axis))
+
+
+@onnx_op("ScatterND", since=11, strings=True)
+def scatter_nd(cx: Context, x: Value, indices: Value, updates: Value, *, reduction: str = "none") -> Value:
+    return _scattered(cx, x, updates, reduction, lambda old, new: scatter_nd_of_numbers(cx, old, indices, new))
+
+
+def _scattered(cx: Context, x: Value, updates: Value, reduction: str, scatter: Callable[[Value, Value], Value]) -> Value:
+    """Scatters where elements are to be found, in x or behind it in the updates, and picks them."""
+    if reduction != "none" or updates.dtype != STRING:
+        raise cx.error("strings are replaced by strings, and not reduced")
+    flat = [cx.reshape(v, [dims.product(v.shape)]) for v in (x, updates)]
+
+    def counted(shape: Sequence[dims.Dim], first: dims.Dim) -> Value:
+        count = dims.product(shape)
+        numbers = cx.te(lambda: te.compute([dims.expr(count)], lambda i: i + dims.expr(first), name="places"), name="places")
+        return cx.reshape(cx.wrap(numbers), shape)
+
+    places = scatter(counted(x.shape, 0), counted(updates.shape, flat[0].shape[0]))
+    return pick(cx, concat(cx, *flat, axis=0), cx.wrap(places))
 
 
 @onnx_op("TfIdfVectorizer", since=9, strings=True)
