@@ -324,3 +324,16 @@ def control_flow(rng: np.random.Generator) -> Model:
     weights = {"trips": np.array(9), "start": np.array(True), "half": np.array(0.5, np.float32), "most": np.array(3, np.float32)}
     built = model([node], {"x": ("float32", [])}, ["y"], weights)
     return Model(built, [{"x": np.array(value, np.float32)} for value in (0.25, 1.5)])
+
+
+@_small
+def strings(rng: np.random.Generator) -> Model:
+    """Numbers that are text inside: elements of 16 bytes, which code moves and kernels read."""
+    weights = {"one": np.array(["1"], object), "places": np.array([3, 0, 1, 1])}
+    nodes = [_node("Cast", "x", "text", to=8), _node("Transpose", "text", "turned", perm=[1, 0]), _node("StringConcat", "turned one", "joined"),
+             _node("Gather", "joined places", "picked"), _node("Where", "c picked one", "chosen"), _node("Cast", "chosen", "y", to=7)]
+    built = model(nodes, {"x": ("int64", ["n", 5]), "c": ("bool", [4, "n"])}, ["y"], weights)
+    feeds = [{"x": rng.integers(-99, 99, (n, 5)), "c": rng.integers(0, 2, (4, n)) > 0} for n in (1, 4, 19)]
+    joined = [np.vectorize(lambda v: int(f"{v}1"))(f["x"].T) for f in feeds]
+    expected = [{"y": np.where(f["c"], j[weights["places"]], 1)} for f, j in zip(feeds, joined, strict=True)]
+    return Model(built, feeds, EXACT, kernels=("string_concat", "string_to_number"), expected=expected)
