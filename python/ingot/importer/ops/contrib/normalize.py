@@ -8,6 +8,7 @@ from ingot.importer import dims
 from ingot.importer.context import Context
 from ingot.importer.ops.checks import check_shape
 from ingot.importer.ops.contrib.common import microsoft_op, plus, refuse, times, wanted
+from ingot.importer.ops.contrib.qlinear import floats
 from ingot.importer.ops.elementwise import in_float32
 from ingot.importer.ops.move import window_of
 from ingot.importer.ops.normalize import inverse_deviation, layer_normalization, mean, multiply, rms_normalization, standardized
@@ -83,11 +84,27 @@ def embed_layer_normalization(cx: Context, input_ids: Value, segment_ids: Value 
     total = plus(cx, total, positions)
     if segment_ids is not None and segment_embedding is not None:
         total = plus(cx, total, gather(cx, segment_embedding, segment_ids, axis=0))
-    results = [_layer_normal(cx, total, gamma, beta, epsilon)]
-    if wanted(cx, 1) or wanted(cx, 2):
-        counts = relax.op.sum(mask.expr, [1]) if mask is not None else relax.op.zeros([dims.expr(input_ids.shape[0])], "int32")
-        results += [cx.op(counts), total]
-    return tuple(results)
+    return (_layer_normal(cx, total, gamma, beta, epsilon), _counts(cx, input_ids, mask), total)[:3 if wanted(cx, 2) else 2 if wanted(cx, 1) else 1]
+
+
+@microsoft_op("QEmbedLayerNormalization")
+def quantized_embed_layer_normalization(
+        cx: Context, input_ids: Value, segment_ids: Value | None, word: Value, position: Value, segment: Value | None, gamma: Value, beta: Value,
+        mask: Value | None, word_scale: Value, position_scale: Value, segment_scale: Value | None, gamma_scale: Value, beta_scale: Value,
+        word_zero: Value, position_zero: Value, segment_zero: Value | None, gamma_zero: Value, beta_zero: Value, *,
+        epsilon: float = 1e-12) -> tuple[Value, ...]:
+    rows = gather(cx, word, input_ids, axis=0)
+    total = plus(cx, floats(cx, rows, word_scale, word_zero),
+                 floats(cx, _first_rows(cx, position, input_ids.shape[1]), position_scale, position_zero))
+    if segment_ids is not None and segment is not None and segment_scale is not None:
+        total = plus(cx, total, floats(cx, gather(cx, segment, segment_ids, axis=0), segment_scale, segment_zero))
+    y = _layer_normal(cx, total, floats(cx, gamma, gamma_scale, gamma_zero), floats(cx, beta, beta_scale, beta_zero), epsilon)
+    return (y, _counts(cx, input_ids, mask)) if wanted(cx, 1) else (y,)
+
+
+def _counts(cx: Context, input_ids: Value, mask: Value | None) -> Value:
+    """How many tokens of each batch are not padding; 0 if that is not said."""
+    return cx.op(relax.op.sum(mask.expr, [1]) if mask is not None else relax.op.zeros([dims.expr(input_ids.shape[0])], "int32"))
 
 
 def _first_rows(cx: Context, table: Value, count: dims.Dim) -> Value:

@@ -18,7 +18,7 @@ from ingot.importer.ops.quantize import dequantize_linear, quantize_linear
 from ingot.importer.values import Value
 
 
-def _floats(cx: Context, x: Value, scale: Value, zero: Value | None) -> Value:
+def floats(cx: Context, x: Value, scale: Value, zero: Value | None) -> Value:
     """The numbers of a tensor that is quantized as a whole."""
     return dequantize_linear(cx, x, cx.reshape(scale, []), None if zero is None else cx.reshape(zero, []))
 
@@ -56,7 +56,7 @@ def dequantize(cx: Context, x: Value, scale: Value, zero: Value | None = None, *
 def _of_two(name: str, operator: Callable[[Context, Value, Value], Value]) -> None:
     def function(cx: Context, a: Value, a_scale: Value, a_zero: Value | None, b: Value, b_scale: Value, b_zero: Value | None, c_scale: Value,
                  c_zero: Value | None = None) -> Value:
-        return _codes(cx, operator(cx, _floats(cx, a, a_scale, a_zero), _floats(cx, b, b_scale, b_zero)), c_scale, c_zero, a.dtype)
+        return _codes(cx, operator(cx, floats(cx, a, a_scale, a_zero), floats(cx, b, b_scale, b_zero)), c_scale, c_zero, a.dtype)
 
     microsoft_op(name)(function)
 
@@ -67,14 +67,14 @@ _of_two("QLinearMul", times)
 
 @microsoft_op("QLinearSigmoid")
 def qlinear_sigmoid(cx: Context, x: Value, x_scale: Value, x_zero: Value | None, y_scale: Value, y_zero: Value | None = None) -> Value:
-    return _codes(cx, cx.op(relax.op.sigmoid(_floats(cx, x, x_scale, x_zero).expr)), y_scale, y_zero, x.dtype)
+    return _codes(cx, cx.op(relax.op.sigmoid(floats(cx, x, x_scale, x_zero).expr)), y_scale, y_zero, x.dtype)
 
 
 @microsoft_op("QLinearLeakyRelu")
 def qlinear_leaky_relu(cx: Context, x: Value, x_scale: Value, x_zero: Value | None, y_scale: Value, y_zero: Value | None = None, *,
                        alpha: float = 0.01) -> Value:
-    floats = _floats(cx, x, x_scale, x_zero)
-    return _codes(cx, cx.op(relax.op.nn.leakyrelu(floats.expr, alpha)), y_scale, y_zero, x.dtype)
+    numbers = floats(cx, x, x_scale, x_zero)
+    return _codes(cx, cx.op(relax.op.nn.leakyrelu(numbers.expr, alpha)), y_scale, y_zero, x.dtype)
 
 
 @microsoft_op("QLinearSoftmax")
@@ -83,9 +83,9 @@ def qlinear_softmax(cx: Context, x: Value, x_scale: Value, x_zero: Value | None,
     operator = registry.find("", "Softmax", opset)  # before opset 13, a softmax is over all axes from one on
     if operator is None:
         raise cx.error(f"there is no Softmax in opset {opset}")
-    floats = _floats(cx, x, x_scale, x_zero)
+    numbers = floats(cx, x, x_scale, x_zero)
     own, cx.opset = cx.opset, opset
-    y = operator.function(cx, floats, axis=axis)
+    y = operator.function(cx, numbers, axis=axis)
     cx.opset = own
     return _codes(cx, y, y_scale, y_zero, x.dtype)
 
@@ -94,32 +94,32 @@ def qlinear_softmax(cx: Context, x: Value, x_scale: Value, x_zero: Value | None,
 def qlinear_average_pool(cx: Context, x: Value, x_scale: Value, x_zero: Value | None, y_scale: Value, y_zero: Value | None = None, *,
                          kernel_shape: list[int], auto_pad: str = "NOTSET", ceil_mode: int = 0, channels_last: int = 0, count_include_pad: int = 0,
                          pads: list[int] | None = None, strides: list[int] | None = None) -> Value:
-    def pooled(floats: Value) -> Value:
-        return average_pool(cx, floats, kernel_shape=kernel_shape, auto_pad=auto_pad, ceil_mode=ceil_mode, count_include_pad=count_include_pad,
+    def pooled(numbers: Value) -> Value:
+        return average_pool(cx, numbers, kernel_shape=kernel_shape, auto_pad=auto_pad, ceil_mode=ceil_mode, count_include_pad=count_include_pad,
                             pads=pads, strides=strides)
 
-    y = _in_channels_first(cx, _floats(cx, x, x_scale, x_zero), channels_last, pooled)
+    y = _in_channels_first(cx, floats(cx, x, x_scale, x_zero), channels_last, pooled)
     return _codes(cx, y, y_scale, y_zero, x.dtype)
 
 
 @microsoft_op("QLinearGlobalAveragePool")
 def qlinear_global_average_pool(cx: Context, x: Value, x_scale: Value, x_zero: Value, y_scale: Value, y_zero: Value, *,
                                 channels_last: int = 0) -> Value:
-    y = _in_channels_first(cx, _floats(cx, x, x_scale, x_zero), channels_last, lambda floats: global_average_pool(cx, floats))
+    y = _in_channels_first(cx, floats(cx, x, x_scale, x_zero), channels_last, lambda numbers: global_average_pool(cx, numbers))
     return _codes(cx, y, y_scale, y_zero, x.dtype)
 
 
 @microsoft_op("QLinearConcat")
 def qlinear_concat(cx: Context, y_scale: Value, y_zero: Value, *inputs: Value, axis: int) -> Value:
     refuse(cx, len(inputs) % 3 != 0 or not inputs, f"there are {len(inputs)} inputs after the first two; each tensor has a scale and a zero point")
-    parts = [_floats(cx, *inputs[i:i + 3]) for i in range(0, len(inputs), 3)]
+    parts = [floats(cx, *inputs[i:i + 3]) for i in range(0, len(inputs), 3)]
     return _codes(cx, concat(cx, *parts, axis=axis), y_scale, y_zero, inputs[0].dtype)
 
 
 @microsoft_op("QLinearWhere")
 def qlinear_where(cx: Context, condition: Value, x: Value, x_scale: Value, x_zero: Value, y: Value, y_scale: Value, y_zero: Value, z_scale: Value,
                   z_zero: Value) -> Value:
-    return _codes(cx, where(cx, condition, _floats(cx, x, x_scale, x_zero), _floats(cx, y, y_scale, y_zero)), z_scale, z_zero, x.dtype)
+    return _codes(cx, where(cx, condition, floats(cx, x, x_scale, x_zero), floats(cx, y, y_scale, y_zero)), z_scale, z_zero, x.dtype)
 
 
 @microsoft_op("QLinearConv")
