@@ -70,12 +70,13 @@ class Model:
 
         Args:
             inputs: Arrays by the names of the inputs, or a list of them in order: NumPy arrays, or anything with
-                ``__dlpack__`` on the CPU. They are not copied, so they have to be C-contiguous and of the exact type.
+                ``__dlpack__`` on the CPU. They are not copied, so they have to be C-contiguous and of the exact type. Strings are
+                NumPy arrays of any shape and of type object (of str), str, bytes (of UTF-8) or ``StringDType``.
             check_finite: Refuse inputs that hold a NaN or an infinity.
             **named: More inputs by name.
 
         Returns:
-            The outputs by name; they own their memory.
+            The outputs by name; they own their memory. Strings are arrays of str objects.
 
         Raises:
             InputError: An input is missing, unknown, or not what the model takes.
