@@ -166,3 +166,18 @@ def test_statistics_for_training_are_refused_with_what_would_work() -> None:
     inputs = {"x": numbers(0, 1, 2, WIDTH), "skip": numbers(1, 1, 2, WIDTH), "gamma": numbers(2, WIDTH)}
     with pytest.raises(ingot.IngotError, match="for training, and not given; remove the outputs"):
         prepare(model_of("SkipLayerNormalization", inputs, ["y", "mean"]))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_small_matrices_are_inverted(size: int) -> None:
+    def inputs(batch: int) -> dict[str, np.ndarray]:
+        return {"x": numbers(batch, batch, 2, size, size) + 4 * np.eye(size, dtype=np.float32)}  # far from singular: condition numbers below 10
+
+    both = pair(model_of("Inverse", inputs(2), shapes={"x": ["batch", 2, size, size]}))
+    for batch in (1, 3):
+        both.check(inputs(batch), 10 * size * FLOAT_EPSILON)
+
+
+def test_inverses_of_larger_matrices_are_refused() -> None:
+    with pytest.raises(ingot.IngotError, match="they are found of up to 4"):
+        prepare(model_of("Inverse", {"x": numbers(0, 5, 5)}))
