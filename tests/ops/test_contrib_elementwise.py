@@ -181,3 +181,14 @@ def test_small_matrices_are_inverted(size: int) -> None:
 def test_inverses_of_larger_matrices_are_refused() -> None:
     with pytest.raises(ingot.IngotError, match="they are found of up to 4"):
         prepare(model_of("Inverse", {"x": numbers(0, 5, 5)}))
+
+
+@pytest.mark.parametrize(("op", "attributes"), [
+    ("ImageScaler", {"scale": 0.5, "bias": [1.0, -2.0, 3.0]}), ("Crop", {"border": [1, 2, 3, 0]}),
+    ("Crop", {"border": [1, 2, 3, 0], "scale": [2, 3]}),
+    ("ScaledTanh", {"alpha": 1.5, "beta": 0.7}),
+])
+def test_operators_of_the_first_opsets_agree(op: str, attributes: dict[str, object]) -> None:
+    inputs = {"x": numbers(0, 2, 3, 6, 7)}
+    free = ["n", 3, 6, 7] if op == "Crop" else ["n", 3, "h", "w"]
+    pair(model_of(op, inputs, shapes={"x": free}, domain="", version=9, **attributes)).check(inputs, ROUNDING)

@@ -7,6 +7,7 @@ from ingot.importer.ops.contrib import activation as activation
 from ingot.importer.ops.contrib import attention as attention
 from ingot.importer.ops.contrib import fused as fused
 from ingot.importer.ops.contrib import grouped as grouped
+from ingot.importer.ops.contrib import image as image
 from ingot.importer.ops.contrib import integer as integer
 from ingot.importer.ops.contrib import inverse as inverse
 from ingot.importer.ops.contrib import move as move
