@@ -78,3 +78,29 @@ def test_winograd_is_left_where_it_loses() -> None:
     assert winograd.pick(56, 56, 64, 64) == winograd.Tiling(4, 56, 56)
     assert winograd.pick(2, 2, 512, 512) is None  # more weights to read than multiplications to save
     assert winograd.pick(56, 56, 3, 64) is None
+
+
+@few
+@given(size=st.tuples(st.integers(1, 9), st.integers(1, 9)), window=st.tuples(st.integers(1, 5), st.integers(1, 4)),
+       strides=st.tuples(st.integers(1, 3), st.integers(1, 3)), dilation=st.integers(1, 2), pads=st.tuples(*[st.integers(0, 1)] * 4),
+       extra=st.tuples(st.integers(0, 2), st.integers(0, 2)), channels=st.integers(1, 9), columns=st.integers(1, 20),
+       groups=st.sampled_from([1, 2]), batch=st.integers(1, 2), seed=st.integers(0, 99))
+def test_transposed_convolution(size: tuple[int, int], window: tuple[int, int], strides: tuple[int, int], dilation: int, pads: tuple[int, ...],
+                                extra: tuple[int, int], channels: int, columns: int, groups: int, batch: int, seed: int) -> None:
+    extra = (min(extra[0], max(strides[0], dilation) - 1), min(extra[1], max(strides[1], dilation) - 1))  # PyTorch asks for it
+    full = [(e - 1) * s + (k - 1) * dilation + 1 for e, s, k in zip(size, strides, window, strict=True)]
+    if any(f - p - q + o < 1 for f, p, q, o in zip(full, pads[:2], pads[2:], extra, strict=True)):
+        return
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, channels * groups, *size)).astype(np.float32)
+    w, b = rng.standard_normal((channels * groups, columns, *window)).astype(np.float32), rng.standard_normal(columns * groups).astype(np.float32)
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], strides=list(strides), dilations=[dilation] * 2, pads=list(pads), group=groups,
+                            output_padding=list(extra))
+    built = model([node], {"x": ("float32", ["batch", channels * groups, "height", size[1]])}, ["y"], {"w": w, "b": b})
+    whole = torch.nn.functional.conv_transpose2d(*(torch.from_numpy(a).double() for a in (x, w, b)), stride=strides, dilation=dilation,
+                                                 groups=groups, output_padding=extra).numpy()
+    expected = whole[:, :, pads[0] : whole.shape[2] - pads[2], pads[1] : whole.shape[3] - pads[3]]
+    outputs, kernels = run(built, {"x": x})
+    assert outputs["y"].shape == expected.shape
+    assert relative_error(outputs["y"], expected) < TOLERANCE
+    assert any("convolution" in k for k in kernels) or max(window) == 1 or channels == 1

@@ -7,6 +7,7 @@ from ingot.importer.ops import causal_conv as causal_conv
 from ingot.importer.ops import contrib as contrib
 from ingot.importer.ops import control as control
 from ingot.importer.ops import conv as conv
+from ingot.importer.ops import conv_transpose as conv_transpose
 from ingot.importer.ops import create as create
 from ingot.importer.ops import elementwise as elementwise
 from ingot.importer.ops import grid as grid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import relax, te, tirx
@@ -61,49 +61,3 @@ def pad_spatial(cx: Context, x: Value, before: Sequence[Dim], after: Sequence[Di
         return te.compute([dims.expr(dims.dim(d)) for d in shape], body, name="pad")
 
     return cx.wrap(cx.te(compute, x, *([value] if isinstance(value, Value) else []), name="pad"))
-
-
-@onnx_op("ConvTranspose")
-def conv_transpose(cx: Context, x: Value, w: Value, b: Value | None = None, *, auto_pad: str = "NOTSET", dilations: list[int] | None = None,
-                   group: int = 1, kernel_shape: list[int] | None = None, output_padding: list[int] | None = None,
-                   output_shape: list[int] | None = None, pads: list[int] | None = None, strides: list[int] | None = None) -> Value:
-    check_ranks(cx, x, w)
-    rank = x.ndim - 2
-    around = window(cx, x.shape[2:], w.shape[2:], strides=strides, dilations=dilations, pads=pads)
-    extra = list(output_padding or [0] * rank)
-    full = [(e - 1) * s + around.reach(i) + extra[i] for i, (e, s) in enumerate(zip(x.shape[2:], around.strides, strict=True))]
-    before: list[Dim] = list(around.before)
-    sizes = [f - p - q for f, p, q in zip(full, around.before, around.after, strict=True)]
-    if output_shape or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        sizes = list(output_shape[-rank:]) if output_shape else [e * s for e, s in zip(x.shape[2:], around.strides, strict=True)]
-        totals = [dims.maximum(f - s, 0) for f, s in zip(full, sizes, strict=True)]
-        before = [dims.floordiv(t, 2) if auto_pad != "SAME_LOWER" else dims.dim(t - dims.floordiv(t, 2)) for t in totals]
-    y = cx.te(_transposed(x, w, around, group, before, dims.dims(sizes)), x, w, name="conv_transpose")
-    return y if b is None else add(cx, y, per_channel(cx, b, y.ndim))
-
-
-def _transposed(x: Value, w: Value, around: Window, group: int, before: Sequence[Dim], sizes: Sequence[Dim]) -> Callable[..., te.Tensor]:
-    """Gathers, for each output position, the inputs whose windows cover it: no scattered writes."""
-    per_group = w.shape[1]
-    inner = dims.floordiv(x.shape[1], group)
-
-    def compute(t: te.Tensor, k: te.Tensor) -> te.Tensor:
-        channel = te.reduce_axis((0, dims.expr(inner)), name="c")
-        taps = [te.reduce_axis((0, dims.expr(e)), name="k") for e in w.shape[2:]]
-
-        def body(n: Any, o: Any, *i: Any) -> Any:
-            at, inside = [], []
-            for axis, (position, tap) in enumerate(zip(i, taps, strict=True)):
-                shifted = position + before[axis] - tap * around.dilations[axis]
-                stride = around.strides[axis]
-                source = tirx.floordiv(shifted, stride)
-                inside.append(tirx.all(shifted >= 0, tirx.floormod(shifted, stride).equal(0), source < t.shape[2 + axis]))
-                at.append(source)
-            first = tirx.floordiv(o, per_group) * inner
-            value = tirx.if_then_else(tirx.all(*inside), t(n, first + channel, *at), tirx.const(0, x.dtype))
-            return te.sum(value * k(first + channel, tirx.floormod(o, per_group), *taps), axis=[channel, *taps])
-
-        shape = [x.shape[0], dims.dim(per_group * group), *sizes]
-        return te.compute([dims.expr(d) for d in shape], body, name="conv_transpose")
-
-    return compute
