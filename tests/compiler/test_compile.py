@@ -157,3 +157,13 @@ def test_weights_in_half_the_bits_cost_their_rounding_and_no_more(tmp_path: Path
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match="they are f32, bf16, f16"):
         ingot.compile(CONVOLUTION, tmp_path / "m.ingot", precision="fp8")
+
+
+def test_a_model_with_its_weights_in_a_file_beside_it_has_samples(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    copy = onnx.ModelProto.FromString(CONVOLUTION.SerializeToString())  # saving moves the weights out of the model itself
+    onnx.save(copy, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    report = ingot.compile(folder / "m.onnx", tmp_path / "m.ingot")
+    assert not [line for line in report.log if "no samples" in line]
+    assert len(ingot.runtime.Artifact.open(tmp_path / "m.ingot").manifest["samples"]["cases"]) == 1

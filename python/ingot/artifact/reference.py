@@ -127,12 +127,9 @@ def _onnxruntime(path: str, folder: str) -> Callable[[list[Any]], list[Any]]:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    if Path(folder).resolve() != Path(path).parent:  # external data is found beside the model
-        for sibling in Path(folder).iterdir():
-            link = Path(path).parent / sibling.name
-            if sibling.is_file() and not link.exists():
-                link.symlink_to(sibling.resolve())
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # External data lies beside the original model. A link to it is refused as a way out of the model's folder; a model from memory has none.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(folder).resolve()))
+    session = onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
     return lambda arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
 
