@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "test-cache"
 BATCHES = (1, 3)
 _EXPORT = ("python/ingot/export", "tests/models/zoo.py", "tests/models/densenet.py", "tests/cache.py")
-_COMPILE = (*_EXPORT, "python/ingot/compiler.py", "python/ingot/importer", "python/ingot/passes", "python/ingot/lower", "python/ingot/artifact")
+_COMPILE = (*_EXPORT, "python/ingot/compiler.py", "python/ingot/importer", "python/ingot/passes", "python/ingot/lower", "python/ingot/quantize",
+            "python/ingot/artifact")
 
 
 @dataclass(frozen=True)

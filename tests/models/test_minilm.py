@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,20 @@ def test_padding_does_not_change_a_sentence(zoo: Callable[[str], Case]) -> None:
     alone = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     padded = {name: np.pad(array, ((0, 0), (0, 20))) for name, array in alone.items()}
     np.testing.assert_allclose(model.run(padded)["sentence_embedding"], model.run(alone)["sentence_embedding"], atol=1e-5)
+
+
+def test_embeddings_of_a_model_in_int8_point_where_pytorchs_do(
+        zoo: Callable[[str], Case], pytorch: Callable[[dict[str, np.ndarray]], np.ndarray], tmp_path: Path) -> None:
+    report = ingot.compile(zoo("minilm").onnx, tmp_path / "minilm.ingot", quantize="int8")
+    assert report.quantization is not None and len(report.quantization["layers"]) == 36  # six of each of six encoder layers
+    assert report.quantization["bytes_after"] < 0.27 * report.quantization["bytes_before"]
+    assert report.quantization["loss"]["outputs"][0]["cosine"] > 0.998
+    model = ingot.load(tmp_path / "minilm.ingot")
+    cosines: list[float] = []
+    for inputs in batches():
+        actual, expected = model.run(inputs)["sentence_embedding"].astype(np.float64), pytorch(inputs).astype(np.float64)
+        cosines += ((actual * expected).sum(1) / (np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1))).tolist()
+    assert len(cosines) == 100 and np.mean(cosines) >= 0.999
 
 
 def test_a_session_keeps_up_as_shapes_change(zoo: Callable[[str], Case]) -> None:

@@ -50,10 +50,12 @@ def round_rows(scheme: Scheme, weights: Array) -> Rounded:
     best = np.full((rows, groups), np.inf, np.float32)
     scales = np.ones((rows, groups), numpy_dtype(scheme.scale_dtype))
     zeros = np.zeros((rows, groups), np.int8) if scheme.asymmetric else None
+    unit = _usable(np.abs(w).max(axis=-1))[..., None]  # errors are squared as shares of the largest, which neither overflow nor vanish
     for scale, zero in _CANDIDATES[scheme.name](w):
         stored = _stored(scale, scheme)
         found = decode(scheme, encode(scheme, w, stored, zero), stored, zero)
         found -= w
+        found /= unit
         error = np.einsum("ngk,ngk->ng", found, found)
         better = error < best
         best = np.where(better, error, best)
@@ -96,8 +98,12 @@ def _stored(scale: Array, scheme: Scheme) -> Array:
     """Scales as they are stored. A group of zeros, or of what is too small for a scale, has scale 1."""
     if scheme.powers:
         return scale.astype(np.uint8)
-    usable = np.abs(scale) >= _SMALLEST
-    return np.where(usable, scale, np.float32(1)).astype(numpy_dtype(scheme.scale_dtype))
+    return _usable(scale).astype(numpy_dtype(scheme.scale_dtype))
+
+
+def _usable(scale: Array) -> Array:
+    """Scales with 1 for those that are too small to divide by."""
+    return np.where(np.abs(scale) >= _SMALLEST, scale, np.float32(1))
 
 
 def _int8(w: Array) -> Iterator[tuple[Array, None]]:
@@ -118,8 +124,7 @@ def _uint4(w: Array) -> Iterator[tuple[Array, Array]]:
     low, high = np.minimum(w.min(axis=-1), 0), np.maximum(w.max(axis=-1), 0)
     for ratio in _RATIOS_4:
         scale = (high - low) * np.float32(ratio / 15)
-        usable = np.where(scale >= _SMALLEST, scale, np.float32(1))
-        yield scale, (np.clip(np.rint(-low * np.float32(ratio) / usable), 0, 15) - 8).astype(np.int8)
+        yield scale, (np.clip(np.rint(-low * np.float32(ratio) / _usable(scale)), 0, 15) - 8).astype(np.int8)
 
 
 def _nf4(w: Array) -> Iterator[tuple[Array, None]]:
