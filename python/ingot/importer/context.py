@@ -47,10 +47,11 @@ class Context:
         """Emits a call of a Relax operator that gives one tensor of known shape."""
         return self._wrap(self.bb.emit(call, self._hint()))
 
-    def te(self, function: Callable[..., Any], *args: Any, name: str | None = None, **kwargs: Any) -> Any:
+    def te(self, function: Callable[..., Any], *args: Any, name: str | None = None, pattern: int | None = None, **kwargs: Any) -> Any:
         """Emits a tensor expression: ``function`` gets a ``te.Tensor`` for each Value and returns one tensor or several.
 
-        Other arguments pass through, as do values inside lists. Returns a Value, or a tuple of them.
+        Other arguments pass through, as do values inside lists. ``pattern`` is what fusion takes it for, if not for what it looks like (TVM's
+        ``OpPatternKind``). Returns a Value, or a tuple of them.
         """
         hint = str(name or getattr(function, "__name__", "compute"))
         if not hint.isidentifier():
@@ -71,6 +72,8 @@ class Context:
         outputs = list(result) if isinstance(result, (list, tuple, tvm_ffi.Array)) else [result]
         primitive = te.create_prim_func([tensor for tensor, _ in inputs] + outputs)
         primitive, scalars = with_scalars(primitive, len(outputs))
+        if pattern is not None:
+            primitive = primitive.with_attr("op_pattern", pattern)
         called = self.tir(primitive, [value for _, value in inputs], [(t.shape, str(t.dtype)) for t in outputs], hint, scalars)
         return (called,) if isinstance(result, (list, tuple, tvm_ffi.Array)) and len(outputs) == 1 else called
 

@@ -18,6 +18,10 @@ from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 
 
+#: TVM's OpPatternKind kInjective: dealing out is not element-wise, even where a stride of 1 makes it look so; it would not fit a contraction's tiles.
+_INJECTIVE = 2
+
+
 @onnx_op("ConvTranspose")
 def conv_transpose(cx: Context, x: Value, w: Value, b: Value | None = None, *, auto_pad: str = "NOTSET", dilations: list[int] | None = None,
                    group: int = 1, kernel_shape: list[int] | None = None, output_padding: list[int] | None = None,
@@ -70,7 +74,7 @@ def _by_phases(cx: Context, x: Value, w: Value, around: Window, group: int, befo
 
         return te.compute([dims.expr(d) for d in (x.shape[0], *sizes, per_group * group)], at, name="deal_phases")
 
-    return cx.transpose(cx.wrap(cx.te(deal, last, name="deal_phases")), [0, rank - 1, *range(1, rank - 1)])
+    return cx.transpose(cx.wrap(cx.te(deal, last, name="deal_phases", pattern=_INJECTIVE)), [0, rank - 1, *range(1, rank - 1)])
 
 
 def _phase_weights(w: Value, group: int, strides: list[int], dilations: list[int], taps: list[int]) -> Value:
