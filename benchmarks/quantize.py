@@ -10,6 +10,8 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+import ingot
+
 #: The operators that are quantized, all that onnxruntime knows where a model is not listed. For transformers, products with weights alone:
 #: attention, normalization and residual sums stay float32, as it is usual because they lose the most and take the least time.
 OPERATORS: dict[str, Sequence[str]] = {"bert_base": ("MatMul",)}
@@ -30,8 +32,8 @@ def quantize(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarr
     """Writes the ONNX model ``source`` with int8 weights, one scale a channel, and uint8 activations to ``target``.
 
     ``batches`` are inputs by name, whose least and greatest values at each tensor become the activations' ranges; ``operators`` are the types of
-    the nodes that are quantized (default: all that can be). Weights use all 8 bits: x86's older byte products, without VNNI, saturate then, and
-    onnxruntime and OpenVINO accept that on such CPUs.
+    the nodes that are quantized (default: all that can be). On x86 without VNNI weights have 7 bits, as onnxruntime's documentation on quantization
+    advises: its own byte products saturate there otherwise, as OpenVINO's do, and all three runtimes would not compute the same.
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
@@ -40,4 +42,10 @@ def quantize(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarr
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True, save_as_external_data=True)
         quantize_static(str(prepared), str(target), Batches(batches), quant_format=QuantFormat.QDQ, per_channel=True,
                         op_types_to_quantize=list(operators),
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True})
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=_lacks_vnni(), extra_options={"MatMulConstBOnly": True})
+
+
+def _lacks_vnni() -> bool:
+    """Whether this is an x86-64 CPU without exact products of unsigned and signed bytes."""
+    machine = ingot.machine()
+    return bool(machine["architecture"] == "x86_64" and not {"avx512_vnni", "avx_vnni"} & set(machine["features"]))
