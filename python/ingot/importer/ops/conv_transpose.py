@@ -17,7 +17,6 @@ from ingot.importer.ops.windows import Window, window
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 
-
 #: TVM's OpPatternKind kInjective: dealing out is not element-wise, even where a stride of 1 makes it look so; it would not fit a contraction's tiles.
 _INJECTIVE = 2
 
