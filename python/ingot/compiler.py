@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,7 @@ def compile(
     quantize: str | None = None,
     quantize_include: Sequence[str] = (),
     quantize_exclude: Sequence[str] = (),
+    calibration: Iterable[Mapping[str, Any]] | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     bounds: Mapping[str, int] | None = None,
     samples: int = 1,
@@ -104,6 +105,7 @@ def compile(
             ``int4:g128`` and an arithmetic as in ``int8:float`` (docs/quantization.md). What is lost goes into the artifact.
         quantize_include: Patterns of names of ONNX nodes or weights, such as ``*/mlp/*``: only these are quantized.
         quantize_exclude: Patterns of those that are not.
+        calibration: Real inputs by name, some tens or hundreds of cases: layers are then quantized by GPTQ, which runs the model with onnxruntime.
         shapes: For inputs by name, extents or symbol names that replace the declared ones.
         bounds: For symbolic dimensions by name, the largest extent: memory is then planned once, for the bounds.
         samples: How many reference samples to store for ``ingot verify``.
@@ -132,8 +134,8 @@ def compile(
     from ingot.quantize.scheme import parse_scheme
 
     scheme = parse_scheme(quantize) if quantize is not None else None
-    if scheme is None and (quantize_include or quantize_exclude):
-        raise CompileError("quantize_include and quantize_exclude pick layers for quantize, which was not given")
+    if scheme is None and (quantize_include or quantize_exclude or calibration is not None):
+        raise CompileError("quantize_include, quantize_exclude and calibration are options of quantize, which was not given")
     if precision is not None and precision not in PRECISIONS:
         raise CompileError(f"there is no precision '{precision}'; they are {', '.join(PRECISIONS)}")
     wanted = sorted({targets.find(t) for t in ([target] if isinstance(target, str) else target)}, key=targets.preference)
@@ -160,9 +162,15 @@ def compile(
         if scheme is not None:
             from ingot.passes.quantize import Selection, quantize_weights
 
+            moments = None
+            if calibration is not None:
+                from ingot.quantize.calibration import collect
+
+                with stages("calibrate"):
+                    moments = collect(source.model, source.folder, calibration, constants or {}, Path(folder))
             with stages("quantize"):
                 imported, quantization = quantize_weights(imported, scheme, Selection(tuple(quantize_include), tuple(quantize_exclude)),
-                                                          Path(folder), lambda layer: stages.advance(None, layer))
+                                                          Path(folder), lambda layer: stages.advance(None, layer), moments)
         built = _build(imported, wanted, precision or "f32", stages, report, tuner)
         with stages("write weights"):
             report.size = _write(report.path, name or source.name, source.metadata, imported, built, cases, stages, quantization, report)

@@ -27,6 +27,8 @@ def add(commands: Any) -> None:
     command.add_argument("--quantize-include", action="append", metavar="PATTERN", help="quantize only what has such a name, of an ONNX node or a "
                          "weight; * and ? stand for any text")
     command.add_argument("--quantize-exclude", action="append", metavar="PATTERN", help="do not quantize what has such a name")
+    command.add_argument("--calibration", action="append", metavar="FILE.npz", help="real inputs by name, for --quantize: layers are then quantized "
+                         "by GPTQ; several files are several cases")
     command.add_argument("--quantize-report", metavar="FILE.json", help="write what each layer and the model lost, which the artifact holds too")
     command.add_argument("--shape", action="append", type=options.shape, metavar="NAME=1,3,224,224",
                          help="fix or name the extents of an input: NAME=batch,3,H,W")
@@ -58,6 +60,7 @@ def execute(arguments: argparse.Namespace) -> int:
         report = compile(model, arguments.output, target=arguments.target or "cpu", precision=arguments.precision,
                          quantize=arguments.quantize, quantize_include=arguments.quantize_include or (),
                          quantize_exclude=arguments.quantize_exclude or (),
+                         calibration=quantization.cases(arguments.calibration) if arguments.calibration else None,
                          shapes=dict(arguments.shape) if arguments.shape else None, bounds=options.merged(arguments.bound) or None,
                          samples=arguments.samples, inputs=inputs, name=arguments.name, tune=arguments.tune,
                          tune_file=arguments.tune_file, tune_threads=arguments.tune_threads, progress=progress)

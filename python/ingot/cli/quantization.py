@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from ingot.cli import printing
 from ingot.errors import FileError
@@ -39,6 +42,18 @@ def layers(found: Mapping[str, Any]) -> None:
     printing.table(["layer", "weight", "shape", "relative error", "cosine", "SNR (dB)", "before", "after"], rows, right=[3, 4, 5, 6, 7])
     for layer in found["kept"]:
         print(f"  {layer['node']} stays as it was: {layer['reason']}")
+
+
+def cases(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Calibration data: the arrays of each file. A FileError says if one is not a file of arrays."""
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            with np.load(path) as arrays:
+                found.append({name: arrays[name] for name in arrays.files})
+        except (OSError, ValueError, AttributeError, TypeError, BadZipFile) as error:
+            raise FileError(f"cannot read calibration data from '{path}', which is to be an .npz file of inputs by name: {error}") from error
+    return found
 
 
 def write(found: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

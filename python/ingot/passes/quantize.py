@@ -24,6 +24,8 @@ from ingot.importer.weights import Weight, numpy_dtype
 from ingot.lower.cpu.quantized_weights import PANEL, groups_of, packed_shape
 from ingot.passes.attention_operands import calls, order_of
 from ingot.passes.graph import Graph, Rewriter
+from ingot.quantize.calibration import Moments
+from ingot.quantize.gptq import factor, gptq_rows
 from ingot.quantize.loss import Sums
 from ingot.quantize.rounding import decode, round_rows
 from ingot.quantize.scheme import Scheme
@@ -50,6 +52,7 @@ class Quantization:
     """What a pass did: an entry for each layer that it quantized, and for each that it did not with the reason (docs/format.md)."""
 
     scheme: Scheme
+    method: str = METHOD
     layers: list[dict[str, Any]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
     weights: list[dict[str, Any]] = field(default_factory=list)  # the numbers of each weight once, however many layers read it
@@ -58,12 +61,12 @@ class Quantization:
         """The manifest's entry, without the loss of the whole model."""
         before, after = (sum(weight[key] for weight in self.weights) for key in ("bytes_before", "bytes_after"))
         return {"scheme": self.scheme.text, "format": self.scheme.name, "group": self.scheme.group, "compute": self.scheme.compute,
-                "method": METHOD, "bytes_before": before, "bytes_after": after,
+                "method": self.method, "bytes_before": before, "bytes_after": after,
                 "layers": self.layers, "kept": self.kept}
 
 
 def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, scratch: Path,
-                     advance: Callable[[str], None] = lambda name: None) -> tuple[Imported, Quantization]:
+                     advance: Callable[[str], None] = lambda name: None, moments: Moments | None = None) -> tuple[Imported, Quantization]:
     """Quantizes the constant weights of a model's matrix products.
 
     Args:
@@ -72,6 +75,7 @@ def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, s
         selection: Which layers.
         scratch: An existing folder for codes, which must last until the artifact is written.
         advance: Called with the name of each layer before it is quantized.
+        moments: What is known of the data (quantize/calibration.py): layers in it are quantized by GPTQ, others as without data.
 
     Returns:
         The model with quantized weights, and what was done.
@@ -80,7 +84,7 @@ def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, s
         CompileError: A pattern fits no layer, or there is nothing to quantize.
     """
     canonical = tvm.transform.Sequential([relax.transform.CanonicalizeBindings()])(imported.mod)
-    rewriter = _Quantizer(Graph(canonical, tuple(imported.weights)), imported.nodes, scheme, selection, scratch, advance)
+    rewriter = _Quantizer(Graph(canonical, tuple(imported.weights)), imported.nodes, scheme, selection, scratch, advance, moments)
     graph = rewriter.run(_visit)
     _check_patterns(selection, rewriter)
     return replace(imported, mod=graph.mod, weights=list(graph.weights)), rewriter.done
@@ -88,14 +92,15 @@ def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, s
 
 class _Quantizer(Rewriter):
     def __init__(self, graph: Graph, nodes: Sequence[str], scheme: Scheme, selection: Selection, scratch: Path,
-                 advance: Callable[[str], None]) -> None:
+                 advance: Callable[[str], None], moments: Moments | None) -> None:
         super().__init__(graph)
         self.nodes = nodes
         self.scheme = scheme
         self.selection = selection
         self.scratch = scratch
         self.advance = advance
-        self.done = Quantization(scheme)
+        self.moments = moments
+        self.done = Quantization(scheme, METHOD if moments is None else f"GPTQ, {moments.cases} case{'s' if moments.cases != 1 else ''}")
         self.names: list[tuple[str, str]] = []  # of all products with constant weights
         self.made: dict[Any, tuple[Any, dict[str, Any]]] = {}  # weights that several products share
 
@@ -145,7 +150,8 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     reason = _reason(rewriter.selection, node, name, weight)
     if not reason and key not in rewriter.made:
         rewriter.advance(node)
-        made = _quantize(weight, rewriter.scheme, rewriter.scratch / f"weight{len(rewriter.made)}")
+        moments = rewriter.moments.of(node, weight.shape[0]) if rewriter.moments is not None else None
+        made = _quantize(weight, rewriter.scheme, moments, rewriter.scratch / f"weight{len(rewriter.made)}")
         if made is None:
             reason = "it holds numbers that are not finite"
         else:
@@ -188,7 +194,7 @@ def _check_patterns(selection: Selection, rewriter: _Quantizer) -> None:
         raise CompileError(f"quantization: there is nothing to quantize: {why}")
 
 
-def _quantize(weight: Weight, scheme: Scheme, stem: Path) -> tuple[QuantizedWeight, dict[str, Any]] | None:
+def _quantize(weight: Weight, scheme: Scheme, moments: np.ndarray | None, stem: Path) -> tuple[QuantizedWeight, dict[str, Any]] | None:
     """A weight [K, N] quantized along K, and the numbers of its report; None if it has a NaN or an infinity."""
     depth, columns = weight.shape
     numbers = weight.load()
@@ -197,24 +203,36 @@ def _quantize(weight: Weight, scheme: Scheme, stem: Path) -> tuple[QuantizedWeig
               "scales": _Stored(stem.with_suffix(".scales"), scheme.scale_dtype, (columns, groups))}
     if scheme.asymmetric:
         stored["zeros"] = _Stored(stem.with_suffix(".zeros"), "int8", (columns, groups))
+    upper = factor(moments) if moments is not None else None
     sums = Sums()
+    lost = output = 0.0  # squared norms of what the products with the data lost, and of the products
     rows = max(1, _CHUNK // depth)
     for start in range(0, columns, rows):
         chunk = np.ascontiguousarray(numbers[:, start : start + rows].T, np.float32)
         if not np.isfinite(chunk).all():
             return None
-        rounded = round_rows(scheme, chunk)
+        rounded = round_rows(scheme, chunk) if upper is None else gptq_rows(scheme, chunk, upper)
         for name, part in (("codes", rounded.codes), ("scales", rounded.scales), ("zeros", rounded.zeros)):
             if part is not None:
                 stored[name].append(part)
-        sums.add(chunk, _floats(scheme, rounded.codes, rounded.scales, rounded.zeros))
+        found = _floats(scheme, rounded.codes, rounded.scales, rounded.zeros)
+        sums.add(chunk, found)
+        if moments is not None:
+            lost += _energy(chunk - found, moments)
+            output += _energy(chunk, moments)
     parts = {name: Weight(f"{weight.name}:{name}", s.shape, s.dtype, s.load) for name, s in stored.items()}
     made = quantized_weight(weight.name, weight.dtype, parts["codes"], parts["scales"], parts.get("zeros"), scheme.kind.bits, 1, scheme.group,
                             scheme.integers, scheme.kind.values).transposed([1, 0])
     assert isinstance(made, QuantizedWeight)
     panels = -(-columns // PANEL) * PANEL * groups
     after = math.prod(packed_shape(scheme.kind, columns, depth)) + panels * (numpy_dtype(scheme.scale_dtype).itemsize + scheme.asymmetric)
-    return made, {**sums.entry(), "bytes_before": weight.nbytes, "bytes_after": after}
+    data = {} if moments is None else {"output_error": float(f"{math.sqrt(lost / output if output else lost):.6g}")}
+    return made, {**sums.entry(), **data, "bytes_before": weight.nbytes, "bytes_after": after}
+
+
+def _energy(w: np.ndarray, moments: np.ndarray) -> float:
+    """The squared norm of X w^T, for w [N, K] and moments X^T X."""
+    return max(0.0, float(((w @ moments) * w).sum(dtype=np.float64)))
 
 
 def _floats(scheme: Scheme, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> np.ndarray:

@@ -1,0 +1,112 @@
+"""Runs a model on calibration data and adds up, for each matrix product, X^T X of its left operand X: what GPTQ needs to know of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ingot.errors import CompileError
+from ingot.importer.graph import node_label
+
+if TYPE_CHECKING:
+    import onnx
+
+#: A case of calibration data: the model's inputs by name.
+Case = Mapping[str, Any]
+
+
+class Moments:
+    """X^T X, float32 [K, K], by the name of the ONNX node that multiplies X; in files, so that a large model's are not all in memory."""
+
+    def __init__(self, files: Mapping[str, tuple[Path, int]], cases: int) -> None:
+        self._files = files
+        self.cases = cases
+
+    def of(self, node: str, depth: int) -> npt.NDArray[Any] | None:
+        """Those of a node whose X has so many columns; None if it is not known."""
+        path, found = self._files.get(node, (None, 0))
+        return np.fromfile(path, np.float32).reshape(depth, depth) if path is not None and found == depth else None
+
+
+def collect(model: onnx.ModelProto, folder: str, cases: Iterable[Case], constants: Case, scratch: Path) -> Moments:
+    """Runs a model with onnxruntime.
+
+    Args:
+        model: The ONNX model; products inside functions and subgraphs are not followed.
+        folder: Where its external data is.
+        cases: Calibration data, one run each.
+        constants: Inputs that are the same for all cases.
+        scratch: An existing folder for the sums.
+
+    Raises:
+        CompileError: onnxruntime is missing or cannot run the model on a case, or there is no case.
+    """
+    operands = _operands(model)
+    names = sorted(set(operands.values()))
+    run = _session(model, folder, names)
+    sums: dict[str, tuple[Path, int]] = {}
+    count = 0
+    for case in cases:
+        for index, (name, found) in enumerate(zip(names, run({**constants, **case}, count), strict=True)):
+            x = np.asarray(found).astype(np.float32)
+            if x.ndim == 0 or not np.isfinite(x).all():
+                continue
+            x = x.reshape(-1, x.shape[-1])
+            path = scratch / f"moments{index}"
+            whole = np.memmap(path, np.float32, "r+" if name in sums else "w+", shape=(x.shape[1], x.shape[1]))
+            whole += x.T @ x
+            sums[name] = path, x.shape[1]
+        count += 1
+    if not count:
+        raise CompileError("the calibration data holds no case")
+    return Moments({node: sums[name] for node, name in operands.items() if name in sums}, count)
+
+
+def _operands(model: onnx.ModelProto) -> dict[str, str]:
+    """The left operand of each product, by the node's name; inputs of the graph and names that two nodes share are left out."""
+    found: dict[str, str] = {}
+    shared: set[str] = set()
+    for node in model.graph.node:
+        label = node_label(node)
+        if node.op_type in ("MatMul", "Gemm") and not any(a.name == "transA" and a.i for a in node.attribute):
+            shared |= {label} & found.keys()
+            found[label] = node.input[0]
+    return {label: name for label, name in found.items() if label not in shared}
+
+
+def _session(model: onnx.ModelProto, folder: str, names: list[str]) -> Any:
+    """A function from inputs and the number of their case to the values of some names."""
+    import onnx
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise CompileError("calibration runs the model with onnxruntime, which is not installed: pip install onnxruntime") from error
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    known = {o.name for o in whole.graph.output} | {i.name for i in whole.graph.input}
+    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(folder).resolve()))
+    inputs = [i.name for i in model.graph.input]
+    fetched = [name for name in names if name not in inputs]
+    try:
+        session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own types, which it does not export
+        raise CompileError(f"calibration: onnxruntime cannot load the model: {str(error).strip()}") from error
+
+    def run(case: Case, number: int) -> list[Any]:
+        feeds = {name: np.asarray(value) for name, value in case.items()}
+        try:
+            outputs = dict(zip(fetched, session.run(fetched, feeds), strict=True)) if fetched else {}
+        except Exception as error:
+            raise CompileError(f"calibration: onnxruntime cannot run the model on case {number}, whose inputs are "
+                               f"{', '.join(feeds) or 'none'}: {str(error).strip()}") from error
+        return [outputs[name] if name in outputs else feeds[name] for name in names]
+
+    return run
