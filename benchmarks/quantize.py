@@ -42,7 +42,8 @@ def quantize(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarr
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True, save_as_external_data=True)
         quantize_static(str(prepared), str(target), Batches(batches), quant_format=QuantFormat.QDQ, per_channel=True,
                         op_types_to_quantize=list(operators),
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=_lacks_vnni(), extra_options={"MatMulConstBOnly": True})
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=_lacks_vnni(),
+                        extra_options={"MatMulConstBOnly": True})
 
 
 def _lacks_vnni() -> bool:
