@@ -111,6 +111,14 @@ def test_an_artifact_for_another_architecture_has_an_estimated_tolerance(tmp_pat
     assert 1e-3 < manifest(path)["samples"]["tolerance"] < 0.1
 
 
+def test_several_targets_share_the_weights(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.ingot", tmp_path / "two.ingot"
+    ingot.compile(model(), one, quantize="int4", samples=0, target="cpu:x86-64-v3")
+    ingot.compile(model(), two, quantize="int4", samples=0, target=["cpu:x86-64-v3", "cpu:aarch64"])
+    codes = [[t for t in manifest(path)["weights"]["tensors"] if t["dtype"] == "uint8"] for path in (one, two)]
+    assert len(codes[0]) == len(codes[1]) == 2
+
+
 @pytest.mark.parametrize(("include", "exclude", "quantized"), [
     (["/first/*"], [], ["w"]), (["v"], [], ["v"]), ([], ["w"], ["v"]), (["*"], ["y"], ["w"]), (["[wv]"], [], ["w", "v"])])
 def test_patterns_pick_layers_by_node_or_weight(include: list[str], exclude: list[str], quantized: list[str], tmp_path: Path) -> None:
@@ -157,6 +165,7 @@ def test_a_weight_that_two_layers_share_is_stored_once(tmp_path: Path) -> None:
     report = ingot.compile(model("h = MatMul(x, w) y = MatMul(h, w)", {"w": w}), tmp_path / "m.ingot", quantize="int4:row")
     assert report.quantization is not None and len(report.quantization["layers"]) == 2
     assert report.quantization["bytes_before"] == w.nbytes
+    assert sum(t["nbytes"] for t in manifest(tmp_path / "m.ingot")["weights"]["tensors"]) == report.quantization["bytes_after"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -31,6 +31,7 @@ class QuantizedWeight(Weight):
     group: int
     integers: bool
     values: tuple[float, ...] = ()
+    packed: tuple[Weight, Weight, Weight | None] | None = None  # what a pass made of it for one target, and all others share
 
     def transposed(self, axes: Sequence[int]) -> Weight:
         """The matrix with its axes permuted, quantized as before."""

@@ -158,12 +158,10 @@ def _with(x: Any, weight: QuantizedWeight) -> _Call | None:
     groups = (groups_of(depth, weight.group), columns)
     if depth == 0 or scales.shape != groups:
         return None
-    panels, size = packed_shape(kind, columns, depth)
-    packed = codes.map(lambda a: pack_codes(kind, (a + kind.offset).astype(np.uint8 if kind.offset else np.int8).T), (panels, size), f":{kind.name}",
-                       "uint8")
+    if weight.packed is None:
+        weight.packed = _packed(kind, codes), _packed_groups(scales), None if zeros is None else _packed_groups(zeros)
     group = weight.group if weight.group < depth else 0
-    return _Call(x, packed, _packed_groups(scales), None if zeros is None else _packed_groups(zeros),
-                 (kind.code, group, int(weight.integers), group if weight.integers else 0), columns)
+    return _Call(x, *weight.packed, (kind.code, group, int(weight.integers), group if weight.integers else 0), columns)
 
 
 def _along_depth(weight: QuantizedWeight) -> tuple[Weight, Weight, Weight | None] | None:
@@ -182,6 +180,13 @@ def _along_depth(weight: QuantizedWeight) -> tuple[Weight, Weight, Weight | None
             return None  # a scale for each k
         moved.append(parameters.map(lambda p: np.broadcast_to(p.ravel()[:1], (1, columns)), (1, columns), ":one"))
     return weight.codes, moved[0], moved[1] if len(moved) > 1 else None
+
+
+def _packed(kind: Format, codes: Weight) -> Weight:
+    """Codes [K, N] as the kernel reads them."""
+    depth, columns = codes.shape
+    return codes.map(lambda a: pack_codes(kind, (a + kind.offset).astype(np.uint8 if kind.offset else np.int8).T),
+                     packed_shape(kind, columns, depth), f":{kind.name}", "uint8")
 
 
 def _packed_groups(parameters: Weight) -> Weight:
