@@ -24,8 +24,10 @@ class Epilogue:
         self.buffer = anchor.buffer
         self.extents = [constant(e) for e in anchor.extents]
         stages = fused.inlined(keep=tuple(s for s in fused.stages if s.buffer.same_as(anchor.buffer)))
+        self.parameters = list(fused.function.params)
         self.outputs = [s for s in stages if any(s.buffer.same_as(p) for p in fused.function.params)]
         self.flat: dict[Any, Flat] = {}
+        self.scalars: dict[Any, Any] = {}  # a buffer of one element without axes → the name of its value
 
     def view(self, buffer: Any) -> Flat:
         """A buffer as one row of elements; it is declared by :meth:`declared`."""
@@ -34,8 +36,19 @@ class Epilogue:
         return self.flat[buffer]
 
     def declared(self) -> list[Any]:
-        """The declarations of all views, for the start of the function; to be asked for last."""
-        return [flat.declare() for flat in self.flat.values()]
+        """The declarations of all views, for the start of the function; to be asked for last.
+
+        Numbers without axes (scales, zero points) are read there, too: within the loops each would be read again after every store, which might
+        have changed it for all that LLVM knows.
+        """
+        return [*(flat.declare() for flat in self.flat.values()),
+                *(tirx.Bind(name, tirx.BufferLoad(buffer, [])) for buffer, name in self.scalars.items())]
+
+    def scalar(self, buffer: Any) -> Any:
+        """The value of a buffer of one element without axes."""
+        if buffer not in self.scalars:
+            self.scalars[buffer] = tirx.Var(f"{buffer.name}_value", str(buffer.ty.dtype))
+        return self.scalars[buffer]
 
     @property
     def size(self) -> int:
@@ -66,6 +79,8 @@ class Epilogue:
         def load(node: Any) -> Any:
             if node.source.same_as(self.buffer):
                 return result
+            if not node.indices and any(node.source.same_as(p) for p in self.parameters):
+                return self.scalar(node.source)
             if same_place(node, output):
                 return self.view(node.source).load(position)
             return tirx.BufferLoad(node.source, [simplify(nest.substitute(i, where)) for i in node.indices])
