@@ -124,3 +124,33 @@ def test_extreme_numbers_saturate_and_ties_go_to_even(value: float, expected: in
     built = model([quantized("x", "x", "y")], {"x": ("float32", [3])}, ["y"], {k: np.asarray(v) for k, v in constants.items()})
     outputs, _ = run(built, {"x": np.full(3, value, np.float32)})
     assert outputs["y"].tolist() == [expected] * 3
+
+
+def test_scores_that_are_quantized_by_several_scales_are_quantized_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    scales = rng.uniform(0.01, 0.03, 6).astype(np.float32)
+    w = rng.integers(-128, 128, (8, 8)).astype(np.int8)
+    constants = {"s_scale": scales, "s_zero": np.full(6, 120, np.uint8), "x_scale": np.float32(0.02), "x_zero": np.uint8(128), "w": w,
+                 "w_scale": np.float32(0.01), "w_zero": np.int8(0)}
+    nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d"), dequantized("w", "w", "dw"), helper.make_node("MatMul", ["d", "dw"], ["p"]),
+             helper.make_node("MatMul", ["p", "k"], ["scores"]),
+             helper.make_node("QuantizeLinear", ["scores", "s_scale", "s_zero"], ["qs"], axis=1), dequantized("s", "qs", "ds", 1),
+             helper.make_node("Softmax", ["ds"], ["y"], axis=-1)]
+    x, k = rng.standard_normal((5, 8)).astype(np.float32), rng.standard_normal((8, 6)).astype(np.float32)
+    built = model(nodes, {"x": ("float32", ["rows", 8]), "k": ("float32", [8, 6])}, ["y"], {n: np.asarray(v) for n, v in constants.items()})
+    outputs, _ = run(built, {"x": x, "k": k})
+    scores = (quantize(x, float(np.float32(0.02)), 128, "uint8") - 128) * float(np.float32(0.02)) @ (w * float(np.float32(0.01))) @ k
+    rounded = (np.clip(np.rint(scores / scales) + 120, 0, 255) - 120) * scales.astype(np.float64)
+    expected = np.exp(rounded - rounded.max(-1, keepdims=True))
+    expected /= expected.sum(-1, keepdims=True)
+    assert np.abs(outputs["y"] - expected).max() < 0.03  # a step of a score, e^0.03
+
+
+def test_without_a_product_the_quotient_is_a_quotient() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.uniform(-8, 8, 20000).astype(np.float32)
+    constants = {"x_scale": np.float32(0.0657), "x_zero": np.uint8(128)}
+    built = model([quantized("x", "x", "y")], {"x": ("float32", ["n"])}, ["y"], {k: np.asarray(v) for k, v in constants.items()})
+    outputs, _ = run(built, {"x": x})
+    expected = np.clip(np.rint(x / np.float32(0.0657)) + 128, 0, 255)
+    np.testing.assert_array_equal(outputs["y"], expected.astype(np.uint8))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tvm
 from tvm import relax
 
 from ingot.importer.weights import Weight, from_array
@@ -35,8 +36,12 @@ _MOST_STEPS = 40
 
 
 def integer_contractions(graph: Graph, settings: Settings) -> Graph:
-    """Rewrites products and convolutions of dequantized tensors, where the weights are constant, to ones of integers."""
-    return _Integers(graph, settings).run(_visit)
+    """Rewrites products and convolutions of dequantized tensors, where the weights are constant, to ones of integers.
+
+    A graph without any is left as it is: what it quantizes for its own sake is divided by the scale, as ONNX says.
+    """
+    weights = _multiplied_weights(graph)
+    return _Integers(graph, _codes_type(weights, settings)).run(_visit) if weights else graph
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,8 @@ class _QuantizedWeight:
                                 order.index(self.axis % len(order)))
 
 
-def _codes_type(graph: Graph, settings: Settings) -> str:
-    """The type of codes: what the target multiplies bytes by, or, where it has no products of any bytes, of those of 7 bits if all are."""
-    wide = arithmetic.choose("int8", settings.target).x
-    narrow = arithmetic.fitting("int7", settings.target)
-    if wide != "int16" or narrow is None:
-        return wide
+def _multiplied_weights(graph: Graph) -> list[Weight]:
+    """The 8-bit weights that products and convolutions read dequantized."""
     weights = dict(zip(list(graph.main.params)[len(graph.main.params) - len(graph.weights):], graph.weights, strict=True))
     bound = {b.var: b.value for b in bindings(graph.main)}
     found = []
@@ -81,16 +82,24 @@ def _codes_type(graph: Graph, settings: Settings) -> str:
             operand = value.args[1]
             while calls(bound.get(operand), "relax.dequantize", "relax.permute_dims"):
                 operand = bound[operand].args[0]
-            found.append(weights.get(operand))
-    integers = [w for w in found if w is not None and w.dtype in _EIGHT]
-    fits = all(w.dtype == "int8" and np.abs(w.load().astype(np.int16)).max(initial=0) <= arithmetic.SEVEN_BITS for w in integers)
-    return narrow.x if integers and fits else wide
+            found.append(from_array("constant", operand.value.numpy()) if isinstance(operand, tvm.ir.GenericConst) else weights.get(operand))
+    return [w for w in found if w is not None and w.dtype in _EIGHT]
+
+
+def _codes_type(weights: list[Weight], settings: Settings) -> str:
+    """The type of codes: what the target multiplies bytes by, or, where it has no products of any bytes, of those of 7 bits if all are."""
+    wide = arithmetic.choose("int8", settings.target).x
+    narrow = arithmetic.fitting("int7", settings.target)
+    if wide != "int16" or narrow is None:
+        return wide
+    fits = all(w.dtype == "int8" and np.abs(w.load().astype(np.int16)).max(initial=0) <= arithmetic.SEVEN_BITS for w in weights)
+    return narrow.x if fits else wide
 
 
 class _Integers(Rewriter):
-    def __init__(self, graph: Graph, settings: Settings) -> None:
+    def __init__(self, graph: Graph, x: str) -> None:
         super().__init__(graph)
-        self.x = _codes_type(graph, settings)
+        self.x = x  # the type of codes
         self.codes: dict[Any, tuple[Any, int]] = {}  # a quantized variable with a zero point of its own → its codes and their offset
         self.quantized: dict[Any, _Quantized] = {}  # dequantized variables
         self.constants: dict[Any, _QuantizedWeight] = {}  # dequantized constants
@@ -130,7 +139,8 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     if name == "relax.quantize":
         return _quantize(rewriter, value)
     if name == "relax.dequantize":
-        return rewriter.before[value.args[0]] if variable in rewriter.dropped else _dequantize(rewriter, value)
+        before = rewriter.before.get(value.args[0]) if variable in rewriter.dropped else None  # none where a scale is not one number
+        return _dequantize(rewriter, value) if before is None else before
     if name in _MOVES:
         return _move(rewriter, value)
     if name == "relax.matmul" or name in _CONVOLUTIONS:

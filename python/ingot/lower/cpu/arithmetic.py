@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from tvm import tirx
 from tvm.ir import StringImm
@@ -111,8 +112,7 @@ class Arithmetic:
     def stored(self, weights: np.ndarray) -> np.ndarray:
         """Weights in the type that they are stored in. Integers must fit; float16 saturates."""
         if self.w == "uint16":
-            bits = np.ascontiguousarray(weights, np.float32).view(np.uint32)
-            return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to nearest, ties to even
+            return np.asarray(weights).astype(ml_dtypes.bfloat16).view(np.uint16)
         if self.w == "float16":
             return np.clip(weights, -65504, 65504).astype(np.float16)
         return weights.astype(self.w)
@@ -229,7 +229,9 @@ SEVEN_BITS = 64
 
 def choose(kind: str, target: Target) -> Arithmetic:
     """The arithmetic of a kind for a target."""
-    return next(a for a in TABLE if a.kind == kind and a.fits(target))
+    found = fitting(kind, target)
+    assert found is not None, kind
+    return found
 
 
 def fitting(kind: str, target: Target) -> Arithmetic | None:

@@ -19,7 +19,6 @@ from ingot.lower.targets import Target
 
 _L2_SHARE = 256 * 1024  # bytes of X that a task keeps in its core's second-level cache, half of the smallest in use (512 KiB)
 _TASKS = 16  # for each dimension that is split, at the least: two threads then differ by 6 % at most
-_UNROLLED_STEPS = 1  # of integer dot products: 160 GOP/s for 148 with pmaddwd on Zen 3, where the core's front end is the limit
 _UNROLLED_EPILOGUE = 24  # expression nodes; longer epilogues run as a loop over the tile's rows
 
 
@@ -193,9 +192,7 @@ class _Program:
             if level == len(loops):
                 return step(simplify(offset), simplify(at))
             extent, stride = loops[level]
-            together = _UNROLLED_STEPS if level + 1 == len(loops) and self.how.together > 1 and extent % _UNROLLED_STEPS == 0 else 1
-            return loop("k", extent // together, lambda i: sequence(*[
-                descend(level + 1, offset + (i * together + u) * stride, at * extent + i * together + u) for u in range(together)]))
+            return loop("k", extent, lambda i: descend(level + 1, offset + i * stride, at * extent + i))
 
         return descend(0, index(0), index(0))
 
