@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "byte_products.h"
 #include "cpu_features.h"
 #include "error.h"
 #include "machine.h"
@@ -163,6 +164,12 @@ double MeasureFma(int32_t threads) {
   };
   const double operations = run();
   return BestRate(threads, operations * threads, [&](int32_t) { run(); }) / 1e9;
+}
+
+double MeasureInt8(int32_t threads) {
+  CheckThreads(threads);
+  const double operations = MultiplyBytes();
+  return BestRate(threads, operations * threads, [](int32_t) { MultiplyBytes(); }) / 1e9;
 }
 
 }  // namespace ingot
