@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ingot.bench.process import Process
 from ingot.bench.statistics import Summary, summarize
-from ingot.errors import ExecutionError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,62 +78,26 @@ def _error(arrays: list[npt.NDArray[Any]], reference: list[npt.NDArray[Any]]) ->
     return worst
 
 
-class _Worker:
+class _Worker(Process):
     """A process that holds one contestant."""
 
     def __init__(self, name: str, model: str | Path, threads: int, precision: str, inputs: Path) -> None:
-        self._name = name
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (closed with the process, in __exit__)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ingot.bench.worker", name, str(model), str(threads), precision, str(inputs)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment)
+        super().__init__(name, ["-m", "ingot.bench.worker", name, str(model), str(threads), precision, str(inputs)], threads)
         self.load_seconds = 0.0
         self.precision = precision
 
     def __enter__(self) -> Self:
-        answer = self._answer()
+        answer = self.answer()
         self.load_seconds, self.precision = float(answer["load"]), str(answer["precision"])
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
-
     def times(self, runs: int) -> list[float]:
         """The seconds of each of ``runs`` runs."""
-        self._ask({"runs": runs})
-        seconds: list[float] = self._answer()["seconds"]
+        seconds: list[float] = self.ask({"runs": runs})["seconds"]
         return seconds
 
     def outputs(self, path: Path) -> list[npt.NDArray[Any]]:
         """The outputs of one run, in order."""
-        self._ask({"outputs": str(path)})
-        self._answer()
+        self.ask({"outputs": str(path)})
         with np.load(path) as stored:
             return [stored[key] for key in stored.files]
-
-    def _ask(self, request: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the missing answer is reported with what the process wrote
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._errors.seek(0)
-            written = self._errors.read().strip().splitlines()
-            raise ExecutionError(f"{self._name} stopped with exit code {self._process.returncode}:\n" + "\n".join(written[-8:]))
-        answer: dict[str, Any] = json.loads(line)
-        return answer

@@ -26,3 +26,21 @@ def measure_bandwidth(threads: int | None = None) -> float:
 def measure_fma(threads: int | None = None) -> float:
     """The fused multiply-add peak in GFLOP/s (f32); takes about half a second."""
     return float(_native.measure_fma(threads or machine()["threads"]))
+
+
+def measure_int8(threads: int | None = None) -> float:
+    """The peak of products of bytes that are added up, in 10^9 operations a second (two for a product); takes about half a second.
+
+    It is that of the machine's fastest instruction for vectors: dot products where there are some, else products of pairs that are added up
+    in 16 bits.
+    """
+    return float(_native.measure_int8(threads or machine()["threads"]))
+
+
+def kernels() -> list[dict[str, Any]]:
+    """The library's kernels: ``name``, ``contract`` (the tensors and attributes that it takes) and ``instruction_sets``.
+
+    The last are those of its versions that this machine can run, worst first; the environment variable ``INGOT_ISA`` limits them.
+    """
+    found: list[dict[str, Any]] = json.loads(_native.kernels())
+    return found

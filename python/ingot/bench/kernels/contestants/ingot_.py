@@ -1,0 +1,80 @@
+"""Ingot's kernels, called as a model calls them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ingot.bench.kernels.attention import Attention, AttentionInputs
+from ingot.bench.kernels.problem import Contestant, Loaded, Setting, Unsupported, aligned, copies
+from ingot.bench.kernels.quantized_matmul import MatmulInputs, QuantizedMatmul
+from ingot.lower.cpu.quantized_weights import pack_codes, pack_groups
+
+_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+
+
+def _matmul(problem: QuantizedMatmul, inputs: MatmulInputs, setting: Setting, *, integers: bool) -> Loaded:
+    if integers and problem.kind.name == "nf4":
+        raise Unsupported("NF4 numbers are rounded for products of integers; 'ingot float' multiplies them as they are")
+    from ingot.bench.kernels.one_kernel import session
+
+    codes = copies(pack_codes(problem.kind, inputs.codes), setting.sets)
+    scales = inputs.scales
+    if problem.kind.name == "mxfp4":  # powers of two by their exponents
+        scales = (np.log2(scales) + 127).astype(np.uint8)
+    packed = copies(pack_groups(scales), setting.sets)
+    x, y = aligned(inputs.x), aligned(np.zeros((problem.m, problem.n), np.float32))
+    # Rows of X are rounded by one scale for each group of weights, as the compiler asks for it; a whole row where that is the group.
+    ints = [problem.kind.code, problem.group, int(integers), problem.group if integers else 0, 0]
+    call = session("quantized_matmul", [("float32", x.shape), ("uint8", codes[0].shape), (str(packed[0].dtype), packed[0].shape)],
+                   ("float32", y.shape), ints=ints, threads=setting.threads)
+    call.set_input(0, x)
+    call.bind_output(0, y)
+
+    def run(which: int) -> Any:
+        call.set_input(1, codes[which])
+        call.set_input(2, packed[which])
+        call.run()
+        return y
+
+    return Loaded(run, "int8" if integers else "f32")
+
+
+def _integers(problem: QuantizedMatmul, inputs: MatmulInputs, setting: Setting) -> Loaded:
+    return _matmul(problem, inputs, setting, integers=True)
+
+
+def _floats(problem: QuantizedMatmul, inputs: MatmulInputs, setting: Setting) -> Loaded:
+    return _matmul(problem, inputs, setting, integers=False)
+
+
+def _attention(problem: Attention, inputs: AttentionInputs, setting: Setting) -> Loaded:
+    from ingot.bench.kernels.one_kernel import session
+
+    dtype = _DTYPES[problem.dtype]
+    arrays = [inputs.q, inputs.k, inputs.v]
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        arrays = [a.view(ml_dtypes.bfloat16) for a in arrays]
+    q, y = aligned(arrays[0]), aligned(np.zeros_like(arrays[0]))
+    sets = setting.sets if problem.rotating else 1
+    keys, values = copies(arrays[1], sets), copies(arrays[2], sets)
+    ints = [0, 0, 0, 0, -1, 0 if problem.causal else -1, 1]  # [B, S, H, D] all; the last query stands at the last key
+    call = session("attention", [(dtype, q.shape), (dtype, keys[0].shape), (dtype, values[0].shape), None, None], (dtype, q.shape), ints=ints,
+                   floats=[problem.scale, 0.0], threads=setting.threads)
+    call.set_input(0, q)
+    call.bind_output(0, y)
+
+    def run(which: int) -> Any:
+        call.set_input(1, keys[which % sets])
+        call.set_input(2, values[which % sets])
+        call.run()
+        return y
+
+    return Loaded(run, "f32")  # whatever the operands' type is, the kernel's arithmetic is float32's
+
+
+ROWS = (Contestant("ingot", "quantized_matmul", _integers, "ingot"), Contestant("ingot float", "quantized_matmul", _floats, "ingot"),
+        Contestant("ingot", "attention", _attention, "ingot"))
