@@ -21,6 +21,7 @@
 #include "cpu/scatter_nd/scatter_nd.h"
 #include "cpu/strings/strings.h"
 #include "cpu/svm_probabilities/svm_probabilities.h"
+#include "cpu/tensor_scatter/tensor_scatter.h"
 #include "cpu/topk/topk.h"
 #include "cpu/tree_ensemble/tree_ensemble.h"
 #include "cpu/unique/unique.h"
@@ -184,6 +185,11 @@ constexpr Kernel kKernels[] = {
      SvmProbabilities,
      {{3, 3}, {1, 1}, 0, 0, 0},
      "(decisions [n, pairs], a, b) -> probabilities of classes [n, k]"},
+    {"tensor_scatter",
+     kScalar,
+     TensorScatter,
+     {{2, 3}, {1, 1}, 0, 3, 0},
+     "(cache [B, ...], update [B, ...], first [B]?) -> the cache with the update's steps; ints: axis, circular, sinks"},
     {"topk",
      kScalar,
      TopK,

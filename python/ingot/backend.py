@@ -70,7 +70,7 @@ class IngotBackendRep(BackendRep):
             with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
                 path = Path(folder) / "model.ingot"
                 try:
-                    compile_model(self._model, path, constants=constants or None, **self._options)
+                    compile_model(self._model, path, constants=constants or None, **{"states": {}, **self._options})
                 except NeedsConstantError as error:
                     if error.input_name is None or error.input_name not in self.input_names or error.input_name in self.constant_inputs:
                         raise

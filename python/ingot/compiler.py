@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot import _version
-from ingot.errors import CompileError, FileError, PrecisionWarning
+from ingot.errors import CompileError, PrecisionWarning
+from ingot.sources import Source, load_source
 
 if TYPE_CHECKING:
-    import onnx
-
     from ingot.artifact.samples import Sample
     from ingot.importer.module import Imported
     from ingot.lower.cpu.choices import Choices
@@ -54,20 +53,6 @@ class CompileReport:
     quantization: dict[str, Any] | None = None
 
 
-@dataclass
-class _Source:
-    """A model as ONNX, and how its framework runs it."""
-
-    model: onnx.ModelProto
-    label: str
-    folder: str
-    name: str
-    metadata: dict[str, Any]
-    reference: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
-    reference_name: str = ""
-    examples: Mapping[str, Any] | None = None
-
-
 def compile(
     model: Any,
     output: str | os.PathLike[str],
@@ -78,6 +63,7 @@ def compile(
     quantize_include: Sequence[str] = (),
     quantize_exclude: Sequence[str] = (),
     calibration: Iterable[Mapping[str, Any]] | None = None,
+    quantize_method: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     bounds: Mapping[str, int] | None = None,
     samples: int = 1,
@@ -87,6 +73,9 @@ def compile(
     output_names: Sequence[str] | None = None,
     name: str | None = None,
     constants: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
+    context: int | None = None,
+    cache: str | None = None,
     tune: bool = False,
     tune_file: str | os.PathLike[str] | None = None,
     tune_threads: int | None = None,
@@ -102,10 +91,13 @@ def compile(
             add up in float32 (bf16 also multiplies in bfloat16 where the CPU does); None keeps the model's own types. Whatever is given, a
             float64 model is computed in float32; with None it is computed in float64, and a :class:`~ingot.errors.PrecisionWarning` says so.
         quantize: How to quantize the constant weights of matrix products: ``int8``, ``int4``, ``uint4``, ``nf4`` or ``mxfp4``, with a group as in
-            ``int4:g128`` and an arithmetic as in ``int8:float`` (docs/quantization.md). What is lost goes into the artifact.
+            ``int4:g128`` and an arithmetic as in ``int8:float`` (docs/quantization.md). What is lost goes into the artifact. ``kept:int8`` and
+            ``kept:float`` quantize nothing and give the arithmetic of weights that are quantized in the model.
         quantize_include: Patterns of names of ONNX nodes or weights, such as ``*/mlp/*``: only these are quantized.
         quantize_exclude: Patterns of those that are not.
-        calibration: Real inputs by name, some tens or hundreds of cases: layers are then quantized by GPTQ, which runs the model with onnxruntime.
+        calibration: Real inputs by name, some tens or hundreds of cases, on which onnxruntime runs the model: what ``quantize_method`` looks at.
+        quantize_method: ``nearest``, ``gptq``, ``awq``, ``awq+gptq``, ``smoothquant``, … (docs/quantization.md); by default GPTQ with ``calibration``
+            and the nearest code without.
         shapes: For inputs by name, extents or symbol names that replace the declared ones.
         bounds: For symbolic dimensions by name, the largest extent: memory is then planned once, for the bounds.
         samples: How many reference samples to store for ``ingot verify``.
@@ -115,6 +107,10 @@ def compile(
         output_names: For a ``torch.nn.Module``: names of its outputs.
         name: The model's name in the artifact; by default that of its file or class.
         constants: For inputs by name, arrays that become part of the model, which then lacks those inputs.
+        states: What a session remembers from run to run: outputs by the inputs that they become. By default pairs whose names say so (``past_0`` and
+            ``present_0``); an empty mapping keeps all of them as inputs and outputs.
+        context: For a language model's directory: the most tokens that its caches can hold; by default as many as it was trained for.
+        cache: For a language model's directory: the type of its caches, ``f32`` (default), ``f16`` or ``bf16``.
         tune: Measure the best candidates for each matrix product and convolution on this machine, and remember what was fastest.
         tune_file: A file of tuning results. With ``tune``, where they are remembered, by default ``ingot/tuning.json`` in the user's cache folder;
             without, results to use as they are, measuring nothing. If neither is given, no earlier result decides anything.
@@ -131,11 +127,15 @@ def compile(
     from ingot.importer.single import single_precision, uses_float64
     from ingot.lower import targets
     from ingot.passes.settings import PRECISIONS
-    from ingot.quantize.scheme import parse_scheme
+    from ingot.quantize.method import parse_method
+    from ingot.quantize.scheme import parse_kept, parse_scheme
 
-    scheme = parse_scheme(quantize) if quantize is not None else None
-    if scheme is None and (quantize_include or quantize_exclude or calibration is not None):
-        raise CompileError("quantize_include, quantize_exclude and calibration are options of quantize, which was not given")
+    kept = parse_kept(quantize)
+    scheme = parse_scheme(quantize) if quantize is not None and kept is None else None
+    if scheme is None and (quantize_include or quantize_exclude or calibration is not None or quantize_method is not None):
+        raise CompileError("quantize_include, quantize_exclude, calibration and quantize_method are options of quantize, which "
+                           f"{'was not given' if quantize is None else f'quantizes nothing as {quantize}'}")
+    method = parse_method(quantize_method, calibration is not None)
     if precision is not None and precision not in PRECISIONS:
         raise CompileError(f"there is no precision '{precision}'; they are {', '.join(PRECISIONS)}")
     wanted = sorted({targets.find(t) for t in ([target] if isinstance(target, str) else target)}, key=targets.preference)
@@ -146,7 +146,7 @@ def compile(
     stages = _Stages(report, progress)
     with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
         with stages("export"):
-            source = _load(model, Path(folder), inputs, dynamic_shapes, input_names, output_names)
+            source = load_source(model, Path(folder), inputs, dynamic_shapes, input_names, output_names, context, cache)
         if uses_float64(source.model):
             if precision is None:
                 warnings.warn(f"{source.label}: the model computes in float64, more slowly than in float32; --precision f32 computes in float32",
@@ -154,13 +154,19 @@ def compile(
             else:
                 source.model = single_precision(source.model)
         with stages("import"):
-            imported = import_model(source.model, source=source.label, base_dir=source.folder, shapes=shapes, constants=constants)
-            imported.bounds.update(_checked_bounds(bounds, imported))
+            imported = import_model(source.model, source=source.label, base_dir=source.folder, shapes=shapes, constants=constants,
+                                    states=states if states is not None else source.states)
+            imported.bounds.update({**source.bounds, **_checked_bounds(bounds, imported)})
         with stages("samples"):
             cases = _samples(source, imported, samples, Path(folder), report)
         quantization = None
+        if kept is not None:
+            from ingot.importer.quantized import with_arithmetic
+
+            with_arithmetic(imported.weights, kept)
         if scheme is not None:
-            from ingot.passes.quantize import Selection, quantize_weights
+            from ingot.passes.products import Selection
+            from ingot.passes.quantize import quantize_weights
 
             moments = None
             if calibration is not None:
@@ -170,10 +176,10 @@ def compile(
                     moments = collect(source.model, source.folder, calibration, constants or {}, Path(folder))
             with stages("quantize"):
                 imported, quantization = quantize_weights(imported, scheme, Selection(tuple(quantize_include), tuple(quantize_exclude)),
-                                                          Path(folder), lambda layer: stages.advance(None, layer), moments)
+                                                          Path(folder), lambda layer: stages.advance(None, layer), moments, method)
         built = _build(imported, wanted, precision or "f32", stages, report, tuner)
         with stages("write weights"):
-            report.size = _write(report.path, name or source.name, source.metadata, imported, built, cases, stages, quantization, report)
+            report.size = _write(report.path, name or source.name, source, imported, built, cases, stages, quantization, report)
     return report
 
 
@@ -201,53 +207,6 @@ class _Stages:
         self._progress(self._current, fraction, detail)
 
 
-def _load(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, input_names: Sequence[str] | None,
-          output_names: Sequence[str] | None) -> _Source:
-    import onnx
-
-    if isinstance(model, onnx.ModelProto):
-        return _Source(model, model.graph.name or "model", ".", model.graph.name or "model", {"framework": "onnx"})
-    if isinstance(model, (str, os.PathLike)):
-        path = Path(model)
-        if not path.exists():
-            raise FileError(f"there is no file or directory '{path}'")
-        if path.is_file():
-            return _Source(_parse(path), path.name, str(path.parent), path.stem, {"framework": "onnx", "file": path.name})
-        from ingot.export import export_directory
-
-        exported = export_directory(path, folder)
-        label = path.name
-    elif type(model).__module__.split(".")[0] == "torch" or _is_module(model):
-        from ingot.export import export_module
-
-        if inputs is None:
-            raise CompileError("a torch.nn.Module takes example inputs: compile(module, output, inputs=(x,))")
-        exported = export_module(model, inputs, folder, dynamic_shapes=dynamic_shapes, input_names=input_names, output_names=output_names)
-        label = type(model).__name__
-    else:
-        raise CompileError(f"a model is the path of an .onnx file or of a Hugging Face directory, an onnx.ModelProto or a torch.nn.Module, "
-                           f"not a {type(model).__name__}")
-    return _Source(_parse(exported.path), label, str(exported.path.parent), label, dict(exported.metadata), exported.reference,
-                   exported.reference_name, exported.inputs)
-
-
-def _is_module(model: Any) -> bool:
-    return any(f"{base.__module__}.{base.__qualname__}" == "torch.nn.modules.module.Module" for base in type(model).__mro__)
-
-
-def _parse(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, UnicodeDecodeError) as error:
-        raise CompileError(f"{path.name}: this is not an ONNX model, or it is truncated: {str(error).strip()}") from error
-    if not model.graph.node and not model.graph.output:
-        raise CompileError(f"{path.name}: this is not an ONNX model, or it is truncated: it has no graph")
-    return model
-
-
 def _checked_bounds(bounds: Mapping[str, int] | None, imported: Imported) -> dict[str, int]:
     names = [s.name for s in imported.symbols]
     for name, bound in (bounds or {}).items():
@@ -258,7 +217,7 @@ def _checked_bounds(bounds: Mapping[str, int] | None, imported: Imported) -> dic
     return dict(bounds or {})
 
 
-def _samples(source: _Source, imported: Imported, count: int, folder: Path, report: CompileReport) -> tuple[list[Sample], str]:
+def _samples(source: Source, imported: Imported, count: int, folder: Path, report: CompileReport) -> tuple[list[Sample], str]:
     from ingot.artifact.reference import make_samples
 
     if count == 0:
@@ -298,7 +257,7 @@ def _tuned(tuner: Tuner, imported: Imported, target: Target, precision: str, sta
     def build(trials: Imported, choices: Choices, path: Path) -> None:
         quiet = CompileReport(path)
         built = _build(trials, [target], precision, _Stages(quiet, None), quiet, choices=choices)
-        _write(path, "trials", {}, trials, built, ([], ""), _Stages(quiet, None))
+        _write(path, "trials", None, trials, built, ([], ""), _Stages(quiet, None))
 
     recorder = Recorder.of(target)
     optimize(imported, Settings(target, precision, recorder))
@@ -341,7 +300,7 @@ def _build(imported: Imported, wanted: Sequence[Target], precision: str, stages:
     return built, weights.weights
 
 
-def _write(path: Path, name: str, metadata: Mapping[str, Any], imported: Imported, built: tuple[list[_Built], list[Any]],
+def _write(path: Path, name: str, source: Source | None, imported: Imported, built: tuple[list[_Built], list[Any]],
            samples: tuple[list[Sample], str], stages: _Stages, quantization: Quantization | None = None,
            report: CompileReport | None = None) -> int:
     from ingot.artifact import write
@@ -353,21 +312,27 @@ def _write(path: Path, name: str, metadata: Mapping[str, Any], imported: Importe
     manifest: dict[str, Any] = {
         "format": write.VERSION,
         "producer": {"ingot": _version.__version__, "tvm": _installed("apache-tvm"), "onnx": _installed("onnx")},
-        "model": {"name": name, **metadata, **imported.metadata},
+        "model": {"name": name, **(source.metadata if source is not None else {}), **imported.metadata},
         "dims": [{"name": s.name, "max": imported.bounds.get(s.name)} for s in imported.symbols],
         "inputs": [_spec(s) for s in imported.inputs],
         "outputs": [_spec(s) for s in imported.outputs],
+        **imported.state_entries(_spec),
         "weights": {"segment": len(targets) + 1, "tensors": [layout.weight(w) for w in weights]},
         "targets": [write.target_entry(b.target, b.image, b.program, segment) for segment, b in enumerate(targets, 1)],
     }
     if cases:
         manifest["samples"] = {"segment": len(targets) + 2, "reference": reference, "cases": layout.samples(cases)}
+    assets = {} if source is None else source.assets
+    if source is not None and source.generation is not None:
+        manifest["generation"] = dict(source.generation)
+    if assets:
+        manifest["assets"] = {"segment": len(targets) + 2 + bool(cases), "files": [layout.asset(n, p) for n, p in assets.items()]}
     if quantization is not None:
         manifest["quantization"] = {**quantization.entry(), "loss": placeholder(cases)}
         if cases:
             manifest["samples"] |= {"tolerance": _LONGEST, "tolerance_source": "estimated"}
     with write.replacing(path) as file:
-        writer = write.Writer(file, len(write.encode(manifest)), len(targets) + 1 + bool(cases))
+        writer = write.Writer(file, len(write.encode(manifest)), len(targets) + 1 + bool(cases) + bool(assets))
         for b in targets:
             with writer.segment(write.CODE) as put:
                 put(b.image.text)
@@ -379,6 +344,10 @@ def _write(path: Path, name: str, metadata: Mapping[str, Any], imported: Importe
         if cases:
             with writer.segment(write.SAMPLES) as put:
                 write.put_samples(put, cases)
+        if assets:
+            with writer.segment(write.ASSETS) as put:
+                for asset in assets.values():
+                    put(asset.read_bytes())
         size = writer.finish(manifest)
         if quantization is not None:
             file.flush()

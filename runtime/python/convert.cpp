@@ -271,7 +271,10 @@ nb::object ToNumpy(DLManagedTensorVersioned* managed) {
     self->deleter(self);
   });
   const DLTensor& tensor = managed->dl_tensor;
-  if (IsString(tensor.dtype)) return StringsToNumpy(tensor);
+  return IsString(tensor.dtype) ? StringsToNumpy(tensor) : ViewAsNumpy(tensor, owner);
+}
+
+nb::object ViewAsNumpy(const DLTensor& tensor, nb::handle owner) {
   const TypeRow* extended = FindExtended(tensor.dtype);
   const DLDataType type = extended != nullptr ? extended->stored : tensor.dtype;
   const nb::dlpack::dtype dtype{type.code, type.bits, type.lanes};

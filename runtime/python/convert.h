@@ -52,6 +52,9 @@ class Borrowed {
   nb::object capsule_;
 };
 
+// A NumPy array of a tensor's memory, which `owner` keeps alive.
+nb::object ViewAsNumpy(const DLTensor& tensor, nb::handle owner);
+
 // A NumPy array that owns a taken output.
 nb::object ToNumpy(DLManagedTensorVersioned* managed);
 

@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
@@ -101,6 +102,12 @@ class Model {
     handle_.reset(handle);
     Read(ingot_model_num_inputs, ingot_model_input, inputs);
     Read(ingot_model_num_outputs, ingot_model_output, outputs);
+    Read(
+        ingot_model_num_states,
+        [this](const ingot_model* model, size_t index, ingot_tensor_info* info) {
+          return ingot_model_state(model, index, info, &kinds.emplace_back());
+        },
+        states);
   }
 
   ingot_model* handle() const { return handle_.get(); }
@@ -127,6 +134,8 @@ class Model {
 
   std::vector<ingot_tensor_info> inputs;
   std::vector<ingot_tensor_info> outputs;
+  std::vector<ingot_tensor_info> states;
+  std::vector<ingot_state_kind> kinds;  // of states
 
  private:
   template <typename Count, typename Get>
@@ -142,9 +151,12 @@ class Model {
 
 class Session {
  public:
-  explicit Session(nb::object model)
-      : model_(std::move(model)), inputs_(this->model().inputs.size()), bound_(this->model().outputs.size()) {
-    ingot_session* handle = nullptr;
+  explicit Session(nb::object model, ingot_session* handle = nullptr)
+      : model_(std::move(model)),
+        inputs_(this->model().inputs.size()),
+        bound_(this->model().outputs.size()),
+        handle_(handle) {
+    if (handle_ != nullptr) return;
     Check(ingot_session_create(this->model().handle(), &handle));
     handle_.reset(handle);
   }
@@ -196,6 +208,29 @@ class Session {
     nb::list outputs;
     for (size_t i = 0; i < bound_.size(); ++i) outputs.append(Take(i));
     return outputs;
+  }
+
+  void SetDimension(const std::string& name, int64_t extent) {
+    Check(ingot_session_set_dimension(handle_.get(), name.c_str(), extent));
+  }
+  void SelectRows(int64_t first, int64_t count) { Check(ingot_session_select_rows(handle_.get(), first, count)); }
+  void Reset(int64_t row) { Check(ingot_session_reset(handle_.get(), row)); }
+  void Truncate(int64_t row, int64_t length) { Check(ingot_session_truncate(handle_.get(), row, length)); }
+  void CopyRow(int64_t from, int64_t to) { Check(ingot_session_copy_row(handle_.get(), from, to)); }
+  void SaveStates(const std::string& path) const { Check(ingot_session_save_states(handle_.get(), path.c_str())); }
+  void LoadStates(const std::string& path) { Check(ingot_session_load_states(handle_.get(), path.c_str())); }
+
+  std::unique_ptr<Session> Fork() const {
+    ingot_session* fork = nullptr;
+    Check(ingot_session_fork(handle_.get(), &fork));
+    return std::make_unique<Session>(model_, fork);
+  }
+
+  // The memory of a state, until the next call.
+  nb::object State(nb::handle self, size_t index) {
+    const DLTensor* tensor = nullptr;
+    Check(ingot_session_state(handle_.get(), index, &tensor));
+    return ingot::python::ViewAsNumpy(*tensor, self);
   }
 
   void SetProfiling(bool enabled) { Check(ingot_session_set_profiling(handle_.get(), enabled ? 1 : 0)); }
@@ -258,7 +293,14 @@ NB_MODULE(_native, m) {
       .def("target", &Model::Target)
       .def("memory", &Model::Memory)
       .def("inputs", [](const Model& model) { return InfoList(model.inputs); })
-      .def("outputs", [](const Model& model) { return InfoList(model.outputs); });
+      .def("outputs", [](const Model& model) { return InfoList(model.outputs); })
+      .def("states", [](const Model& model) {
+        static constexpr const char* kKinds[] = {"carry", "cache", "ring"};
+        nb::list list;
+        for (size_t i = 0; i < model.states.size(); ++i)
+          list.append(nb::make_tuple(InfoTuple(model.states[i]), kKinds[model.kinds[i]]));
+        return list;
+      });
 
   nb::class_<Session>(m, "Session")
       .def("__init__", [](Session* self, nb::handle_t<Model> model) { new (self) Session(nb::borrow(model)); })
@@ -267,6 +309,15 @@ NB_MODULE(_native, m) {
       .def("run", &Session::Run)
       .def("run_once", &Session::RunOnce)
       .def("take", &Session::Take)
+      .def("set_dimension", &Session::SetDimension)
+      .def("select_rows", &Session::SelectRows)
+      .def("reset", &Session::Reset)
+      .def("truncate", &Session::Truncate)
+      .def("copy_row", &Session::CopyRow)
+      .def("save_states", &Session::SaveStates)
+      .def("load_states", &Session::LoadStates)
+      .def("fork", [](const Session& session) { return session.Fork(); })
+      .def("state", [](nb::handle self, size_t index) { return nb::inst_ptr<Session>(self)->State(self, index); })
       .def("set_profiling", &Session::SetProfiling)
       .def("profile", &Session::Profile);
 
@@ -277,5 +328,11 @@ NB_MODULE(_native, m) {
   });
   m.def("measure_bandwidth", [](int32_t threads) { return Measured(ingot_measure_bandwidth, threads); });
   m.def("measure_fma", [](int32_t threads) { return Measured(ingot_measure_fma, threads); });
+  m.def("measure_int8", [](int32_t threads) { return Measured(ingot_measure_int8, threads); });
+  m.def("kernels", [] {
+    const char* json = nullptr;
+    Check(ingot_kernels(&json));
+    return json;
+  });
   m.def("version", [] { return ingot_version(); });
 }

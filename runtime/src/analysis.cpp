@@ -85,9 +85,9 @@ class Analysis {
       for (const int32_t value : step.carried) Use(value, s);
       Use(step.condition, s);
       Use(step.trip_count, s);
-      const bool view = step.kind == StepKind::kView;
       for (const int32_t value : step.outputs) {
-        Define(value, view ? At(step.inputs[0]).root : value, s);
+        const bool kept = KeepsMemory(step) && value == step.outputs[0];
+        Define(value, kept ? At(step.inputs[0]).root : value, s);
         if (step.kind != StepKind::kCall) BindShape(value, s + 1, step.bindings);
       }
       if (step.kind == StepKind::kBuiltin && step.builtin == Builtin::kToDims) BindElements(step, s + 1);

@@ -151,7 +151,7 @@ void Artifact::ReadPrefix() {
   for (uint32_t i = 0; i < header.segment_count; ++i) {
     SegmentEntry entry;
     std::memcpy(&entry, bytes.data() + sizeof(Header) + i * sizeof entry, sizeof entry);
-    if (entry.kind < Segment::kManifest || entry.kind > Segment::kSamples ||
+    if (entry.kind < Segment::kManifest || entry.kind > Segment::kAssets ||
         (i == 0) != (entry.kind == Segment::kManifest)) {
       FailArtifact("segment ", i, " has kind ", entry.kind, ", which cannot stand there");
     }
@@ -184,6 +184,9 @@ void Artifact::ReadManifest() {
   });
   inputs_ = ReadTensors(root["inputs"]);
   outputs_ = ReadTensors(root["outputs"]);
+  if (const auto states = root.Find("states")) ReadStates(*states);
+  taken_ = inputs_;
+  taken_.insert(taken_.end(), states_.begin(), states_.end());
   ReadWeights(root["weights"]);
   targets_ = root["targets"].Map([](const json::Node& node) {
     return Target{std::string(node["name"].String()), node["arch"].String(),
@@ -204,6 +207,32 @@ std::vector<TensorInfo> Artifact::ReadTensors(const json::Node& node) const {
     });
     return info;
   });
+}
+
+void Artifact::ReadStates(const json::Node& node) {
+  std::vector<TensorInfo> tensors = ReadTensors(node);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const json::Node place = node.At(i);
+    StateInfo state{std::move(tensors[i])};
+    if (IsString(state.dtype->type)) place.Fail("a state cannot hold strings");
+    if (place["kind"].String() == "cache") {
+      state.kind = StateInfo::Kind::kCache;
+      state.axis = place["axis"].Index(state.shape.size());
+      state.length = static_cast<size_t>(place["length"].Index(tensors.size()));
+      state.ring = place["ring"].Bool();
+      if (state.axis == 0) place["axis"].Fail("axis 0 of a cache is the batch");
+    } else if (place["kind"].String() != "carry") {
+      Fail(INGOT_ERROR_VERSION, place.Path(), ": this version of libingot has no state of kind '",
+           place["kind"].String(), "'");
+    }
+    states_.push_back(std::move(state));
+  }
+  for (size_t i = 0; i < states_.size(); ++i) {
+    if (states_[i].kind != StateInfo::Kind::kCache) continue;
+    const StateInfo& length = states_[states_[i].length];
+    if (length.kind != StateInfo::Kind::kCarry || length.dtype->name != "int64" || length.shape.size() != 1)
+      node.At(i)["length"].Fail("'", length.name, "' does not count steps: it is no int64 tensor [batch]");
+  }
 }
 
 void Artifact::ReadWeights(const json::Node& node) {

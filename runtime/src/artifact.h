@@ -15,7 +15,7 @@
 namespace ingot {
 
 struct Segment {
-  enum Kind : uint32_t { kManifest = 1, kCode = 2, kWeights = 3, kSamples = 4 };
+  enum Kind : uint32_t { kManifest = 1, kCode = 2, kWeights = 3, kSamples = 4, kAssets = 5 };
   Kind kind;
   uint32_t checksum;
   std::span<const std::byte> bytes;
@@ -35,6 +35,16 @@ struct TensorInfo {
   const DType* dtype;
   std::vector<int64_t> shape;
   std::vector<std::string> dims;
+};
+
+// A tensor that a session remembers: the main function takes it behind its inputs and gives it behind its outputs.
+struct StateInfo : TensorInfo {
+  enum class Kind : uint8_t { kCarry, kCache };
+  Kind kind = Kind::kCarry;
+  // Of a cache, whose axis 0 is the batch: the axis of steps, and the carried int64 state [batch] that counts them.
+  int32_t axis = 0;
+  size_t length = 0;
+  bool ring = false;  // a step beyond the axis's extent replaces an earlier one
 };
 
 struct Weight {
@@ -65,6 +75,9 @@ class Artifact {
   const std::vector<Dimension>& dimensions() const { return dimensions_; }
   const std::vector<TensorInfo>& inputs() const { return inputs_; }
   const std::vector<TensorInfo>& outputs() const { return outputs_; }
+  const std::vector<StateInfo>& states() const { return states_; }
+  // What the main function takes: inputs, then states.
+  const std::vector<TensorInfo>& taken() const { return taken_; }
   const std::vector<Weight>& weights() const { return weights_; }
   const std::vector<Target>& targets() const { return targets_; }
 
@@ -85,6 +98,7 @@ class Artifact {
   void ReadPrefix();
   void ReadManifest();
   std::vector<TensorInfo> ReadTensors(const json::Node& node) const;
+  void ReadStates(const json::Node& node);
   void ReadWeights(const json::Node& node);
   void CheckSamples(const json::Node& node) const;
   void CheckWeights() const;
@@ -96,6 +110,8 @@ class Artifact {
   std::vector<Dimension> dimensions_;
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;
+  std::vector<StateInfo> states_;
+  std::vector<TensorInfo> taken_;
   std::vector<Weight> weights_;
   std::vector<std::vector<ingot_string>> strings_;  // the elements of weights that are strings
   std::vector<Target> targets_;

@@ -90,6 +90,7 @@ class Arena {
 
   void Reserve(size_t bytes);
   std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
 
  private:
   std::byte* data_ = nullptr;

@@ -1,98 +1,49 @@
-// The C ABI over the classes: handles, and one wrapper that turns exceptions into statuses.
+// The C ABI over the classes; states are in c_api_states.cpp.
 
-#include <ingot/ingot.h>
+#include "c_api.h"
 
 #include <algorithm>
 #include <cstring>
 #include <iterator>
-#include <memory>
-#include <new>
-#include <stdexcept>
 #include <string>
 
-#include "artifact.h"
-#include "error.h"
+#include "kernel_list.h"
 #include "machine.h"
 #include "measure.h"
-#include "model.h"
-#include "session.h"
 
 struct ingot_artifact {
   explicit ingot_artifact(const char* path) : artifact(path) { artifact.CloseDescriptor(); }
   ingot::Artifact artifact;
 };
 
-struct ingot_model {
-  ingot_model(const char* path, const ingot::LoadOptions& options)
-      : model(std::make_shared<ingot::Model>(path, options)) {
-    const auto point = [](const std::vector<ingot::TensorInfo>& infos, std::vector<std::vector<const char*>>& dims) {
-      for (const ingot::TensorInfo& info : infos) {
-        auto& names = dims.emplace_back();
-        for (const std::string& name : info.dims) names.push_back(name.c_str());
-      }
-    };
-    point(model->artifact().inputs(), input_dims);
-    point(model->artifact().outputs(), output_dims);
-  }
-
-  std::shared_ptr<ingot::Model> model;
-  std::vector<std::vector<const char*>> input_dims;
-  std::vector<std::vector<const char*>> output_dims;
-};
-
-struct ingot_session {
-  explicit ingot_session(const ingot_model& model) : session(model.model) {}
-  mutable ingot::Session session;
-};
+ingot_model::ingot_model(const char* path, const ingot::LoadOptions& options)
+    : model(std::make_shared<ingot::Model>(path, options)) {
+  const auto point = [](const auto& infos, std::vector<std::vector<const char*>>& dims) {
+    for (const ingot::TensorInfo& info : infos) {
+      auto& names = dims.emplace_back();
+      for (const std::string& name : info.dims) names.push_back(name.c_str());
+    }
+  };
+  point(model->artifact().inputs(), input_dims);
+  point(model->artifact().outputs(), output_dims);
+  point(model->artifact().states(), state_dims);
+}
 
 namespace {
 
 using ingot::Fail;
+using ingot::c_api::Guard;
+using ingot::c_api::Need;
+using ingot::c_api::WithSession;
 
 thread_local std::string t_last_error;
-
-ingot_status Report(ingot_status status, const char* message) noexcept {
-  try {
-    t_last_error = message;
-  } catch (const std::bad_alloc&) {
-    t_last_error.clear();  // the status alone has to do
-  }
-  return status;
-}
-
-template <typename Body>
-ingot_status Guard(Body&& body) noexcept {
-  try {
-    body();
-    return INGOT_OK;
-  } catch (const ingot::Error& error) {
-    return Report(error.status(), error.what());
-  } catch (const std::bad_alloc&) {
-    return Report(INGOT_ERROR_MEMORY, "memory ran out");
-  } catch (const std::length_error&) {
-    return Report(INGOT_ERROR_MEMORY, "a size is beyond what memory can hold");
-  } catch (const std::exception& error) {
-    return Report(INGOT_ERROR_INTERNAL, error.what());
-  } catch (...) {
-    return Report(INGOT_ERROR_INTERNAL, "an unknown exception");
-  }
-}
-
-// The target of a pointer argument.
-template <typename T>
-T& Need(T* pointer, const char* name) {
-  if (pointer == nullptr) Fail(INGOT_ERROR_INVALID_ARGUMENT, std::string_view(name), " is NULL");
-  return *pointer;
-}
 
 ingot_tensor_info Info(const std::vector<ingot::TensorInfo>& infos, const std::vector<std::vector<const char*>>& dims,
                        size_t index, const char* what) {
   if (index >= infos.size())
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no ", std::string_view(what), " ", index, "; the model has ",
          infos.size());
-  const ingot::TensorInfo& info = infos[index];
-  return {info.name.c_str(), info.dtype->type, static_cast<int32_t>(info.shape.size()), info.shape.data(),
-          dims[index].data()};
+  return ingot::c_api::Info(infos[index], dims[index]);
 }
 
 ingot::LoadOptions ReadOptions(const ingot_load_options* given) {
@@ -126,6 +77,15 @@ constexpr const char* kStatusNames[] = {
 };
 
 }  // namespace
+
+ingot_status ingot::c_api::Report(ingot_status status, const char* message) noexcept {
+  try {
+    t_last_error = message;
+  } catch (const std::bad_alloc&) {
+    t_last_error.clear();  // the status alone has to do
+  }
+  return status;
+}
 
 const char* ingot_last_error(void) { return t_last_error.c_str(); }
 
@@ -230,25 +190,11 @@ ingot_status ingot_model_memory(const ingot_model* model, const int64_t* dims, s
 ingot_status ingot_session_create(ingot_model* model, ingot_session** out) {
   return Guard([&] {
     Need(out, "out");
-    *out = new ingot_session(Need(model, "model"));
+    *out = new ingot_session(Need(model, "model").model);
   });
 }
 
 void ingot_session_free(ingot_session* session) { delete session; }
-
-namespace {
-
-// Runs `body` on a session that no other thread uses.
-template <typename Body>
-ingot_status WithSession(const ingot_session* handle, Body&& body) noexcept {
-  return Guard([&] {
-    ingot::Session& session = Need(handle, "session").session;
-    const ingot::Session::Use use(session);
-    body(session);
-  });
-}
-
-}  // namespace
 
 ingot_status ingot_session_set_input(ingot_session* handle, size_t index, const DLTensor* tensor) {
   return WithSession(handle, [&](ingot::Session& session) { session.SetInput(index, Need(tensor, "tensor")); });
@@ -298,4 +244,17 @@ ingot_status ingot_measure_bandwidth(int32_t threads, double* gigabytes_per_seco
 
 ingot_status ingot_measure_fma(int32_t threads, double* gigaflops) {
   return Guard([&] { Need(gigaflops, "gigaflops") = ingot::MeasureFma(threads); });
+}
+
+ingot_status ingot_measure_int8(int32_t threads, double* gigaops) {
+  return Guard([&] { Need(gigaops, "gigaops") = ingot::MeasureInt8(threads); });
+}
+
+ingot_status ingot_kernels(const char** json) {
+  return Guard([&] {
+    thread_local std::string found;
+    const char*& out = Need(json, "json");
+    found = ingot::KernelsJson();
+    out = found.c_str();
+  });
 }

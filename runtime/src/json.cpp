@@ -373,6 +373,11 @@ double Node::Number() const {
   return value_->number;
 }
 
+bool Node::Bool() const {
+  Expect(Kind::kBool, "true or false");
+  return value_->integer != 0;
+}
+
 std::string_view Node::String() const {
   Expect(Kind::kString, "a string");
   return {value_->text, value_->count};

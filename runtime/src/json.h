@@ -51,6 +51,7 @@ class Node {
   int32_t Index(size_t count) const { return static_cast<int32_t>(Integer(0, static_cast<int64_t>(count) - 1)); }
   size_t Size(const char* what_for) const;  // a number of bytes
   double Number() const;
+  bool Bool() const;
   std::string_view String() const;
 
   size_t ArraySize() const;

@@ -33,7 +33,7 @@ std::unique_ptr<Frame> Model::NewFrame(int32_t function, std::span<const int64_t
   const bool is_main = function == 0;
   const Function& body = program_.functions[static_cast<size_t>(function)];
   auto frame = std::make_unique<Frame>(
-      body, artifact_.weights(), is_main ? std::span(artifact_.inputs()) : std::span<const TensorInfo>(),
+      body, artifact_.weights(), is_main ? std::span(artifact_.taken()) : std::span<const TensorInfo>(),
       is_main ? std::span(artifact_.dimensions()) : std::span<const Dimension>(), input_extents);
   frame->SetPlan(plans_[static_cast<size_t>(function)].Get(body, frame->sizes()));
   return frame;
@@ -74,7 +74,7 @@ void Model::PlanAtBounds() {
   }
   if (bounds.empty()) return;
   try {
-    const Frame frame(program_.functions[0], artifact_.weights(), artifact_.inputs(), artifact_.dimensions(),
+    const Frame frame(program_.functions[0], artifact_.weights(), artifact_.taken(), artifact_.dimensions(),
                       InputExtents(bounds));
     plans_[0].SetBound(std::make_shared<MemoryPlan>(PlanMemory(program_.functions[0], frame.sizes())));
   } catch (const Error&) {

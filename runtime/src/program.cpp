@@ -213,6 +213,9 @@ class FunctionReader {
     for (size_t i = 0; i < arity.inputs.least; ++i) {
       if (step.inputs[i] == kAbsent) node.Fail("kernel '", step.name, "' needs input ", i);
     }
+    if (const auto in_place = node.Find("in_place")) step.in_place = in_place->Bool();
+    if (step.in_place && (step.inputs.empty() || step.outputs.empty() || index_ != 0))
+      node.Fail("only the main function changes states in place, by a kernel that takes and gives one");
   }
 
   void ReadIf(const Node& node, Step& step) const {
@@ -272,10 +275,12 @@ class FunctionReader {
 };
 
 // What the model is said to take or give, against what its main function does.
-void CheckSignature(const Node& node, const char* what, const std::vector<TensorInfo>& stated, const Function& main,
-                    const std::vector<int32_t>& values) {
+void CheckSignature(const Node& node, const char* what, std::vector<TensorInfo> stated,
+                    const std::vector<StateInfo>& states, const Function& main, const std::vector<int32_t>& values) {
+  stated.insert(stated.end(), states.begin(), states.end());
   if (stated.size() != values.size()) {
-    node.Fail("the main function has ", values.size(), " ", std::string_view(what), "s, the manifest ", stated.size());
+    node.Fail("the main function has ", values.size(), " ", std::string_view(what), "s and states, the manifest ",
+              stated.size());
   }
   for (size_t i = 0; i < stated.size(); ++i) {
     const Value& value = main.values[static_cast<size_t>(values[i])];
@@ -283,6 +288,26 @@ void CheckSignature(const Node& node, const char* what, const std::vector<Tensor
       node.Fail(std::string_view(what), " '", stated[i].name,
                 "' has another type or rank in the main function than in the manifest");
     }
+  }
+}
+
+// Memory is only changed in place if it is a cache's, and then the cache is what the model gives for it.
+void CheckStates(const Node& node, const Artifact& artifact, const Function& main) {
+  const size_t inputs = artifact.inputs().size();
+  const size_t outputs = artifact.outputs().size();
+  const auto root = [&](int32_t value) { return main.values[static_cast<size_t>(value)].root; };
+  std::vector<bool> is_cache(main.values.size());
+  for (size_t i = 0; i < artifact.states().size(); ++i) {
+    const StateInfo& state = artifact.states()[i];
+    if (state.kind != StateInfo::Kind::kCache) continue;
+    is_cache[static_cast<size_t>(main.inputs[inputs + i])] = true;
+    if (root(main.outputs[outputs + i]) != main.inputs[inputs + i])
+      node.Fail("state '", state.name, "' is a cache, but the main function does not change it in place");
+  }
+  for (size_t s = 0; s < main.steps.size(); ++s) {
+    const Step& step = main.steps[s];
+    if (step.in_place && !is_cache[static_cast<size_t>(root(step.inputs[0]))])
+      node["steps"].At(s).Fail("kernel '", step.name, "' changes memory in place that is no cache");
   }
 }
 
@@ -361,8 +386,9 @@ Program ReadProgram(const Artifact& artifact, const Node& node, const CodeImage&
   }
   CheckDepth(functions, program);
   const Function& main = program.functions[0];
-  CheckSignature(functions.At(0), "input", artifact.inputs(), main, main.inputs);
-  CheckSignature(functions.At(0), "output", artifact.outputs(), main, main.outputs);
+  CheckSignature(functions.At(0), "input", artifact.inputs(), artifact.states(), main, main.inputs);
+  CheckSignature(functions.At(0), "output", artifact.outputs(), artifact.states(), main, main.outputs);
+  CheckStates(functions.At(0), artifact, main);
   if (main.symbols.size() < artifact.dimensions().size())
     functions.At(0).Fail("the main function has fewer symbols than the model dimensions");
   for (size_t i = 0; i < count; ++i) {

@@ -69,6 +69,7 @@ struct Step {
   GeneratedFunction function = nullptr;  // kCall
   Builtin builtin = Builtin::kShape;     // kBuiltin
   const Kernel* kernel = nullptr;        // kKernel
+  bool in_place = false;                 // kKernel: output 0 is input 0, changed
   int32_t condition = kAbsent;           // kIf, kLoop
   int32_t trip_count = kAbsent;          // kLoop
   int32_t bodies[2] = {0, 0};            // functions: then and else, or the loop's body
@@ -86,6 +87,9 @@ struct Step {
   size_t args = 0;                           // where the arguments of a call start
   bool early = false;                        // all of it happens when a frame is built
 };
+
+// Whether a step's first output is its first input's memory.
+inline bool KeepsMemory(const Step& step) { return step.kind == StepKind::kView || step.in_place; }
 
 struct Function {
   std::string_view name;

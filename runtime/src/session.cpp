@@ -79,15 +79,18 @@ Session::Use::Use(Session& session) : session_(session) {
   }
 }
 
-Session::Session(std::shared_ptr<Model> model) : model_(std::move(model)), executor_(*model_) {
+Session::Session(std::shared_ptr<Model> model)
+    : model_(std::move(model)), executor_(*model_), states_(model_->artifact()) {
   const Artifact& artifact = model_->artifact();
   for (const TensorInfo& info : artifact.inputs()) {
     inputs_.push_back({false, nullptr, extents_.size(), {}});
     extents_.resize(extents_.size() + info.shape.size(), -1);
   }
-  outputs_ = std::vector<OutputSlot>(artifact.outputs().size());
+  for (const StateInfo& info : artifact.states()) extents_.resize(extents_.size() + info.shape.size(), -1);
+  outputs_ = std::vector<OutputSlot>(artifact.outputs().size() + artifact.states().size());
   for (size_t i = 0; i < outputs_.size(); ++i) {
-    const TensorInfo& info = artifact.outputs()[i];
+    const bool state = i >= artifact.outputs().size();
+    const TensorInfo& info = state ? artifact.states()[i - artifact.outputs().size()] : artifact.outputs()[i];
     outputs_[i].shape.resize(info.shape.size());
     outputs_[i].strides.resize(info.shape.size());
     outputs_[i].tensor = {nullptr,
@@ -127,7 +130,7 @@ void Session::SetInput(size_t index, const DLTensor& tensor) {
 }
 
 void Session::BindOutput(size_t index, const DLTensor* tensor) {
-  OutputSlot& output = outputs_[Checked(index, outputs_.size(), "output")];
+  OutputSlot& output = outputs_[Checked(index, model_->artifact().outputs().size(), "output")];
   if (tensor == nullptr) {
     output.is_bound = false;
     return;
@@ -148,6 +151,7 @@ void Session::Run() {
   }
   ran_ = false;
   executor_.strings().Clear();
+  if (states_.count() > 0) PrepareStates();
   const ThreadPool::Run run(model_->pool(), executor_.workspace());
   if (main_ == nullptr) main_ = &executor_.Enter(0, extents_, 0);
   PointInputs();
@@ -155,14 +159,36 @@ void Session::Run() {
   executor_.Execute(*main_, 0, profiling_ ? &profile_ : nullptr);
   // Outputs may show the same memory: all strings are copied before the first buffer is let go of.
   for (size_t i = 0; i < outputs_.size(); ++i) PackOutput(i);
-  for (size_t i = 0; i < outputs_.size(); ++i) CollectOutput(i);
+  const size_t given = model_->artifact().outputs().size();
+  for (size_t i = 0; i < given; ++i) CollectOutput(i);
+  for (size_t i = 0; i < states_.count(); ++i) {
+    if (model_->artifact().states()[i].kind == StateInfo::Kind::kCarry)
+      states_.Take(i, main_->tensor(main_->function().outputs[given + i]));
+  }
+  if (states_.count() > 0) states_.MarkUsed();
   executor_.strings().Clear();
   main_->ReleaseOwners();
   ran_ = true;
 }
 
+// The shapes and rows of states that this run sees.
+void Session::PrepareStates() {
+  const auto& infos = model_->artifact().inputs();
+  std::map<std::string, int64_t, std::less<>> known;
+  for (size_t i = 0; i < infos.size(); ++i) {
+    for (size_t axis = 0; axis < infos[i].shape.size(); ++axis) {
+      if (infos[i].shape[axis] < 0) known.emplace(infos[i].dims[axis], extents_[inputs_[i].first_extent + axis]);
+    }
+  }
+  const std::vector<int64_t> before = extents_;
+  const size_t ranks = states_.Ranks();
+  states_.Prepare(known, std::span(extents_).last(ranks));
+  if (extents_ != before) main_ = nullptr;
+}
+
 void Session::PointInputs() {
   const Function& function = main_->function();
+  for (size_t i = 0; i < states_.count(); ++i) main_->SetPointer(function.inputs[inputs_.size() + i], states_.Data(i));
   for (size_t i = 0; i < inputs_.size(); ++i) main_->SetPointer(function.inputs[i], inputs_[i].data);
 }
 
@@ -253,7 +279,7 @@ void Session::CollectOutput(size_t index) {
 }
 
 const DLTensor& Session::Output(size_t index) const {
-  const OutputSlot& output = outputs_[Checked(index, outputs_.size(), "output")];
+  const OutputSlot& output = outputs_[Checked(index, model_->artifact().outputs().size(), "output")];
   if (!ran_) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the session has no outputs: it has not run, or its last run failed");
   if (output.taken)
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", model_->artifact().outputs()[index].name,

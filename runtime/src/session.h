@@ -7,6 +7,7 @@
 
 #include "executor.h"
 #include "model.h"
+#include "states.h"
 
 namespace ingot {
 
@@ -20,6 +21,12 @@ class Session {
   const DLTensor& Output(size_t index) const;
   DLManagedTensorVersioned* TakeOutput(size_t index);
   void SetProfiling(bool enabled);
+  // What is remembered from run to run. Changing it makes the next run look at its shapes anew.
+  States& states() {
+    main_ = nullptr;
+    return states_;
+  }
+  const std::shared_ptr<Model>& model() const { return model_; }
   const Profile& profile() const { return profile_; }
 
   // Held while one thread uses the session; a second one gets INGOT_ERROR_BUSY.
@@ -53,6 +60,7 @@ class Session {
     bool taken = false;
   };
 
+  void PrepareStates();
   void PointInputs();
   void PointOutputs();
   void PackOutput(size_t index);
@@ -65,7 +73,8 @@ class Session {
   std::shared_ptr<Model> model_;
   Executor executor_;
   std::vector<InputSlot> inputs_;
-  std::vector<int64_t> extents_;  // the shapes of all inputs
+  States states_;
+  std::vector<int64_t> extents_;  // the shapes of all inputs and states
   std::vector<OutputSlot> outputs_;
   Frame* main_ = nullptr;  // of the last run; nullptr if shapes have changed since
   bool ran_ = false;

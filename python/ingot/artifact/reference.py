@@ -37,13 +37,16 @@ def make_samples(model: onnx.ModelProto, folder: str, imported: Imported, count:
     names = [s.name for s in imported.outputs]
     if reference is not None:
         return [Sample(case, _ordered(reference(case), names)) for case in inputs], reference_name, ""
-    if len(imported.inputs) != len(model.graph.input) - len({i.name for i in model.graph.input} & {t.name for t in model.graph.initializer}):
+    initialized = {t.name for t in model.graph.initializer}
+    if len(imported.inputs) + len(imported.states) != sum(i.name not in initialized for i in model.graph.input):
         return [], "", "no samples, because some inputs were made constant"
-    outputs, engine, problem = _run_onnx(model, folder, scratch, inputs)
+    outputs, engine, problem = _run_onnx(model, folder, scratch, [{**case, **_first_states(imported, case)} for case in inputs])
     if problem:
         return [], "", f"no samples, because {engine} could not run the model: {problem}"
     maps = imported.metadata.get("maps", {})
-    named = [{name: _columns(array, maps.get(name)) for name, array in zip(names, out, strict=True)} for out in outputs]
+    hidden = [i for i, o in enumerate(model.graph.output) if o.name in {s.output for s in imported.states}]
+    shown = [[array for i, array in enumerate(out) if i not in hidden] for out in outputs]
+    named = [{name: _columns(array, maps.get(name)) for name, array in zip(names, out, strict=True)} for out in shown]
     return [Sample(case, out) for case, out in zip(inputs, named, strict=True)], engine, ""
 
 
@@ -73,6 +76,15 @@ def _inputs(imported: Imported, seed: int) -> dict[str, Any]:
         else:
             result[spec.name] = random.standard_normal(shape).astype(dtype)
     return result
+
+
+def _first_states(imported: Imported, case: Mapping[str, Any]) -> dict[str, Any]:
+    """The states that a session starts with: zeros; caches as long as their bound, and what grows empty (runtime/src/states.cpp)."""
+    from ingot.importer.weights import numpy_dtype
+
+    known = {str(d): extent for spec in imported.inputs for d, extent in zip(spec.shape, case[spec.name].shape, strict=True)}
+    return {spec.name: np.zeros([d if isinstance(d, int) else known.get(str(d), imported.bounds.get(str(d), 0)) for d in spec.shape],
+                                numpy_dtype(spec.dtype)) for spec in imported.state_inputs}
 
 
 def _run_onnx(model: onnx.ModelProto, folder: str, scratch: Path, inputs: list[dict[str, Any]]) -> tuple[list[list[Any]], str, str]:

@@ -28,7 +28,7 @@ MAGIC = b"\x89INGOT\r\n"
 VERSION = 1
 ALIGNMENT = 65536
 WEIGHT_ALIGNMENT = 64
-MANIFEST, CODE, WEIGHTS, SAMPLES = 1, 2, 3, 4
+MANIFEST, CODE, WEIGHTS, SAMPLES, ASSETS = 1, 2, 3, 4, 5
 _HEADER = struct.Struct("<8sIIQQQ20xI")
 _ENTRY = struct.Struct("<IIQQQ")
 
@@ -100,6 +100,7 @@ class Layout:
 
     def __init__(self) -> None:
         self._end = 0
+        self._assets = 0
 
     def weight(self, weight: Weight) -> dict[str, Any]:
         """The manifest entry of the next weight; its checksum is filled in by :func:`put_weight`."""
@@ -108,6 +109,12 @@ class Layout:
         self._end = offset + nbytes
         return {"name": weight.name, "dtype": manifest_dtype(weight.dtype), "shape": list(weight.shape), "offset": offset, "nbytes": nbytes,
                 "crc32": _LARGEST_CRC}
+
+    def asset(self, name: str, path: Path) -> dict[str, Any]:
+        """The manifest entry of the next file that travels with the model."""
+        offset, size = self._assets, path.stat().st_size
+        self._assets += size
+        return {"name": name, "offset": offset, "nbytes": size}
 
     @staticmethod
     def samples(cases: Sequence[Sample]) -> list[dict[str, Any]]:

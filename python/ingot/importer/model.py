@@ -15,6 +15,7 @@ from ingot.importer import dims, registry
 from ingot.importer.context import Context
 from ingot.importer.graph import check_supported, import_nodes
 from ingot.importer.module import Imported, ModuleBuilder, TensorSpec
+from ingot.importer.states import find_states, states_last
 from ingot.importer.values import AnyValue, MissingValue, SequenceValue, Value, tensors_of
 from ingot.importer.weights import dtype_name
 
@@ -28,6 +29,7 @@ def import_model(
     base_dir: str = ".",
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     constants: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
 ) -> Imported:
     """Imports an ONNX model into Relax.
 
@@ -37,6 +39,7 @@ def import_model(
         base_dir: The folder that external data lies in.
         shapes: For inputs by name, extents (ints) or names of symbolic dimensions that replace the declared ones.
         constants: For inputs by name, arrays that replace them: the compiled model no longer has those inputs.
+        states: Outputs by the inputs that they become (importer/states.py); None: pairs whose names say so.
 
     Raises:
         UnsupportedError: Some operators or attributes are not supported; the message names all of them.
@@ -52,6 +55,9 @@ def import_model(
         raise CompileError(f"{source}: opset {opsets['']} does not exist")
     check_supported(model.graph, opsets, source)
     check_order(model.graph, source)
+    found = find_states(model, states, source)
+    if found:
+        model = states_last(model, found)
     module = ModuleBuilder(source, opsets, base_dir)
     cx = Context(module, None, "main")
     symbols: dict[str, Any] = {}
@@ -89,7 +95,8 @@ def import_model(
     maps = {o.name: module.maps[o.name] for o in model.graph.output if o.name in module.maps}
     outputs = [TensorSpec(name, r.dtype, r.shape) for name, r in results]
     return Imported(
-        mod=module.bb.get(), inputs=inputs, outputs=outputs, symbols=list(symbols.values()), weights=weights, nodes=module.nodes,
+        mod=module.bb.get(), inputs=inputs[:len(inputs) - len(found)], outputs=outputs[:len(outputs) - len(found)], states=found,
+        state_inputs=inputs[len(inputs) - len(found):], symbols=list(symbols.values()), weights=weights, nodes=module.nodes,
         checks=module.function_checks,
         metadata={"source": "onnx", "graph": model.graph.name, "producer": f"{model.producer_name} {model.producer_version}".strip(),
                   "ir_version": model.ir_version, "opset": dict(opsets), **({"maps": maps} if maps else {})})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from tvm.error import InternalError as TvmError
 
 from ingot.importer import dims
 from ingot.importer.dims import Dim
+from ingot.importer.states import State
 from ingot.importer.weights import Weight
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class TensorSpec:
 class Imported:
     """A model in Relax.
 
-    ``mod`` has a function ``main`` whose parameters are the model's inputs, then its weights (``weights``, in order), and
+    ``mod`` has a function ``main`` whose parameters are the model's inputs, then its states, then its weights (``weights``, in order), and
     a function for each subgraph. ``checks`` holds, for each function, conditions over its symbols that must hold at run
     time, with the message if one does not. Variables are named ``n<i>_`` after ``nodes[i]``, the ONNX node they came from.
     """
@@ -46,6 +48,17 @@ class Imported:
     checks: dict[str, list[tuple[Any, str]]]
     bounds: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    states: list[State] = field(default_factory=list)
+    state_inputs: list[TensorSpec] = field(default_factory=list)
+
+    def state_entries(self, spec: Callable[[TensorSpec], dict[str, Any]]) -> dict[str, Any]:
+        """The manifest's entry of states, if there are any (docs/format.md)."""
+        if not self.states:
+            return {}
+        names = [s.input for s in self.states]
+        return {"states": [{**spec(tensor), "kind": s.kind,
+                            **({"axis": s.axis, "length": names.index(s.length), "ring": s.ring} if s.kind == "cache" else {})}
+                           for s, tensor in zip(self.states, self.state_inputs, strict=True)]}
 
 
 class ModuleBuilder:

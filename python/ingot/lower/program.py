@@ -69,6 +69,7 @@ class _FunctionBuilder:
     steps: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, int] = field(default_factory=dict)
     bound: dict[Any, Any] = field(default_factory=dict)  # a Relax variable → value index, _Pending, list of them, or dimensions
+    caches: set[int] = field(default_factory=set)  # the parameters that are changed in place
     unbound: list[tuple[dict[str, Any], Any, _Pending]] = field(default_factory=list)
 
     # ---- Values -------------------------------------------------------------------------------------------
@@ -266,7 +267,10 @@ class _FunctionBuilder:
     def kernel(self, symbol: str, arguments: list[Any]) -> dict[str, Any]:
         kind, _, name = symbol.removeprefix("ingot.").partition(".")
         tensors, dimensions, ints, floats = arguments
-        return {"op": kind, "name": name, "inputs": [-1 if isinstance(t, relax.Tuple) else self.value(t) for t in tensors.fields],
+        inputs = [-1 if isinstance(t, relax.Tuple) else self.value(t) for t in tensors.fields]
+        # The main function's inputs are its first values.
+        in_place = {"in_place": True} if name == "tensor_scatter" and inputs[0] in self.caches else {}
+        return {"op": kind, "name": name, "inputs": inputs, **in_place,
                 "dims": [self.expressions.add(d) for d in dimensions.values], "ints": [int(_number(i)) for i in ints.fields],
                 "floats": [float(f.value.numpy()) for f in floats.fields]}
 
@@ -348,7 +352,9 @@ class ProgramBuilder:
             if name == "main":
                 for symbol in self.imported.symbols:
                     builder.expressions.declare(symbol)
-                parameters[len(self.imported.inputs):] = self.parameters
+                taken = len(self.imported.inputs) + len(self.imported.states)
+                parameters[taken:] = self.parameters
+                builder.caches = {i for i, s in enumerate(self.imported.states, len(self.imported.inputs)) if s.kind == "cache"}
             functions.append(builder.build(function, parameters, self.trace.get(name, [])))
         return {"functions": functions}
 

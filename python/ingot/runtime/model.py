@@ -30,6 +30,17 @@ class TensorInfo:
     shape: tuple[int | str, ...]
 
 
+@dataclass(frozen=True)
+class StateInfo(TensorInfo):
+    """What a session remembers from run to run.
+
+    ``kind`` is ``"carry"`` (an output of one run is an input of the next), ``"cache"`` (changed in place) or ``"ring"`` (a cache of a fixed
+    extent, in which new steps replace the oldest).
+    """
+
+    kind: str = "carry"
+
+
 class Model:
     """A model that was loaded from an artifact. Weights are mapped once and shared by all threads and sessions.
 
@@ -48,6 +59,7 @@ class Model:
             raise MissingFileError.if_missing(self.path, error) from None
         self.inputs = tuple(TensorInfo(*info) for info in self._native.inputs())
         self.outputs = tuple(TensorInfo(*info) for info in self._native.outputs())
+        self.states = tuple(StateInfo(name, dtype, shape, kind) for (name, dtype, shape), kind in self._native.states())
         self.target, self.threads = self._native.target()
         self._input_names = tuple(info.name for info in self.inputs)
         self._output_names = tuple(info.name for info in self.outputs)
@@ -66,7 +78,7 @@ class Model:
         return manifest
 
     def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False, **named: Any) -> dict[str, Array]:
-        """Runs the model once.
+        """Runs the model once. States start from zero: what is to be remembered takes a :meth:`session`.
 
         Args:
             inputs: Arrays by the names of the inputs, or a list of them in order: NumPy arrays, or anything with
@@ -90,6 +102,8 @@ class Model:
         except IndexError:
             session = _native.Session(self._native)
         try:
+            if self.states:
+                session.reset(-1)
             return dict(zip(self._output_names, session.run_once(ordered), strict=True))
         finally:
             self._idle.append(session)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingot.errors import IngotError
+from ingot.errors import IngotError, InputError
 from ingot.runtime import _native
 from ingot.runtime._inputs import check_finite as refuse_not_finite
 from ingot.runtime._inputs import in_order, index_of
@@ -25,11 +26,12 @@ class Session:
     caller's, which later runs write into.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, _native_session: Any = None) -> None:
         self.model = model
-        self._native: Any = _native.Session(model._native)
+        self._native: Any = _native_session if _native_session is not None else _native.Session(model._native)
         self._inputs = tuple(info.name for info in model.inputs)
         self._outputs = tuple(info.name for info in model.outputs)
+        self._states = tuple(info.name for info in model.states)
         self._bound: dict[str, Any] = {}
         self._results: dict[str, Any] | None = None
         self._profiling = False
@@ -83,6 +85,64 @@ class Session:
         if self._results is None:
             raise IngotError("the session has no outputs: it has not run, or its last run failed")
         return self._results
+
+    # ---- States ---------------------------------------------------------------------------------------------
+
+    def set_dimension(self, name: str, extent: int) -> None:
+        """Sets a symbolic dimension of the states, such as the capacity of caches, or more rows than one run has.
+
+        Raises:
+            IngotError: There is no such dimension, it is beyond its bound, or the states hold something already.
+        """
+        self._open().set_dimension(name, extent)
+
+    def select_rows(self, first: int = 0, count: int = 0) -> None:
+        """Has later runs see only ``count`` rows (axis 0) of the states from ``first`` on; 0: all rows again."""
+        self._open().select_rows(first, count)
+
+    def reset(self, row: int | None = None) -> None:
+        """Forgets what the states hold, or what one row of them holds."""
+        self._open().reset(-1 if row is None else row)
+
+    def truncate(self, length: int, row: int | None = None) -> None:
+        """Keeps the first ``length`` steps of caches, in all rows or in one.
+
+        Raises:
+            IngotError: There are fewer steps, earlier ones were replaced in a ring, or the model has hidden states, which cannot go back.
+        """
+        self._open().truncate(-1 if row is None else row, length)
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copies what one row of the states holds to another."""
+        self._open().copy_row(source, target)
+
+    def fork(self) -> Session:
+        """A new session that remembers the same. Inputs and outputs are not copied."""
+        return Session(self.model, self._open().fork())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes what the states hold to a file."""
+        self._open().save_states(os.fspath(path))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Reads what :meth:`save` wrote, in a session of the same artifact.
+
+        Raises:
+            FileError: The file is missing, damaged, or of another artifact.
+        """
+        self._open().load_states(os.fspath(path))
+
+    def state(self, name: str) -> Array:
+        """A copy of a state, all rows of it."""
+        return np.array(self._open().state(index_of(self._states, name, "state")))
+
+    def set_state(self, name: str, value: Any) -> None:
+        """Overwrites a state, whose shape stays."""
+        view = self._open().state(index_of(self._states, name, "state"))
+        array = np.asarray(value)
+        if array.shape != view.shape or array.dtype != view.dtype:
+            raise InputError(f"state '{name}' is {view.dtype}{list(view.shape)}, not {array.dtype}{list(array.shape)}")
+        view[...] = array
 
     @property
     def profiling(self) -> bool:

@@ -147,15 +147,56 @@ INGOT_API ingot_status ingot_session_set_profiling(ingot_session* session, int32
 INGOT_API ingot_status ingot_session_profile(const ingot_session* session, int64_t* nanoseconds, size_t num_steps,
                                              size_t* needed, int64_t* runs);
 
+/* ---- States: what a session remembers from run to run ----------------------------------------------------- */
+
+/* A state is a tensor that a run reads and leaves changed: a cache of keys and values, a hidden state. States are
+ * neither inputs nor outputs. They start as zeros, before the first run or after ingot_session_reset; rows are their
+ * axis 0, the batch. A failed run leaves carried states as they were. */
+typedef enum ingot_state_kind {
+  INGOT_STATE_CARRY = 0, /* an output of one run becomes an input of the next: hidden states, counters */
+  INGOT_STATE_CACHE = 1, /* changed in place; a carried counter says how much of it is filled */
+  INGOT_STATE_RING = 2   /* a cache of a fixed extent, in which new steps replace the oldest ones */
+} ingot_state_kind;
+
+INGOT_API ingot_status ingot_model_num_states(const ingot_model* model, size_t* count);
+/* A state's name, type and shape, and its kind. out and kind may be NULL. */
+INGOT_API ingot_status ingot_model_state(const ingot_model* model, size_t index, ingot_tensor_info* out,
+                                         ingot_state_kind* kind);
+
+/* Sets the extent of a symbolic dimension of the states: the capacity of caches, or more rows than one run has. Without
+ * it, a dimension has the extent that the inputs of the first run give it, or else its bound, which the manifest has. */
+INGOT_API ingot_status ingot_session_set_dimension(ingot_session* session, const char* name, int64_t extent);
+/* Later runs see only rows first to first + count - 1; count 0: all rows again. */
+INGOT_API ingot_status ingot_session_select_rows(ingot_session* session, int64_t first, int64_t count);
+/* Forgets everything, or with row >= 0 what one row holds. */
+INGOT_API ingot_status ingot_session_reset(ingot_session* session, int64_t row);
+/* Keeps the first `length` steps of caches, in one row or with row -1 in all. */
+INGOT_API ingot_status ingot_session_truncate(ingot_session* session, int64_t row, int64_t length);
+/* Copies what one row holds to another row. */
+INGOT_API ingot_status ingot_session_copy_row(ingot_session* session, int64_t from, int64_t to);
+/* A new session of the same model that remembers the same; what is remembered is copied, inputs are not. */
+INGOT_API ingot_status ingot_session_fork(const ingot_session* session, ingot_session** out);
+/* Writes what is remembered to a file, and reads it into a session of the same artifact. */
+INGOT_API ingot_status ingot_session_save_states(const ingot_session* session, const char* path);
+INGOT_API ingot_status ingot_session_load_states(ingot_session* session, const char* path);
+/* Borrows a state, all rows of it, until the next call on this session. Its data may be changed between runs. */
+INGOT_API ingot_status ingot_session_state(ingot_session* session, size_t index, const DLTensor** out);
+
 /* ---- The machine ------------------------------------------------------------------------------------------ */
 
 /* What this CPU can do, as JSON: architecture, instruction sets, caches in bytes, cores, and the targets it can run.
  * The string lives as long as the process. */
 INGOT_API ingot_status ingot_machine(const char** json);
 /* Measures, in about half a second, the read bandwidth in GB/s (10^9 bytes) of memory beyond the last-level cache,
- * and the fused multiply-add peak in GFLOP/s (f32), with this number of threads. */
+ * the fused multiply-add peak in GFLOP/s (f32), and the peak of the fastest products of bytes that are added up, in
+ * 10^9 operations a second (two for each product), with this number of threads. */
 INGOT_API ingot_status ingot_measure_bandwidth(int32_t threads, double* gigabytes_per_second);
 INGOT_API ingot_status ingot_measure_fma(int32_t threads, double* gigaflops);
+INGOT_API ingot_status ingot_measure_int8(int32_t threads, double* gigaops);
+/* The library's kernels, as JSON: a list of objects with a name, what tensors and attributes it takes (contract), and
+ * instruction_sets, those of its versions that this machine can run, worst first. INGOT_ISA limits them. Valid until
+ * the calling thread asks again. */
+INGOT_API ingot_status ingot_kernels(const char** json);
 
 #ifdef __cplusplus
 }

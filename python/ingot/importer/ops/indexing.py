@@ -163,24 +163,11 @@ def reverse_sequence(cx: Context, x: Value, lengths: Value, *, batch_axis: int =
 @onnx_op("TensorScatter", since=24)
 def tensor_scatter(cx: Context, past: Value, update: Value, first: Value | None = None, *, axis: int = -2, mode: str = "linear") -> Value:
     axis = axis_of(cx, axis, past.ndim)
-    extent, count = past.shape[axis], update.shape[axis]
     if axis == 0 or update.ndim != past.ndim or mode not in ("linear", "circular"):
         raise cx.error(f"an update of shape {dims.text(update.shape)} cannot be placed in {dims.text(past.shape)} on axis {axis}, mode '{mode}'")
     for i, (a, b) in enumerate(zip(update.shape, past.shape, strict=True)):
         if not dims.equal(a, b):
             cx.check(a <= b if i == axis else dims.expr(a).equal(dims.expr(b)) if not (isinstance(a, int) and isinstance(b, int)) else False,
                      f"an update of shape {dims.text(update.shape)} does not fit {dims.text(past.shape)}")
-    if first is not None and mode == "linear":
-        first = cx.indices(first, dims.dim(extent - count + 1), negative=False)
-
-    def compute(t: te.Tensor, new: te.Tensor, *start: te.Tensor) -> te.Tensor:
-        def body(*i: Any) -> Any:
-            offset = i[axis] - (start[0](i[0]).astype("int64") if start else 0)
-            if mode == "circular":
-                offset = tirx.floormod(offset, dims.expr(extent))
-            inside = tirx.all(offset >= 0, offset < dims.expr(count))
-            return tirx.if_then_else(inside, new(*i[:axis], offset, *i[axis + 1:]), t(*i))
-
-        return te.compute([dims.expr(d) for d in past.shape], body, name="scatter")
-
-    return cx.te(compute, past, update, *([first] if first is not None else []), name="tensor_scatter")
+    result: Value = cx.kernel("tensor_scatter", [past, update, first], [(past.shape, past.dtype)], ints=[axis, int(mode == "circular"), 0])
+    return result

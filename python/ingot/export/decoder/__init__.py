@@ -1,0 +1,80 @@
+"""Decoder-only language models from Hugging Face directories: a graph with caches, its weights streamed from safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onnx import TensorProto
+
+from ingot.errors import CompileError, UnsupportedError
+from ingot.export.decoder.checkpoint import Checkpoint
+from ingot.export.decoder.families import FAMILIES
+from ingot.export.decoder.graph import DecoderGraph
+from ingot.sources import Source
+
+CACHE_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+#: What travels in the artifact, where the directory has it.
+_ASSETS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def is_decoder(directory: Path) -> bool:
+    """Whether a directory holds a language model of a family that Ingot generates text with."""
+    config = _config(directory)
+    generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or [])
+    return generates and config.get("model_type") in FAMILIES and not config.get("auto_map") and not config.get("quantization_config")
+
+
+def export_decoder(directory: Path, folder: Path, context: int | None = None, cache: str | None = None, all_logits: bool = False) -> Source:
+    """The directory's model with its caches as states.
+
+    Args:
+        directory: With ``config.json`` and safetensors files; a tokenizer travels along.
+        folder: Not used: nothing has to be written.
+        context: The most tokens that caches can hold; by default as many as the model was trained for.
+        cache: ``f32``, ``f16`` or ``bf16``.
+        all_logits: Whether logits of all tokens are given, and not of each row's last one.
+
+    Raises:
+        FileError: A file is missing.
+        CompileError: A file is malformed, or an option does not exist.
+        UnsupportedError: The model needs what Ingot does not have.
+    """
+    import transformers
+
+    if cache is not None and cache not in CACHE_TYPES:
+        raise CompileError(f"there is no cache type '{cache}'; they are {', '.join(CACHE_TYPES)}")
+    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+    try:
+        decoder = FAMILIES[config.model_type](config)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{directory}: {error}") from error
+    longest = context if context is not None else decoder.context
+    if longest < 1 or (decoder.names.positions and longest > decoder.context):
+        raise CompileError(f"{directory}: a context of {longest} tokens cannot be; the model has positions for 1 to {decoder.context}")
+    checkpoint = Checkpoint(directory)
+    graph = DecoderGraph(decoder, checkpoint, CACHE_TYPES[cache or "f32"], all_logits)
+    model = graph.build()
+    assets = {name: directory / name for name in _ASSETS if (directory / name).is_file()}
+    generation = {"kind": "decoder", "trained_context": decoder.context, "stop_tokens": _stop_tokens(config, directory)}
+    metadata = {"framework": "transformers", "class": (config.architectures or ["?"])[0], "family": config.model_type}
+    return Source(model, directory.name, str(checkpoint.root), directory.name, metadata, states=graph.states, bounds={"context": longest},
+                  assets=assets, generation=generation)
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise CompileError(f"{path}: this is not JSON: {error}") from error
+    return config
+
+
+def _stop_tokens(config: Any, directory: Path) -> list[int]:
+    """The tokens that end a text, of generation_config.json or else of config.json."""
+    path = directory / "generation_config.json"
+    given = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    given = config.eos_token_id if given is None else given
+    return [] if given is None else [int(t) for t in (given if isinstance(given, list) else [given])]

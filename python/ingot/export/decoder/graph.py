@@ -1,0 +1,241 @@
+"""A decoder-only language model as an ONNX graph whose weights stay in the checkpoint's files.
+
+Inputs:   input_ids [batch, sequence] int64; token_counts [batch] int64, how many of each row's ids are real, from the left
+Outputs:  logits [batch, vocabulary] float32, after each row's last real token; or [batch, sequence, vocabulary]
+States:   length [batch] int64, the tokens that a row has seen; key_i and value_i [batch, context, kv_heads * head_size]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ingot.export.decoder.checkpoint import Checkpoint
+from ingot.export.decoder.families import Decoder, Layer, Rotary
+
+OPSET = 24
+_PREFIXES = ("transformer.", "model.", "language_model.")
+
+
+class DecoderGraph:
+    """Builds the graph. Methods take and give names of values."""
+
+    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, cache_type: int, all_logits: bool) -> None:
+        self.d = decoder
+        self.checkpoint = checkpoint
+        self.cache_type = cache_type
+        self.all_logits = all_logits
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.states: dict[str, str] = {"length": "next_length"}
+        self._count = 0
+        self._angles: dict[tuple[bytes, float], tuple[str, str]] = {}
+
+    # ---- Pieces of a graph --------------------------------------------------------------------------------
+
+    def node(self, op: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: Any) -> Any:
+        """Adds a node; returns the name of its output, or of all of several."""
+        self._count += 1
+        label = name or f"{op}_{self._count}"
+        results = [f"{label}:{i}" if outputs > 1 else label for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), results, name=label, **attributes))
+        return results if outputs > 1 else results[0]
+
+    def constant(self, value: Any, dtype: type = np.int64) -> str:
+        """A small constant."""
+        array: np.ndarray[Any, Any] = np.asarray(value, dtype)
+        name = f"constant:{array.dtype}:{array.tolist()}" if array.size <= 8 else f"constant:{len(self.initializers)}"
+        self.initializers.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def tensor(self, name: str) -> str:
+        """A tensor of the checkpoint in float32."""
+        name = self.checkpoint.prefixed(name, _PREFIXES)
+        wide = f"{name}:float32" if self.checkpoint.dtype(name) != TensorProto.FLOAT else name
+        if name not in self.initializers:
+            self.initializers[name] = self.checkpoint.initializer(name)
+            if wide != name:
+                self.node("Cast", name, name=wide, to=TensorProto.FLOAT)
+        return wide
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor."""
+        return self.checkpoint.prefixed(name, _PREFIXES) in self.checkpoint
+
+    def linear(self, x: str, name: str, transposed: bool | None = None) -> str:
+        """The product x W^T + b, for weights [out, in], or x W + b for transposed ones."""
+        weight = self.tensor(f"{name}.weight")
+        if not (self.d.transposed if transposed is None else transposed):
+            turned = f"{name}:turned"
+            if not any(n.output[0] == turned for n in self.nodes[-64:]):
+                self.node("Transpose", weight, name=turned, perm=[1, 0])
+            weight = turned
+        product = self.node("MatMul", x, weight, name=f"/{name}")
+        return self.node("Add", product, self.tensor(f"{name}.bias")) if self.has(f"{name}.bias") else str(product)
+
+    def norm(self, x: str, name: str, axis: int = -1) -> str:
+        """The family's normalization over the last axis."""
+        weight = self.tensor(f"{name}.weight")
+        if self.d.norm == "layer":
+            bias = [self.tensor(f"{name}.bias")] if self.has(f"{name}.bias") else []
+            return str(self.node("LayerNormalization", x, weight, *bias, name=f"/{name}", axis=axis, epsilon=self.d.epsilon))
+        if self.d.norm == "rms1":
+            weight = self.node("Add", weight, self.constant(1.0, np.float32))
+        return str(self.node("RMSNormalization", x, weight, name=f"/{name}", axis=axis, epsilon=self.d.epsilon))
+
+    def activation(self, x: str) -> str:
+        """The family's activation."""
+        if self.d.activation == "Silu":
+            return str(self.node("Mul", x, self.node("Sigmoid", x)))
+        if self.d.activation == "GeluTanh":
+            return str(self.node("Gelu", x, approximate="tanh"))
+        return str(self.node(self.d.activation, x))
+
+    # ---- The model ------------------------------------------------------------------------------------------
+
+    def build(self) -> onnx.ModelProto:
+        """The whole model."""
+        d = self.d
+        ids, counts, length = "input_ids", "token_counts", "length"
+        steps = self.node("Shape", ids, start=1, end=2)
+        count = self.node("Squeeze", steps, self.constant([0]))
+        offsets = self.node("Range", self.constant(0), count, self.constant(1))
+        positions = self.node("Add", self.node("Unsqueeze", length, self.constant([1])), offsets)  # [batch, sequence]
+        self.positions = self.node("Cast", self.node("Unsqueeze", positions, self.constant([2])), to=TensorProto.FLOAT)
+        self.filled = self.node("Add", length, steps)  # what attention sees, garbage behind a row's last token included
+        x = self.node("Gather", self.tensor(f"{d.names.embedding}.weight"), ids, name="/embedding")
+        if d.embedding_scale != 1.0:
+            x = self.node("Mul", x, self.constant(d.embedding_scale, np.float32))
+        if d.names.positions:
+            x = self.node("Add", x, self.node("Gather", self.tensor(f"{d.names.positions}.weight"), positions))
+        for i, layer in enumerate(d.layers):
+            x = self.block(x, i, layer)
+        if not self.all_logits:
+            x = self.last(x, counts, steps)
+        logits = self.head(self.norm(x, d.names.final_norm))
+        self.node("Identity", logits, name="logits")
+        self.node("Add", length, counts, name="next_length")
+        return self.model()
+
+    def block(self, x: str, i: int, layer: Layer) -> str:
+        """One block of attention and MLP."""
+        n = self.d.names
+        normed = self.norm(x, n.norm1.format(i))
+        attended = self.attention(normed, i, layer)
+        if n.after_attention:
+            attended = self.norm(attended, n.after_attention.format(i))
+        if self.d.parallel:
+            inner = self.norm(x, n.norm2.format(i)) if n.norm2 else normed
+            return str(self.node("Add", x, self.node("Add", attended, self.mlp(inner, i))))
+        x = self.node("Add", x, attended)
+        y = self.mlp(self.norm(x, n.norm2.format(i)), i)
+        if n.after_mlp:
+            y = self.norm(y, n.after_mlp.format(i))
+        return str(self.node("Add", x, y))
+
+    def mlp(self, x: str, i: int) -> str:
+        """The feed-forward part."""
+        n = self.d.names
+        if n.gate_up:
+            gate, up = self.node("Split", self.linear(x, n.gate_up.format(i)), outputs=2, axis=-1, num_outputs=2)
+            inner = self.node("Mul", self.activation(gate), up)
+        elif n.gate:
+            inner = self.node("Mul", self.activation(self.linear(x, n.gate.format(i))), self.linear(x, n.up.format(i)))
+        else:
+            inner = self.activation(self.linear(x, n.up.format(i)))
+        return self.linear(inner, n.down.format(i))
+
+    def attention(self, x: str, i: int, layer: Layer) -> str:
+        """Attention over the cache, into which the new keys and values go first."""
+        d, n = self.d, self.d.names
+        q, k, v = self.projections(x, i)
+        if n.q_norm:
+            q, k = self.head_norm(q, n.q_norm.format(i), d.heads), self.head_norm(k, n.k_norm.format(i), d.kv_heads)
+        if layer.rotary is not None:
+            cosines, sines = self.angles(layer.rotary)
+            rotated = 2 * len(layer.rotary.frequencies)
+            q, k = (self.node("RotaryEmbedding", t, cosines, sines, num_heads=heads, rotary_embedding_dim=rotated if rotated < d.head_size else 0)
+                    for t, heads in ((q, d.heads), (k, d.kv_heads)))
+        stored = []
+        for name, new in ((f"key_{i}", k), (f"value_{i}", v)):
+            if self.cache_type != TensorProto.FLOAT:
+                new = self.node("Cast", new, to=self.cache_type)
+            stored.append(self.node("TensorScatter", name, new, "length", name=f"next_{name}", axis=1))
+            self.states[name] = f"next_{name}"
+        attributes: dict[str, Any] = {"softcap": d.attention_softcap} if d.attention_softcap else {}
+        if d.attention_scale is not None:
+            attributes["scale"] = d.attention_scale
+        if layer.window is not None:
+            attributes["left_window_size"] = layer.window - 1
+        y = self.node("Attention", q, *stored, "", "", "", self.filled, name=f"/attention.{i}", is_causal=1, q_num_heads=d.heads,
+                      kv_num_heads=d.kv_heads, **attributes)
+        return self.linear(y, n.out.format(i))
+
+    def projections(self, x: str, i: int) -> tuple[str, str, str]:
+        """Queries, keys and values [batch, sequence, heads * head_size]."""
+        d, n = self.d, self.d.names
+        if not n.qkv:
+            q, k, v = (self.linear(x, name.format(i)) for name in (n.q, n.k, n.v))
+            return q, k, v
+        mixed = self.linear(x, n.qkv.format(i))
+        if d.interleaved:
+            apart = self.node("Reshape", mixed, self.constant([0, 0, d.heads, 3, d.head_size]))
+            parts = self.node("Split", apart, outputs=3, axis=3, num_outputs=3)
+            q, k, v = (self.node("Reshape", p, self.constant([0, 0, d.heads * d.head_size])) for p in parts)
+            return q, k, v
+        sizes = [d.heads * d.head_size, d.kv_heads * d.head_size, d.kv_heads * d.head_size]
+        q, k, v = self.node("Split", mixed, self.constant(sizes), outputs=3, axis=-1)
+        return q, k, v
+
+    def head_norm(self, x: str, name: str, heads: int) -> str:
+        """The normalization of each head."""
+        apart = self.node("Reshape", x, self.constant([0, 0, heads, self.d.head_size]))
+        return str(self.node("Reshape", self.norm(apart, name), self.constant([0, 0, heads * self.d.head_size])))
+
+    def angles(self, rotary: Rotary) -> tuple[str, str]:
+        """Cosines and sines [batch, sequence, rotated / 2]."""
+        key = (rotary.frequencies.tobytes(), rotary.factor)
+        if key not in self._angles:
+            angle = self.node("Mul", self.positions, self.constant(rotary.frequencies, np.float32))
+            pair = [self.node(op, angle) for op in ("Cos", "Sin")]
+            if rotary.factor != 1.0:
+                pair = [self.node("Mul", p, self.constant(rotary.factor, np.float32)) for p in pair]
+            self._angles[key] = (pair[0], pair[1])
+        return self._angles[key]
+
+    def last(self, x: str, counts: str, steps: str) -> str:
+        """The vector of each row's last real token [batch, hidden]."""
+        rows = self.node("Shape", x, start=0, end=1)
+        numbers = self.node("Range", self.constant(0), self.node("Squeeze", rows, self.constant([0])), self.constant(1))
+        at = self.node("Max", self.node("Sub", counts, self.constant(1)), self.constant(0))
+        flat = self.node("Reshape", x, self.constant([-1, self.d.hidden]))
+        return str(self.node("Gather", flat, self.node("Add", self.node("Mul", numbers, steps), at), axis=0))
+
+    def head(self, x: str) -> str:
+        """Logits."""
+        d = self.d
+        tied = d.tied or not self.has(f"{d.names.head}.weight")
+        logits = self.linear(x, d.names.embedding if tied else d.names.head, transposed=False)
+        if d.logit_softcap:
+            cap = self.constant(d.logit_softcap, np.float32)
+            logits = self.node("Mul", self.node("Tanh", self.node("Div", logits, cap)), cap)
+        return logits
+
+    def model(self) -> onnx.ModelProto:
+        """The nodes with their inputs and outputs."""
+        d = self.d
+        width = d.kv_heads * d.head_size
+        shapes: dict[str, tuple[int, list[Any]]] = {"length": (TensorProto.INT64, ["batch"])}
+        for name in self.states:
+            shapes.setdefault(name, (self.cache_type, ["batch", "context", width]))
+        inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
+                  helper.make_tensor_value_info("token_counts", TensorProto.INT64, ["batch"])]
+        inputs += [helper.make_tensor_value_info(n, *shapes[n]) for n in self.states]
+        logits: list[Any] = ["batch", "sequence", d.vocabulary] if self.all_logits else ["batch", d.vocabulary]
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)]
+        outputs += [helper.make_tensor_value_info(self.states[n], *shapes[n]) for n in self.states]
+        graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.values()))
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="ingot")

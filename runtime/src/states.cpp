@@ -1,0 +1,332 @@
+#include "states.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "state_file.h"
+
+namespace ingot {
+namespace {
+
+size_t Product(std::span<const int64_t> extents) {
+  size_t product = 1;
+  for (const int64_t extent : extents) product *= static_cast<size_t>(extent);
+  return product;
+}
+
+}  // namespace
+
+void States::SetDimension(std::string_view name, int64_t extent) {
+  const auto& dimensions = artifact_.dimensions();
+  const auto found = std::ranges::find(dimensions, name, &Dimension::name);
+  if (found == dimensions.end()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has no dimension '", name, "'");
+  if (extent < 1) Fail(INGOT_ERROR_INVALID_ARGUMENT, "dimension '", name, "' is to be ", extent, "; it is at least 1");
+  if (found->maximum != Dimension::kUnbounded && extent > found->maximum)
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "dimension '", name, "' is to be ", extent, ", but was compiled for at most ",
+         found->maximum);
+  if (!fresh_)
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "dimension '", name,
+         "' cannot change while the session's states hold something; "
+         "reset it first");
+  dimensions_.insert_or_assign(std::string(name), extent);
+  allocated_ = false;
+}
+
+size_t States::Ranks() const {
+  size_t ranks = 0;
+  for (const StateInfo& state : artifact_.states()) ranks += state.shape.size();
+  return ranks;
+}
+
+bool States::HasRows() const {
+  const auto& states = artifact_.states();
+  return std::ranges::all_of(
+      states, [&](const StateInfo& state) { return !state.dims.empty() && state.dims[0] == states[0].dims[0]; });
+}
+
+int64_t States::Rows() const { return slots_.empty() || slots_[0].shape.empty() ? 0 : slots_[0].shape[0]; }
+
+void States::SelectRows(int64_t first, int64_t count) {
+  if (slots_.empty()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has no states");
+  if (!HasRows())
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "rows cannot be selected: axis 0 of the model's states is not one batch");
+  const bool known = allocated_ || dimensions_.contains(artifact_.states()[0].dims[0]);
+  const int64_t rows = allocated_ ? Rows() : known ? dimensions_.find(artifact_.states()[0].dims[0])->second : 0;
+  if (count == 0 && first == 0) {
+    first_row_ = row_count_ = 0;
+    return;
+  }
+  if (first < 0 || count < 1 || first + count > rows)
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "rows ", first, " to ", first + count - 1, " are selected, but the states have ",
+         rows, known ? "" : " yet: set the dimension of their axis 0");
+  first_row_ = first;
+  row_count_ = count;
+}
+
+void States::Allocate(size_t index, std::vector<int64_t> shape) {
+  Slot& slot = slots_[index];
+  const auto bytes = ByteCount(shape, info(index).dtype->bytes);
+  if (!bytes)
+    Fail(INGOT_ERROR_MEMORY, "state '", info(index).name, "' would have shape ", ShapeText(shape),
+         ", which is beyond memory");
+  slot.memory = std::make_unique<Arena>();
+  slot.memory->Reserve(std::max<size_t>(*bytes, 1));
+  slot.shape = std::move(shape);
+}
+
+void States::Prepare(const std::map<std::string, int64_t, std::less<>>& known, std::span<int64_t> extents) {
+  const auto extent = [&](const StateInfo& state, size_t axis) -> int64_t {
+    if (state.shape[axis] >= 0) return state.shape[axis];
+    const std::string& name = state.dims[axis];
+    if (const auto set = dimensions_.find(name); set != dimensions_.end()) return set->second;
+    if (const auto given = known.find(name); given != known.end()) return given->second;
+    const auto declared = std::ranges::find(artifact_.dimensions(), std::string_view(name), &Dimension::name);
+    if (declared != artifact_.dimensions().end() && declared->maximum != Dimension::kUnbounded)
+      return declared->maximum;
+    if (state.kind == StateInfo::Kind::kCarry) return 0;  // what grows starts empty
+    Fail(INGOT_ERROR_INPUT, "state '", state.name, "' has dimension '", name,
+         "', which no input tells; set it for the session first");
+  };
+  if (fresh_) {
+    // Nothing is lost by new shapes.
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      std::vector<int64_t> shape;
+      for (size_t axis = 0; axis < info(i).shape.size(); ++axis) shape.push_back(extent(info(i), axis));
+      if (slots_[i].memory == nullptr || slots_[i].shape != shape) Allocate(i, std::move(shape));
+    }
+    allocated_ = true;
+  }
+  size_t next = 0;
+  for (const Slot& slot : slots_) {
+    for (size_t axis = 0; axis < slot.shape.size(); ++axis)
+      extents[next++] = axis == 0 && row_count_ > 0 ? row_count_ : slot.shape[axis];
+  }
+  if (slots_.empty() || !HasRows()) return;
+  const std::string& batch = artifact_.states()[0].dims[0];
+  const auto given = known.find(batch);
+  const int64_t rows = row_count_ > 0 ? row_count_ : Rows();
+  if (given != known.end() && given->second != rows)
+    Fail(INGOT_ERROR_INPUT, "the inputs have '", batch, "' = ", given->second, ", but the session's states have ", rows,
+         row_count_ > 0 ? " selected rows" : " rows", fresh_ ? "" : "; reset the session to run with another number");
+}
+
+size_t States::Bytes(size_t index) const { return Product(slots_[index].shape) * info(index).dtype->bytes; }
+
+size_t States::RowBytes(size_t index) const {
+  return Product(std::span(slots_[index].shape).subspan(1)) * info(index).dtype->bytes;
+}
+
+void* States::Data(size_t index) const {
+  const size_t offset = row_count_ > 0 ? static_cast<size_t>(first_row_) * RowBytes(index) : 0;
+  return slots_[index].memory->data() + offset;
+}
+
+void States::Take(size_t index, const DLTensor& tensor) {
+  Slot& slot = slots_[index];
+  const std::span<const int64_t> shape(tensor.shape, static_cast<size_t>(tensor.ndim));
+  const size_t bytes = ByteCount(shape, info(index).dtype->bytes).value_or(0);
+  if (row_count_ > 0) {
+    if (shape.empty() || shape[0] != row_count_ || !std::equal(shape.begin() + 1, shape.end(), slot.shape.begin() + 1))
+      Fail(INGOT_ERROR_EXECUTION, "state '", info(index).name, "' changed its shape, which selected rows cannot");
+  } else if (!std::ranges::equal(shape, slot.shape)) {
+    // It grows: room for half as much again, so that later steps need no new memory.
+    if (bytes > slot.memory->size()) slot.memory->Reserve(bytes + bytes / 2);
+    slot.shape.assign(shape.begin(), shape.end());
+  }
+  if (bytes > 0) std::memmove(Data(index), tensor.data, bytes);
+}
+
+void States::RequireMemory(const char* what) const {
+  if (slots_.empty()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has no states to ", std::string_view(what));
+  if (!allocated_)
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is nothing to ", std::string_view(what), ": the session has not run yet");
+}
+
+void States::CheckRow(int64_t row) const {
+  if (row != -1 && !HasRows())
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "axis 0 of the model's states is not one batch: use row -1, all of them");
+  if (row < -1 || row >= Rows())
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no row ", row, "; the states have ", Rows());
+}
+
+int64_t States::Filled(size_t index, int64_t row) const {
+  const StateInfo& state = info(index);
+  const auto* lengths = reinterpret_cast<const int64_t*>(slots_[state.length].memory->data());
+  return std::clamp<int64_t>(lengths[row], 0, slots_[index].shape[static_cast<size_t>(state.axis)]);
+}
+
+template <typename Body>
+void States::ForFilled(size_t index, int64_t row, Body&& body) const {
+  const Slot& slot = slots_[index];
+  const size_t start = static_cast<size_t>(row) * RowBytes(index);
+  if (info(index).kind == StateInfo::Kind::kCarry) {
+    body(start, RowBytes(index));
+    return;
+  }
+  const auto axis = static_cast<size_t>(info(index).axis);
+  const size_t outer = Product(std::span(slot.shape).subspan(1, axis - 1));
+  const size_t step = Product(std::span(slot.shape).subspan(axis + 1)) * info(index).dtype->bytes;
+  const size_t filled = static_cast<size_t>(Filled(index, row)) * step;
+  const size_t whole = static_cast<size_t>(slot.shape[axis]) * step;
+  for (size_t o = 0; o < outer; ++o) body(start + o * whole, filled);
+}
+
+void States::Reset(int64_t row) {
+  if (slots_.empty()) return;
+  if (row == -1) {
+    // Fresh memory is zero, and pages that were touched go back.
+    for (Slot& slot : slots_) slot.memory.reset();
+    allocated_ = false;
+    fresh_ = true;
+    return;
+  }
+  RequireMemory("reset");
+  CheckRow(row);
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (info(i).kind == StateInfo::Kind::kCarry)
+      std::memset(slots_[i].memory->data() + static_cast<size_t>(row) * RowBytes(i), 0, RowBytes(i));
+  }
+}
+
+void States::Truncate(int64_t row, int64_t length) {
+  RequireMemory("truncate");
+  CheckRow(row);
+  const auto& states = artifact_.states();
+  std::vector<bool> counts(states.size());
+  for (const StateInfo& state : states) {
+    if (state.kind == StateInfo::Kind::kCache) counts[state.length] = true;
+  }
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (states[i].kind == StateInfo::Kind::kCarry && !counts[i])
+      Fail(INGOT_ERROR_INVALID_ARGUMENT, "state '", states[i].name,
+           "' is a hidden state, which cannot go back; fork the session before");
+  }
+  const int64_t begin = row == -1 ? 0 : row;
+  const int64_t end = row == -1 ? Rows() : row + 1;
+  for (int64_t r = begin; r < end; ++r) {
+    for (size_t i = 0; i < states.size(); ++i) {
+      if (states[i].kind != StateInfo::Kind::kCache) continue;
+      const int64_t steps = reinterpret_cast<const int64_t*>(slots_[states[i].length].memory->data())[r];
+      if (length < 0 || length > steps)
+        Fail(INGOT_ERROR_INVALID_ARGUMENT, "row ", r, " holds ", steps, " steps; it cannot be cut to ", length);
+      if (states[i].ring && steps > slots_[i].shape[static_cast<size_t>(states[i].axis)])
+        Fail(INGOT_ERROR_INVALID_ARGUMENT, "row ", r, " of '", states[i].name,
+             "' holds a window, whose earlier steps are gone; "
+             "fork the session before");
+    }
+  }
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (!counts[i]) continue;
+    auto* lengths = reinterpret_cast<int64_t*>(slots_[i].memory->data());
+    std::fill(lengths + begin, lengths + end, length);
+  }
+}
+
+void States::CopyRow(int64_t from, int64_t to) {
+  RequireMemory("copy");
+  CheckRow(from);
+  CheckRow(to);
+  if (from < 0 || to < 0) Fail(INGOT_ERROR_INVALID_ARGUMENT, "a row is copied to a row, not ", from, " to ", to);
+  if (from == to) return;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    std::byte* data = slots_[i].memory->data();
+    const size_t row = RowBytes(i);
+    ForFilled(i, from, [&](size_t offset, size_t bytes) {
+      const size_t target = offset - static_cast<size_t>(from) * row + static_cast<size_t>(to) * row;
+      if (bytes > 0) std::memcpy(data + target, data + offset, bytes);
+    });
+  }
+}
+
+void States::CopyFrom(const States& other) {
+  dimensions_ = other.dimensions_;
+  allocated_ = other.allocated_;
+  fresh_ = other.fresh_;
+  if (!allocated_) return;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    Allocate(i, other.slots_[i].shape);
+    const std::byte* source = other.slots_[i].memory->data();
+    std::byte* data = slots_[i].memory->data();
+    if (info(i).kind == StateInfo::Kind::kCarry) {
+      std::memcpy(data, source, Bytes(i));
+      continue;
+    }
+    for (int64_t row = 0; row < Rows(); ++row) {
+      other.ForFilled(i, row, [&](size_t offset, size_t bytes) { std::memcpy(data + offset, source + offset, bytes); });
+    }
+  }
+}
+
+void States::Save(const std::string& path) const {
+  RequireMemory("save");
+  StateWriter writer(path, artifact_.manifest());
+  for (const Slot& slot : slots_) writer.Shape(slot.shape);
+  for (const auto kind : {StateInfo::Kind::kCarry, StateInfo::Kind::kCache}) {  // lengths before what they measure
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      if (info(i).kind != kind) continue;
+      const std::byte* data = slots_[i].memory->data();
+      if (kind == StateInfo::Kind::kCarry) {
+        writer.Bytes(data, Bytes(i));
+        continue;
+      }
+      for (int64_t row = 0; row < Rows(); ++row)
+        ForFilled(i, row, [&](size_t offset, size_t bytes) { writer.Bytes(data + offset, bytes); });
+    }
+  }
+  writer.Finish();
+}
+
+void States::Load(const std::string& path) {
+  if (slots_.empty()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has no states to load");
+  StateReader reader(path, artifact_.manifest());
+  States loaded(artifact_);
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const std::vector<int64_t> shape = reader.Shape();
+    const StateInfo& state = info(i);
+    bool fits = shape.size() == state.shape.size();
+    for (size_t axis = 0; fits && axis < shape.size(); ++axis)
+      fits = shape[axis] >= 0 && (state.shape[axis] < 0 || state.shape[axis] == shape[axis]);
+    if (!fits) reader.Fail("state '", state.name, "' cannot have shape ", ShapeText(shape));
+    loaded.Allocate(i, shape);
+  }
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const StateInfo& state = info(i);
+    if (state.kind != StateInfo::Kind::kCache) continue;
+    if (loaded.slots_[state.length].shape[0] != loaded.slots_[i].shape[0] || loaded.slots_[i].shape[0] != loaded.Rows())
+      reader.Fail("states have different numbers of rows");
+  }
+  for (const auto kind : {StateInfo::Kind::kCarry, StateInfo::Kind::kCache}) {
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      if (info(i).kind != kind) continue;
+      std::byte* data = loaded.slots_[i].memory->data();
+      if (kind == StateInfo::Kind::kCarry) {
+        reader.Bytes(data, loaded.Bytes(i));
+        continue;
+      }
+      for (int64_t row = 0; row < loaded.Rows(); ++row)
+        loaded.ForFilled(i, row, [&](size_t offset, size_t bytes) { reader.Bytes(data + offset, bytes); });
+    }
+  }
+  reader.Finish();
+  slots_ = std::move(loaded.slots_);
+  first_row_ = row_count_ = 0;
+  allocated_ = true;
+  fresh_ = false;
+}
+
+const DLTensor& States::Tensor(size_t index) {
+  if (index >= slots_.size())
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no state ", index, "; the model has ", slots_.size());
+  RequireMemory("see");
+  Slot& slot = slots_[index];
+  slot.tensor = {slot.memory->data(),
+                 {kDLCPU, 0},
+                 static_cast<int32_t>(slot.shape.size()),
+                 info(index).dtype->type,
+                 slot.shape.data(),
+                 nullptr,
+                 0};
+  return slot.tensor;
+}
+
+}  // namespace ingot

@@ -1,0 +1,82 @@
+// What a session remembers from run to run (docs/format.md, "States"): tensors that a run reads as inputs and leaves
+// changed, a cache of keys in place, a hidden state as an output that becomes the next run's input.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "artifact.h"
+#include "buffer.h"
+
+namespace ingot {
+
+class States {
+ public:
+  explicit States(const Artifact& artifact) : artifact_(artifact), slots_(artifact.states().size()) {}
+
+  size_t count() const { return slots_.size(); }
+  // The number of extents of all states.
+  size_t Ranks() const;
+  // Whether nothing has been remembered yet.
+  bool fresh() const { return fresh_; }
+
+  // The extent of a dimension that no input has, or that is to be larger than that of one run.
+  void SetDimension(std::string_view name, int64_t extent);
+  // Later runs see rows [first, first + count) of the batch; count 0: all.
+  void SelectRows(int64_t first, int64_t count);
+
+  // Makes the states ready for a run whose inputs have these extents by name; `extents` receives the shapes that the
+  // run sees, one after another.
+  void Prepare(const std::map<std::string, int64_t, std::less<>>& known, std::span<int64_t> extents);
+  // The memory that a run sees of a state.
+  void* Data(size_t index) const;
+  // A run has left this in the output of a state that is carried.
+  void Take(size_t index, const DLTensor& tensor);
+  // A run has ended well.
+  void MarkUsed() { fresh_ = false; }
+
+  // row -1: all of them.
+  void Reset(int64_t row);
+  void Truncate(int64_t row, int64_t length);
+  void CopyRow(int64_t from, int64_t to);
+  void CopyFrom(const States& other);
+  void Save(const std::string& path) const;
+  void Load(const std::string& path);
+
+  // A state as it is, all rows; its data may be read and written between runs.
+  const DLTensor& Tensor(size_t index);
+
+ private:
+  struct Slot {
+    std::vector<int64_t> shape;  // of all rows
+    std::unique_ptr<Arena> memory;
+    DLTensor tensor{};
+  };
+
+  const StateInfo& info(size_t index) const { return artifact_.states()[index]; }
+  size_t Bytes(size_t index) const;
+  size_t RowBytes(size_t index) const;
+  int64_t Rows() const;
+  bool HasRows() const;
+  void RequireMemory(const char* what) const;
+  void CheckRow(int64_t row) const;
+  void Allocate(size_t index, std::vector<int64_t> shape);
+  // How many steps of a row of a cache hold something.
+  int64_t Filled(size_t index, int64_t row) const;
+  // Calls body(offset, bytes) for the stretches of a state that hold something.
+  template <typename Body>
+  void ForFilled(size_t index, int64_t row, Body&& body) const;
+
+  const Artifact& artifact_;
+  std::vector<Slot> slots_;
+  std::map<std::string, int64_t, std::less<>> dimensions_;
+  int64_t first_row_ = 0;
+  int64_t row_count_ = 0;  // 0: all
+  bool allocated_ = false;
+  bool fresh_ = true;
+};
+
+}  // namespace ingot
