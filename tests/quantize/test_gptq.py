@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import ingot
 from ingot.cli.main import main
 from ingot.errors import CompileError, FileError
-from ingot.quantize.gptq import factor, gptq_rows
+from ingot.quantize.gptq import Columns, gptq_rows
 from ingot.quantize.rounding import round_rows
 from ingot.quantize.scheme import parse_scheme
 from tests.quantize.test_rounding import numbers, weights
@@ -27,22 +27,24 @@ def correlated(rows: int, depth: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("text", ["int4", "int4:row", "int4:g128", "int4:g256", "uint4:g64", "nf4", "mxfp4", "int8:row"])
 @pytest.mark.parametrize("depth", [16, 100, 333])
-def test_products_with_the_data_change_less_than_by_rounding(text: str, depth: int) -> None:
+@pytest.mark.parametrize("ordered", [False, True])
+def test_products_with_the_data_change_less_than_by_rounding(text: str, depth: int, ordered: bool) -> None:
     scheme = parse_scheme(text)
     w, x = weights(40, depth, 0), correlated(600, depth, 1)
     plain, calibrated = (
         float(np.linalg.norm(x.astype(np.float64) @ (numbers(scheme, found) - w).T))
-        for found in (round_rows(scheme, w), gptq_rows(scheme, w, factor(x.T @ x))))
+        for found in (round_rows(scheme, w), gptq_rows(scheme, w, Columns.of(x.T @ x, ordered))))
     assert calibrated < 0.85 * plain
 
 
-def test_columns_that_the_data_never_uses_are_no_error() -> None:
+@pytest.mark.parametrize("ordered", [False, True])
+def test_columns_that_the_data_never_uses_are_no_error(ordered: bool) -> None:
     scheme = parse_scheme("int4")
     x = correlated(200, 64, 2)
     x[:, 7] = 0
-    found = gptq_rows(scheme, weights(5, 64, 3), factor(x.T @ x))
+    found = gptq_rows(scheme, weights(5, 64, 3), Columns.of(x.T @ x, ordered))
     assert np.isfinite(numbers(scheme, found)).all()
-    assert np.isfinite(numbers(scheme, gptq_rows(scheme, weights(5, 64, 3), factor(np.zeros((64, 64), np.float32))))).all()
+    assert np.isfinite(numbers(scheme, gptq_rows(scheme, weights(5, 64, 3), Columns.of(np.zeros((64, 64), np.float32), ordered)))).all()
 
 
 def network() -> onnx.ModelProto:

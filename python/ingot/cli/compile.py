@@ -23,12 +23,15 @@ def add(commands: Any) -> None:
     command.add_argument("--precision", metavar="TYPE", help="f32; bf16 or f16, which keep weights in 16 bits and add up in float32 (bf16 multiplies "
                          "in bfloat16 where the CPU does); default: the model's own types")
     command.add_argument("--quantize", metavar="SCHEME", help="quantize the weights of matrix products: int8, int4, uint4, nf4 or mxfp4, "
-                         "with a group as in int4:g128 and an arithmetic as in int8:float (docs/quantization.md)")
+                         "with a group as in int4:g128 and an arithmetic as in int8:float; kept:int8 and kept:float are for weights that are quantized in the "
+                         "model (docs/quantization.md)")
     command.add_argument("--quantize-include", action="append", metavar="PATTERN", help="quantize only what has such a name, of an ONNX node or a "
                          "weight; * and ? stand for any text")
     command.add_argument("--quantize-exclude", action="append", metavar="PATTERN", help="do not quantize what has such a name")
     command.add_argument("--calibration", action="append", metavar="FILE.npz", help="real inputs by name, for --quantize: layers are then quantized "
-                         "by GPTQ; several files are several cases")
+                         "by GPTQ, or by --quantize-method; several files are several cases")
+    command.add_argument("--quantize-method", metavar="METHOD", help="nearest, gptq, gptq-ordered, awq, awq+gptq, awq+gptq-ordered, smoothquant, "
+                         "smoothquant:0.7 or smoothquant+gptq (default: gptq with --calibration, else nearest)")
     command.add_argument("--quantize-report", metavar="FILE.json", help="write what each layer and the model lost, which the artifact holds too")
     command.add_argument("--shape", action="append", type=options.shape, metavar="NAME=1,3,224,224",
                          help="fix or name the extents of an input: NAME=batch,3,H,W")
@@ -61,6 +64,7 @@ def execute(arguments: argparse.Namespace) -> int:
                          quantize=arguments.quantize, quantize_include=arguments.quantize_include or (),
                          quantize_exclude=arguments.quantize_exclude or (),
                          calibration=quantization.cases(arguments.calibration) if arguments.calibration else None,
+                         quantize_method=arguments.quantize_method,
                          shapes=dict(arguments.shape) if arguments.shape else None, bounds=options.merged(arguments.bound) or None,
                          samples=arguments.samples, inputs=inputs, name=arguments.name, tune=arguments.tune,
                          tune_file=arguments.tune_file, tune_threads=arguments.tune_threads, progress=progress)

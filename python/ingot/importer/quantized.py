@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ingot.errors import CompileError
 from ingot.importer.weights import Weight, from_array, numpy_dtype
 
 #: The bits of integer types that weights are quantized to, and what is taken off their numbers to make them signed.
@@ -61,6 +62,18 @@ def quantized_weight(name: str, dtype: str, codes: Weight, scales: Weight, zeros
         return numbers.astype(numpy_dtype(dtype))
 
     return QuantizedWeight(name, codes.shape, dtype, load, codes, scales, zeros, bits, axis, group, integers, values)
+
+
+def with_arithmetic(weights: Sequence[Weight], integers: bool) -> None:
+    """Has products of all quantized weights round the other operand to int8, or not.
+
+    A CompileError says if there is none.
+    """
+    quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
+    if not quantized:
+        raise CompileError("the model has no quantized weights whose arithmetic 'kept' could give; quantize it with int8, int4, …")
+    for weight in quantized:
+        weight.integers = integers
 
 
 def from_integers(x: Weight, scale: Weight, zero: Weight | None, axis: int, block: int, dtype: str) -> QuantizedWeight | None:

@@ -6,10 +6,8 @@ It runs once for all targets, right after import. One weight at a time is in mem
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +20,19 @@ from ingot.importer.module import Imported
 from ingot.importer.quantized import QuantizedWeight, quantized_weight
 from ingot.importer.weights import Weight, numpy_dtype
 from ingot.lower.cpu.quantized_weights import PANEL, groups_of, packed_shape
-from ingot.passes.attention_operands import calls, order_of
 from ingot.passes.graph import Graph, Rewriter
-from ingot.quantize.calibration import Moments
-from ingot.quantize.gptq import factor, gptq_rows
+from ingot.passes.migrate import migrate
+from ingot.passes.products import Layers, Migrated, Product, Selection, matches
+from ingot.quantize.calibration import Moments, Statistics
+from ingot.quantize.gptq import Columns, gptq_rows
 from ingot.quantize.loss import Sums
-from ingot.quantize.rounding import decode, round_rows
+from ingot.quantize.method import Method, parse_method
+from ingot.quantize.migration import energy, numbers_of
+from ingot.quantize.rounding import Rounded, round_rows
 from ingot.quantize.scheme import Scheme
 
-_FLOATS = ("float32", "float16", "bfloat16")
-#: Both extents of a weight are at least this: below, a product is so small that scales and rounding of activations cost what is saved.
-LEAST_EXTENT = 64
 #: Elements that are rounded at a time: 16 MB of float32, a few times over.
 _CHUNK = 1 << 22
-METHOD = "round to nearest, clipped for the least squared error"
-_NODE = re.compile(r"n(\d+)_")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The layers to quantize: patterns (``*``, ``?``, ``[…]``) of names of ONNX nodes or weights. Without ``include`` all are; ``exclude`` wins."""
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
 
 
 @dataclass
@@ -52,7 +40,7 @@ class Quantization:
     """What a pass did: an entry for each layer that it quantized, and for each that it did not with the reason (docs/format.md)."""
 
     scheme: Scheme
-    method: str = METHOD
+    method: str
     layers: list[dict[str, Any]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
     weights: list[dict[str, Any]] = field(default_factory=list)  # the numbers of each weight once, however many layers read it
@@ -66,7 +54,8 @@ class Quantization:
 
 
 def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, scratch: Path,
-                     advance: Callable[[str], None] = lambda name: None, moments: Moments | None = None) -> tuple[Imported, Quantization]:
+                     advance: Callable[[str], None] = lambda name: None, moments: Moments | None = None,
+                     method: Method | None = None) -> tuple[Imported, Quantization]:
     """Quantizes the constant weights of a model's matrix products.
 
     Args:
@@ -75,7 +64,8 @@ def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, s
         selection: Which layers.
         scratch: An existing folder for codes, which must last until the artifact is written.
         advance: Called with the name of each layer before it is quantized.
-        moments: What is known of the data (quantize/calibration.py): layers in it are quantized by GPTQ, others as without data.
+        moments: What is known of the data (quantize/calibration.py): layers in it are quantized by the method, others as without data.
+        method: By default GPTQ if there are moments.
 
     Returns:
         The model with quantized weights, and what was done.
@@ -84,108 +74,67 @@ def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, s
         CompileError: A pattern fits no layer, or there is nothing to quantize.
     """
     canonical = tvm.transform.Sequential([relax.transform.CanonicalizeBindings()])(imported.mod)
-    rewriter = _Quantizer(Graph(canonical, tuple(imported.weights)), imported.nodes, scheme, selection, scratch, advance, moments)
+    graph = Graph(canonical, tuple(imported.weights))
+    method = method or parse_method(None, moments is not None)
+    migrated: dict[str, dict[str, Any]] = {}
+    if method.migration and moments is not None:
+        graph, migrated = migrate(graph, imported.nodes, scheme, method, selection, moments, advance)
+    rewriter = _Quantizer(graph, imported.nodes, scheme, method, selection, scratch, advance, moments, migrated)
     graph = rewriter.run(_visit)
     _check_patterns(selection, rewriter)
     return replace(imported, mod=graph.mod, weights=list(graph.weights)), rewriter.done
 
 
 class _Quantizer(Rewriter):
-    def __init__(self, graph: Graph, nodes: Sequence[str], scheme: Scheme, selection: Selection, scratch: Path,
-                 advance: Callable[[str], None], moments: Moments | None) -> None:
+    def __init__(self, graph: Graph, nodes: Sequence[str], scheme: Scheme, method: Method, selection: Selection, scratch: Path,
+                 advance: Callable[[str], None], moments: Moments | None, migrated: dict[str, dict[str, Any]]) -> None:
         super().__init__(graph)
-        self.nodes = nodes
+        self.layers = Layers(self.weight, self.values, nodes)
         self.scheme = scheme
+        self.method = method
         self.selection = selection
         self.scratch = scratch
         self.advance = advance
         self.moments = moments
-        self.done = Quantization(scheme, METHOD if moments is None else f"GPTQ, {moments.cases} case{'s' if moments.cases != 1 else ''}")
-        self.names: list[tuple[str, str]] = []  # of all products with constant weights
+        self.migrated = migrated
+        cases = f", {moments.cases} case{'s' if moments.cases != 1 else ''}" if moments is not None and method.calibrated else ""
+        self.done = Quantization(scheme, method.text + cases)
+        self.found: list[Product] = []
         self.made: dict[Any, tuple[Any, dict[str, Any]]] = {}  # weights that several products share
-
-    def source(self, expression: Any) -> tuple[Any, Weight] | None:
-        """The weight that a product reads, and a key that products with the same one share."""
-        weight = self.weight(expression)
-        if weight is not None:
-            return (expression if isinstance(expression, relax.Var) else object(),), weight
-        value: Any = self.values.get(expression)
-        if isinstance(value, relax.Var):
-            return self.source(value)
-        if not calls(value, "relax.permute_dims", "relax.astype"):
-            return None
-        inner = self.source(value.args[0])
-        if inner is None or isinstance(inner[1], QuantizedWeight) or len(inner[1].shape) != 2:
-            return None
-        key, weight = inner
-        if value.op.name == "relax.astype":
-            dtype = str(value.ty.dtype)
-            return (*key, dtype), weight.map(lambda a: a.astype(numpy_dtype(dtype)), weight.shape, "", dtype)
-        order = order_of(value, 2)
-        return (*key, *order), weight.transposed(order)
-
-    def label(self, variable: Any) -> str:
-        """The name of the ONNX node that a variable came from."""
-        match = _NODE.match(variable.name)
-        return re.sub(r" \(\w+\)$", "", self.nodes[int(match[1])]) if match else str(variable.name)
 
 
 def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     assert isinstance(rewriter, _Quantizer)
-    if not calls(value, "relax.matmul"):
+    product = rewriter.layers.product(variable, value)
+    if product is None:
         return None
-    x, w = value.args
-    found = rewriter.source(w)
-    if found is None:
-        return None
-    key, weight = found
-    if isinstance(weight, QuantizedWeight) or len(weight.shape) != 2 or weight.dtype not in _FLOATS or str(x.ty.dtype) != weight.dtype:
-        return None
-    if calls(rewriter.values.get(x), "relax.dequantize"):
-        return None  # the model has quantized the other operand itself
-    name = re.sub(r"(:t\d+)+$", "", weight.name)
-    node = rewriter.label(variable)
-    rewriter.names.append((node, name))
-    layer: dict[str, Any] = {"node": node, "weight": name, "shape": list(weight.shape)}
-    reason = _reason(rewriter.selection, node, name, weight)
-    if not reason and key not in rewriter.made:
+    rewriter.found.append(product)
+    weight, node = product.weight, product.node
+    layer: dict[str, Any] = {"node": node, "weight": product.name, "shape": list(weight.shape)}
+    reason = rewriter.selection.reason(product)
+    if not reason and product.key not in rewriter.made:
         rewriter.advance(node)
-        moments = rewriter.moments.of(node, weight.shape[0]) if rewriter.moments is not None else None
-        made = _quantize(weight, rewriter.scheme, moments, rewriter.scratch / f"weight{len(rewriter.made)}")
+        data = rewriter.moments.of(node, weight.shape[0]) if rewriter.moments is not None else None
+        made = _quantize(weight, rewriter.scheme, rewriter.method, data, rewriter.scratch / f"weight{len(rewriter.made)}")
         if made is None:
             reason = "it holds numbers that are not finite"
         else:
-            rewriter.made[key] = rewriter.constant(made[0]), made[1]
+            rewriter.made[product.key] = rewriter.constant(made[0]), made[1]
             rewriter.done.weights.append(made[1])
     if reason:
         rewriter.done.kept.append({**layer, "reason": reason})
         return None
-    constant, numbers = rewriter.made[key]
-    rewriter.done.layers.append({**layer, **numbers})
-    return rewriter.emit(relax.op.matmul(x, constant))
-
-
-def _reason(selection: Selection, node: str, name: str, weight: Weight) -> str:
-    """Why a layer is not quantized; empty if it is."""
-    if _matches(selection.exclude, node, name):
-        return "excluded"
-    if selection.include and not _matches(selection.include, node, name):
-        return "not included"
-    if min(weight.shape) < LEAST_EXTENT:
-        return f"smaller than {LEAST_EXTENT} in one extent"
-    return ""
-
-
-def _matches(patterns: Sequence[str], node: str, name: str) -> bool:
-    return any(fnmatchcase(node, p) or fnmatchcase(name, p) for p in patterns)
+    constant, numbers = rewriter.made[product.key]
+    rewriter.done.layers.append({**layer, **numbers, **rewriter.migrated.get(node, {})})
+    return rewriter.emit(relax.op.matmul(product.x, constant))
 
 
 def _check_patterns(selection: Selection, rewriter: _Quantizer) -> None:
-    names = [f"'{node}' (weight '{name}')" for node, name in rewriter.names]
+    names = [f"'{product.node}' (weight '{product.name}')" for product in rewriter.found]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     for kind, patterns in (("include", selection.include), ("exclude", selection.exclude)):
         for pattern in patterns:
-            if not any(_matches([pattern], *pair) for pair in rewriter.names):
+            if not any(matches([pattern], product) for product in rewriter.found):
                 raise CompileError(f"quantization: {kind} pattern '{pattern}' fits no matrix product with a constant weight; "
                                    f"they are {shown or 'none'}")
     if not rewriter.done.layers:
@@ -194,16 +143,21 @@ def _check_patterns(selection: Selection, rewriter: _Quantizer) -> None:
         raise CompileError(f"quantization: there is nothing to quantize: {why}")
 
 
-def _quantize(weight: Weight, scheme: Scheme, moments: np.ndarray | None, stem: Path) -> tuple[QuantizedWeight, dict[str, Any]] | None:
-    """A weight [K, N] quantized along K, and the numbers of its report; None if it has a NaN or an infinity."""
+def _quantize(weight: Weight, scheme: Scheme, method: Method, data: Statistics | None,
+              stem: Path) -> tuple[QuantizedWeight, dict[str, Any]] | None:
+    """A weight [K, N] quantized along K, and the numbers of its report; None if it has a NaN or an infinity.
+
+    Of a weight that is multiplied by factors before, the numbers are those of it without them.
+    """
     depth, columns = weight.shape
-    numbers = weight.load()
+    factors = weight.factors if isinstance(weight, Migrated) else np.ones(depth, np.float32)
+    numbers = (weight.original if isinstance(weight, Migrated) else weight).load()
     groups = groups_of(depth, scheme.group)
     stored = {"codes": _Stored(stem.with_suffix(".codes"), "int8", (columns, depth)),
               "scales": _Stored(stem.with_suffix(".scales"), scheme.scale_dtype, (columns, groups))}
     if scheme.asymmetric:
         stored["zeros"] = _Stored(stem.with_suffix(".zeros"), "int8", (columns, groups))
-    upper = factor(moments) if moments is not None else None
+    round_ = _rounding(scheme, method, data.moments / np.outer(factors, factors) if data is not None else None)
     sums = Sums()
     lost = output = 0.0  # squared norms of what the products with the data lost, and of the products
     rows = max(1, _CHUNK // depth)
@@ -211,37 +165,32 @@ def _quantize(weight: Weight, scheme: Scheme, moments: np.ndarray | None, stem: 
         chunk = np.ascontiguousarray(numbers[:, start : start + rows].T, np.float32)
         if not np.isfinite(chunk).all():
             return None
-        rounded = round_rows(scheme, chunk) if upper is None else gptq_rows(scheme, chunk, upper)
+        rounded = round_(chunk * factors)
         for name, part in (("codes", rounded.codes), ("scales", rounded.scales), ("zeros", rounded.zeros)):
             if part is not None:
                 stored[name].append(part)
-        found = _floats(scheme, rounded.codes, rounded.scales, rounded.zeros)
+        found = numbers_of(scheme, rounded) / factors
         sums.add(chunk, found)
-        if moments is not None:
-            lost += _energy(chunk - found, moments)
-            output += _energy(chunk, moments)
+        if data is not None:
+            lost += energy(chunk - found, data.moments)
+            output += energy(chunk, data.moments)
     parts = {name: Weight(f"{weight.name}:{name}", s.shape, s.dtype, s.load) for name, s in stored.items()}
     made = quantized_weight(weight.name, weight.dtype, parts["codes"], parts["scales"], parts.get("zeros"), scheme.kind.bits, 1, scheme.group,
                             scheme.integers, scheme.kind.values).transposed([1, 0])
     assert isinstance(made, QuantizedWeight)
     panels = -(-columns // PANEL) * PANEL * groups
     after = math.prod(packed_shape(scheme.kind, columns, depth)) + panels * (numpy_dtype(scheme.scale_dtype).itemsize + scheme.asymmetric)
-    data = {} if moments is None else {"output_error": float(f"{math.sqrt(lost / output if output else lost):.6g}")}
-    return made, {**sums.entry(), **data, "bytes_before": weight.nbytes, "bytes_after": after}
+    calibrated = {} if data is None else {"output_error": float(f"{math.sqrt(lost / output if output else lost):.6g}")}
+    return made, {**sums.entry(), **calibrated, "bytes_before": weight.nbytes, "bytes_after": after}
 
 
-def _energy(w: np.ndarray, moments: np.ndarray) -> float:
-    """The squared norm of X w^T, for w [N, K] and moments X^T X."""
-    return max(0.0, float(((w @ moments) * w).sum(dtype=np.float64)))
-
-
-def _floats(scheme: Scheme, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> np.ndarray:
-    """The numbers [N, K] that codes of the same shape stand for."""
-    depth = codes.shape[1]
-    group, groups = scheme.group if 0 < scheme.group < depth else depth, scales.shape[1]
-    padded = np.zeros((len(codes), groups * group), np.int8)
-    padded[:, :depth] = codes
-    return decode(scheme, padded.reshape(len(codes), groups, group), scales, zeros).reshape(len(codes), -1)[:, :depth]
+def _rounding(scheme: Scheme, method: Method, moments: np.ndarray | None) -> Callable[[np.ndarray], Rounded]:
+    """What rounds rows [n, K] of a weight, by a method and moments of its data, if there are any."""
+    if method.gptq and moments is not None:
+        columns = Columns.of(moments, method.ordered)
+        return lambda w: gptq_rows(scheme, w, columns)
+    # AWQ searches for the clipping with the least error of products; SmoothQuant's paper does not, but nothing is gained by not doing it.
+    return lambda w: round_rows(scheme, w, moments if method.calibrated else None)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Runs a model on calibration data and adds up, for each matrix product, X^T X of its left operand X: what GPTQ needs to know of the data."""
+"""Runs a model on calibration data and adds up, for each matrix product, what quantization needs to know of its left operand X."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,39 @@ if TYPE_CHECKING:
 Case = Mapping[str, Any]
 
 
-class Moments:
-    """X^T X, float32 [K, K], by the name of the ONNX node that multiplies X; in files, so that a large model's are not all in memory."""
+@dataclass(frozen=True)
+class Statistics:
+    """Of X, [rows, K]: ``moments`` X^T X [K, K], the ``largest`` magnitude in each column [K], and the mean ``magnitude`` [K], float32."""
 
-    def __init__(self, files: Mapping[str, tuple[Path, int]], cases: int) -> None:
+    moments: npt.NDArray[Any]
+    largest: npt.NDArray[Any]
+    magnitude: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """A file of float32 [K + 2, K]: X^T X, the largest magnitudes and the sums of magnitudes, of so many rows."""
+
+    path: Path
+    depth: int
+    rows: int
+
+    def load(self) -> Statistics:
+        found = np.fromfile(self.path, np.float32).reshape(self.depth + 2, self.depth)
+        return Statistics(found[:-2], found[-2], found[-1] / max(self.rows, 1))
+
+
+class Moments:
+    """:class:`Statistics` by the name of the ONNX node that multiplies X; in files, so that a large model's are not all in memory."""
+
+    def __init__(self, files: Mapping[str, _Sums], cases: int) -> None:
         self._files = files
         self.cases = cases
 
-    def of(self, node: str, depth: int) -> npt.NDArray[Any] | None:
-        """Those of a node whose X has so many columns; None if it is not known."""
-        path, found = self._files.get(node, (None, 0))
-        return np.fromfile(path, np.float32).reshape(depth, depth) if path is not None and found == depth else None
+    def of(self, node: str, depth: int) -> Statistics | None:
+        """Those of a node whose X has so many columns; None if they are not known."""
+        found = self._files.get(node)
+        return found.load() if found is not None and found.depth == depth else None
 
 
 def collect(model: onnx.ModelProto, folder: str, cases: Iterable[Case], constants: Case, scratch: Path) -> Moments:
@@ -48,7 +71,7 @@ def collect(model: onnx.ModelProto, folder: str, cases: Iterable[Case], constant
     operands = _operands(model)
     names = sorted(set(operands.values()))
     run = _session(model, folder, names)
-    sums: dict[str, tuple[Path, int]] = {}
+    sums: dict[str, _Sums] = {}
     count = 0
     for case in cases:
         for index, (name, found) in enumerate(zip(names, run({**constants, **case}, count), strict=True)):
@@ -57,9 +80,12 @@ def collect(model: onnx.ModelProto, folder: str, cases: Iterable[Case], constant
                 continue
             x = x.reshape(-1, x.shape[-1])
             path = scratch / f"moments{index}"
-            whole = np.memmap(path, np.float32, "r+" if name in sums else "w+", shape=(x.shape[1], x.shape[1]))
-            whole += x.T @ x
-            sums[name] = path, x.shape[1]
+            whole = np.memmap(path, np.float32, "r+" if name in sums else "w+", shape=(x.shape[1] + 2, x.shape[1]))
+            whole[:-2] += x.T @ x
+            magnitudes = np.abs(x)
+            whole[-2] = np.maximum(whole[-2], magnitudes.max(axis=0, initial=0))
+            whole[-1] += magnitudes.sum(axis=0)
+            sums[name] = _Sums(path, x.shape[1], len(x) + (sums[name].rows if name in sums else 0))
         count += 1
     if not count:
         raise CompileError("the calibration data holds no case")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,7 +34,7 @@ class Rounded:
     zeros: Array | None
 
 
-def round_rows(scheme: Scheme, weights: Array) -> Rounded:
+def round_rows(scheme: Scheme, weights: Array, moments: Array | None = None, clip: bool = True) -> Rounded:
     """Quantizes rows of a weight.
 
     For each group the scale is the one with the least squared error among a few that clip more or less.
@@ -41,6 +42,8 @@ def round_rows(scheme: Scheme, weights: Array) -> Rounded:
     Args:
         scheme: The scheme.
         weights: [N, K], finite floats; K are added up by the product.
+        moments: X^T X [K, K] of data: the error is then that of the group's products with it.
+        clip: Search; else the first scale is taken.
     """
     rows, depth = weights.shape
     group, groups = scheme.group if 0 < scheme.group < depth else depth, groups_of(depth, scheme.group)
@@ -51,18 +54,29 @@ def round_rows(scheme: Scheme, weights: Array) -> Rounded:
     scales = np.ones((rows, groups), numpy_dtype(scheme.scale_dtype))
     zeros = np.zeros((rows, groups), np.int8) if scheme.asymmetric else None
     unit = _usable(np.abs(w).max(axis=-1))[..., None]  # errors are squared as shares of the largest, which neither overflow nor vanish
-    for scale, zero in _CANDIDATES[scheme.name](w):
+    blocks = _blocks(moments, group, groups) if moments is not None else None
+    for scale, zero in islice(_CANDIDATES[scheme.name](w), None if clip else 1):
         stored = _stored(scale, scheme)
         found = decode(scheme, encode(scheme, w, stored, zero), stored, zero)
         found -= w
         found /= unit
-        error = np.einsum("ngk,ngk->ng", found, found)
+        weighted = found if blocks is None else np.matmul(found.transpose(1, 0, 2), blocks).transpose(1, 0, 2)
+        error = np.einsum("ngk,ngk->ng", weighted, found)
         better = error < best
         best = np.where(better, error, best)
         scales = np.where(better, stored, scales)
         zeros = None if zeros is None or zero is None else np.where(better, zero, zeros)
     codes = encode(scheme, w, scales, zeros).reshape(rows, groups * group)[:, :depth]
     return Rounded(np.ascontiguousarray(codes), scales, zeros)
+
+
+def _blocks(moments: Array, group: int, groups: int) -> Array:
+    """The blocks of X^T X along its diagonal, [groups, group, group]: how errors within a group add up. A group without data counts each alike."""
+    blocks = np.zeros((groups, group, group), np.float32)
+    for g in range(groups):
+        own = moments[g * group : (g + 1) * group, g * group : (g + 1) * group]
+        blocks[g, : len(own), : len(own)] = own if own.any() else np.eye(len(own), dtype=np.float32)
+    return blocks
 
 
 def encode(scheme: Scheme, w: Array, scales: Array, zeros: Array | None) -> Array:

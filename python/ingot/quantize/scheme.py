@@ -58,6 +58,19 @@ SCHEMES: dict[str, Scheme] = {s.name: s for s in (
 _COMPUTE = {"int8": True, "float": False}
 
 
+def parse_kept(text: str | None) -> bool | None:
+    """Whether products of weights that are quantized in the model are to round activations to int8, if a text is ``kept:int8`` or ``kept:float``.
+
+    None is for a text that is a scheme, and for none. A CompileError says if another arithmetic is asked for.
+    """
+    name, _, compute = (text or "").strip().partition(":")
+    if name != "kept":
+        return None
+    if compute not in _COMPUTE:
+        raise CompileError(f"quantization '{text}': weights that are quantized in the model take an arithmetic, kept:int8 or kept:float")
+    return _COMPUTE[compute]
+
+
 def parse_scheme(text: str) -> Scheme:
     """The scheme that a text such as ``int8``, ``int4:g128``, ``uint4:row`` or ``int4:g32:float`` names.
 
@@ -67,7 +80,7 @@ def parse_scheme(text: str) -> Scheme:
     name, *options = text.strip().split(":")
     if name not in SCHEMES:
         raise CompileError(f"there is no quantization '{text}'; they are {', '.join(SCHEMES)}, with a group as in int4:g128 or int4:row, "
-                           "and an arithmetic as in int8:float")
+                           "and an arithmetic as in int8:float; kept:int8 and kept:float are for weights that are quantized in the model")
     found = SCHEMES[name]
     group, integers = found.group, found.integers
     for option in options:
