@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingot.errors import FileError, MissingFileError
+from ingot.errors import FileError, InputError, MissingFileError
 from ingot.runtime import _native
 from ingot.runtime._inputs import check_finite as refuse_not_finite
 from ingot.runtime._inputs import in_order
+from ingot.runtime.artifact import Artifact
 from ingot.runtime.session import Session
+
+if TYPE_CHECKING:
+    from ingot.generate import Generation
 
 Array = np.ndarray[Any, Any]
 
@@ -111,6 +115,44 @@ class Model:
     def session(self) -> Session:
         """A session: inputs and outputs that stay from run to run, for one thread at a time."""
         return Session(self)
+
+    def asset(self, name: str) -> bytes | None:
+        """A file that travels in the artifact, such as ``tokenizer.json``; None if there is none of that name."""
+        entry = self.manifest.get("assets", {"files": []})
+        found = next((f for f in entry["files"] if f["name"] == name), None)
+        if found is None:
+            return None
+        segment = Artifact(self.path).segment(entry["segment"])
+        return bytes(segment[found["offset"]:found["offset"] + found["nbytes"]])
+
+    def generate(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], *, max_new_tokens: int = 128, stop: str | Sequence[str] = (),
+                 lookup: int = 0, context: int | None = None, json_schema: Mapping[str, Any] | str | None = None, grammar: str | None = None,
+                 regex: str | None = None, **sampling: Any) -> Generation:
+        """Generates text with a language model; tokens come as the result is iterated over.
+
+        Args:
+            prompt: A text, token ids, or messages (``{"role": ..., "content": ...}``) for the model's chat template.
+            max_new_tokens: The most tokens to generate.
+            stop: Strings that the text ends before.
+            lookup: Tokens to draft at a time from what the text holds already; the text stays the same.
+            context: The most tokens, prompt included; by default the artifact's bound.
+            json_schema: The text is JSON of this schema.
+            grammar: The text follows this grammar (Lark's notation).
+            regex: The text matches this regular expression.
+            **sampling: How tokens are chosen: see :class:`ingot.generate.Sampling`. By default the likeliest one.
+
+        Raises:
+            InputError: The model is not a language model, or the prompt or an option does not fit it.
+        """
+        from ingot.generate import Batch, Options, Sampling
+
+        batch = Batch(self, 1, context)
+        try:
+            chosen = Sampling(**sampling)
+        except TypeError as error:
+            raise InputError(f"generate: {str(error).replace('Sampling.__init__() ', '')}") from error
+        options = Options(max_new_tokens, chosen, (stop,) if isinstance(stop, str) else tuple(stop), batch.stop_tokens, lookup)
+        return batch.add(prompt, options, json_schema=json_schema, grammar=grammar, regex=regex)
 
     def memory(self, **dims: int) -> int:
         """Bytes of scratch memory that one run takes when the symbolic dimensions have these extents."""

@@ -26,7 +26,7 @@ def is_decoder(directory: Path) -> bool:
     return generates and config.get("model_type") in FAMILIES and not config.get("auto_map") and not config.get("quantization_config")
 
 
-def export_decoder(directory: Path, folder: Path, context: int | None = None, cache: str | None = None, all_logits: bool = False) -> Source:
+def export_decoder(directory: Path, folder: Path, context: int | None = None, cache: str | None = None) -> Source:
     """The directory's model with its caches as states.
 
     Args:
@@ -34,7 +34,6 @@ def export_decoder(directory: Path, folder: Path, context: int | None = None, ca
         folder: Not used: nothing has to be written.
         context: The most tokens that caches can hold; by default as many as the model was trained for.
         cache: ``f32``, ``f16`` or ``bf16``.
-        all_logits: Whether logits of all tokens are given, and not of each row's last one.
 
     Raises:
         FileError: A file is missing.
@@ -54,10 +53,10 @@ def export_decoder(directory: Path, folder: Path, context: int | None = None, ca
     if longest < 1 or (decoder.names.positions and longest > decoder.context):
         raise CompileError(f"{directory}: a context of {longest} tokens cannot be; the model has positions for 1 to {decoder.context}")
     checkpoint = Checkpoint(directory)
-    graph = DecoderGraph(decoder, checkpoint, CACHE_TYPES[cache or "f32"], all_logits)
+    graph = DecoderGraph(decoder, checkpoint, CACHE_TYPES[cache or "f32"])
     model = graph.build()
     assets = {name: directory / name for name in _ASSETS if (directory / name).is_file()}
-    generation = {"kind": "decoder", "trained_context": decoder.context, "stop_tokens": _stop_tokens(config, directory)}
+    generation = {"kind": "decoder", "vocabulary": decoder.vocabulary, "trained_context": decoder.context, "stop_tokens": _stop_tokens(config, directory)}
     metadata = {"framework": "transformers", "class": (config.architectures or ["?"])[0], "family": config.model_type}
     return Source(model, directory.name, str(checkpoint.root), directory.name, metadata, states=graph.states, bounds={"context": longest},
                   assets=assets, generation=generation)

@@ -1,7 +1,8 @@
 """A decoder-only language model as an ONNX graph whose weights stay in the checkpoint's files.
 
-Inputs:   input_ids [batch, sequence] int64; token_counts [batch] int64, how many of each row's ids are real, from the left
-Outputs:  logits [batch, vocabulary] float32, after each row's last real token; or [batch, sequence, vocabulary]
+Inputs:   input_ids [batch, sequence] int64; token_counts [batch] int64, how many of each row's ids are real, from the left;
+          logits_at [batch, kept] int64, the positions in the sequence after which logits are wanted
+Outputs:  logits [batch, kept, vocabulary] float32
 States:   length [batch] int64, the tokens that a row has seen; key_i and value_i [batch, context, kv_heads * head_size]
 """
 
@@ -23,11 +24,10 @@ _PREFIXES = ("transformer.", "model.", "language_model.")
 class DecoderGraph:
     """Builds the graph. Methods take and give names of values."""
 
-    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, cache_type: int, all_logits: bool) -> None:
+    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, cache_type: int) -> None:
         self.d = decoder
         self.checkpoint = checkpoint
         self.cache_type = cache_type
-        self.all_logits = all_logits
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.states: dict[str, str] = {"length": "next_length"}
@@ -113,9 +113,7 @@ class DecoderGraph:
             x = self.node("Add", x, self.node("Gather", self.tensor(f"{d.names.positions}.weight"), positions))
         for i, layer in enumerate(d.layers):
             x = self.block(x, i, layer)
-        if not self.all_logits:
-            x = self.last(x, counts, steps)
-        logits = self.head(self.norm(x, d.names.final_norm))
+        logits = self.head(self.norm(self.kept(x, steps), d.names.final_norm))
         self.node("Identity", logits, name="logits")
         self.node("Add", length, counts, name="next_length")
         return self.model()
@@ -206,13 +204,13 @@ class DecoderGraph:
             self._angles[key] = (pair[0], pair[1])
         return self._angles[key]
 
-    def last(self, x: str, counts: str, steps: str) -> str:
-        """The vector of each row's last real token [batch, hidden]."""
+    def kept(self, x: str, steps: str) -> str:
+        """The vectors [batch, kept, hidden] of the tokens whose logits are wanted."""
         rows = self.node("Shape", x, start=0, end=1)
         numbers = self.node("Range", self.constant(0), self.node("Squeeze", rows, self.constant([0])), self.constant(1))
-        at = self.node("Max", self.node("Sub", counts, self.constant(1)), self.constant(0))
+        starts = self.node("Unsqueeze", self.node("Mul", numbers, steps), self.constant([1]))
         flat = self.node("Reshape", x, self.constant([-1, self.d.hidden]))
-        return str(self.node("Gather", flat, self.node("Add", self.node("Mul", numbers, steps), at), axis=0))
+        return str(self.node("Gather", flat, self.node("Add", starts, "logits_at"), axis=0))
 
     def head(self, x: str) -> str:
         """Logits."""
@@ -232,10 +230,10 @@ class DecoderGraph:
         for name in self.states:
             shapes.setdefault(name, (self.cache_type, ["batch", "context", width]))
         inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
-                  helper.make_tensor_value_info("token_counts", TensorProto.INT64, ["batch"])]
+                  helper.make_tensor_value_info("token_counts", TensorProto.INT64, ["batch"]),
+                  helper.make_tensor_value_info("logits_at", TensorProto.INT64, ["batch", "kept"])]
         inputs += [helper.make_tensor_value_info(n, *shapes[n]) for n in self.states]
-        logits: list[Any] = ["batch", "sequence", d.vocabulary] if self.all_logits else ["batch", d.vocabulary]
-        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)]
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "kept", d.vocabulary])]
         outputs += [helper.make_tensor_value_info(self.states[n], *shapes[n]) for n in self.states]
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.values()))
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="ingot")

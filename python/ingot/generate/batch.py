@@ -1,0 +1,283 @@
+"""Several texts at once in one session: each has a row of the caches, and a finished one makes room for the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ingot.errors import InputError
+from ingot.generate.generation import Generation, Options
+from ingot.generate.grammar import Grammar
+from ingot.generate.text import Stream, Text
+from ingot.runtime.model import Model
+
+Array = np.ndarray[Any, Any]
+
+#: Tokens of a prompt that run at once: enough for matrix products to be at their best, few enough for little scratch memory.
+CHUNK = 512
+
+
+class Batch:
+    """Generates texts with a language model.
+
+    Args:
+        model: An artifact of a language model (``ingot compile DIRECTORY``).
+        rows: How many texts run at once.
+        context: The most tokens of one text, prompt included; by default the model's bound.
+
+    Raises:
+        InputError: The model is not a language model, or the context is beyond its bound.
+    """
+
+    def __init__(self, model: Model, rows: int = 1, context: int | None = None) -> None:
+        generation = model.manifest.get("generation")
+        if generation is None or generation.get("kind") != "decoder":
+            raise InputError(f"{model.path}: this is not a language model that text can be generated with; compile one from a Hugging Face directory")
+        bound = next(d["max"] for d in model.manifest["dims"] if d["name"] == "context")
+        if context is not None and not 1 <= context <= bound:
+            raise InputError(f"a context of {context} tokens cannot be; the artifact was compiled for 1 to {bound} (--context)")
+        if rows < 1:
+            raise InputError(f"{rows} texts at once cannot be")
+        self.model = model
+        self.context: int = context or bound
+        self.vocabulary: int = generation["vocabulary"]
+        self.stop_tokens: tuple[int, ...] = tuple(generation["stop_tokens"])
+        self.text = _tokenizer(model)
+        self.session = model.session()
+        self.session.set_dimension("batch", rows)
+        self.session.set_dimension("context", self.context)
+        self._ring = any(state.kind == "ring" for state in model.states)
+        self._active: list[Generation | None] = [None] * rows
+        self._held: list[list[int]] = [[] for _ in range(rows)]  # the tokens that each row's caches hold
+        self._next: list[int] = [0] * rows  # what each active row's next run starts with
+        self._waiting: deque[Generation] = deque()
+        self._step_bytes = _step_bytes(model)
+
+    # ---- Public ---------------------------------------------------------------------------------------------
+
+    def add(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], options: Options | None = None, *,
+            json_schema: Mapping[str, Any] | str | None = None, grammar: str | None = None, regex: str | None = None) -> Generation:
+        """A text to generate. It starts when a row is free.
+
+        Args:
+            prompt: A text, token ids, or messages for the model's chat template.
+            options: What is asked of it.
+            json_schema: The text is JSON of this schema.
+            grammar: The text follows this grammar (Lark's notation).
+            regex: The text matches this regular expression.
+
+        Raises:
+            InputError: The prompt is empty, longer than the context, or has tokens that do not exist; or an option is outside its range.
+        """
+        options = options or Options(stop_tokens=self.stop_tokens)
+        tokens = self._tokens(prompt)
+        if options.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {options.max_new_tokens}; it is at least 1")
+        if options.lookup and (options.sampling.temperature != 0 or json_schema or grammar or regex):
+            raise InputError("lookup drafts tokens for temperature 0 without a grammar only")
+        definition = Grammar.definition(json_schema, grammar, regex)
+        matcher = None
+        if definition is not None:
+            matcher = Grammar(definition, self._asset("tokenizer.json"), self.vocabulary, list(self.stop_tokens))
+        made = Generation(self, tokens, options, Stream(self.text, options.stop), matcher, self.vocabulary)
+        self._waiting.append(made)
+        return made
+
+    def advance(self) -> bool:
+        """Starts a waiting text if there is room, or else goes on by a token with all that are active. Whether there was anything to do."""
+        free = next((row for row, active in enumerate(self._active) if active is None), None)
+        while self._waiting and self._waiting[0].done:
+            self._waiting.popleft()
+        if self._waiting and free is not None:
+            self._start(self._waiting.popleft())
+            return True
+        if not any(self._active):
+            return False
+        drafting = [g for g in self._active if g is not None and g.options.lookup]
+        if drafting and sum(g is not None for g in self._active) == 1:
+            self._draft(self._active.index(drafting[0]))
+        else:
+            self._step()
+        return True
+
+    def run(self) -> None:
+        """Generates all texts to their ends."""
+        while self.advance():
+            pass
+
+    def release(self, generation: Generation) -> None:
+        """Frees the row of a text that has ended; what its caches hold may serve a later prompt that starts the same."""
+        if generation in self._active:
+            row = self._active.index(generation)
+            self._active[row] = None
+            if len(self._held[row]) >= self.context:
+                self._cut(row, self.context - 1)  # a row that is idle is still given a token, which is forgotten
+
+    # ---- Rows -----------------------------------------------------------------------------------------------
+
+    def _start(self, generation: Generation) -> None:
+        prompt = generation.prompt
+        row, shared = self._place(prompt)
+        self._active[row] = generation
+        generation.started(shared)
+        try:
+            self.session.select_rows(row, 1)
+            logits: Array | None = None
+            for begin in range(shared, len(prompt), CHUNK):
+                chunk = prompt[begin:begin + CHUNK]
+                logits = self._run([chunk], [len(chunk)], [[len(chunk) - 1]])[0, 0]
+                self._held[row] += chunk
+        except BaseException:
+            self._active[row] = None
+            self._forget(row)
+            raise
+        assert logits is not None
+        self._accept(row, generation.choose(logits), logits)
+
+    def _place(self, prompt: list[int]) -> tuple[int, int]:
+        """A free row for a prompt, and how many of its tokens that row's caches hold."""
+        common = [0 if self._ring else _common(held, prompt[:-1]) for held in self._held]
+        free = [row for row, active in enumerate(self._active) if active is None]
+        best = max(range(len(common)), key=lambda row: (common[row], row in free))
+        row = best if best in free else min(free, key=lambda r: common[r])
+        if not common[best]:
+            row = min(free, key=lambda r: len(self._held[r]))
+            self._forget(row)
+            return row, 0
+        if row != best:
+            self.session.select_rows()
+            self.session.copy_row(best, row)
+            self._held[row] = list(self._held[best])
+        self._cut(row, common[best])
+        return row, common[best]
+
+    def _cut(self, row: int, length: int) -> None:
+        if length < len(self._held[row]):
+            if self._ring:
+                self._forget(row)
+            else:
+                self.session.truncate(length, row)
+                del self._held[row][length:]
+
+    def _forget(self, row: int) -> None:
+        if self._held[row]:
+            self.session.reset(row)
+            self._held[row] = []
+
+    # ---- Runs -----------------------------------------------------------------------------------------------
+
+    def _run(self, tokens: list[list[int]], counts: list[int], at: list[list[int]]) -> Array:
+        """Logits [rows, kept, vocabulary] of one run."""
+        return self.session.run({"input_ids": np.array(tokens, np.int64), "token_counts": np.array(counts, np.int64),
+                                 "logits_at": np.array(at, np.int64)})["logits"]
+
+    def _step(self) -> None:
+        rows = max(row for row, active in enumerate(self._active) if active is not None) + 1
+        for row in range(rows):
+            active = self._active[row]
+            if active is not None and not self._ring and len(self._held[row]) >= self.context:
+                active.out_of_context()
+                self.release(active)
+        active_rows = [row for row in range(rows) if self._active[row] is not None]
+        if not active_rows:
+            return
+        self.session.select_rows(0, rows)
+        counts = [int(row in active_rows) for row in range(rows)]
+        logits = self._run([[self._next[row]] for row in range(rows)], counts, [[0]] * rows)
+        for row in active_rows:
+            self._held[row].append(self._next[row])
+            active = self._active[row]
+            assert active is not None
+            self._accept(row, active.choose(logits[row, 0]), logits[row, 0])
+
+    def _draft(self, row: int) -> None:
+        """A run that checks drafted tokens: those that greedy decoding would have chosen are kept."""
+        active = self._active[row]
+        assert active is not None
+        held = [*self._held[row], self._next[row]]
+        room = min(active.options.lookup, self.context - len(held))
+        draft = _draft(held, room) if not self._ring else []
+        if not draft:
+            self._step()
+            return
+        self.session.select_rows(row, 1)
+        tokens = [self._next[row], *draft]
+        logits = self._run([tokens], [len(tokens)], [list(range(len(tokens)))])[0]
+        self._held[row] = [*held, *draft]
+        for i in range(len(tokens)):
+            token = active.choose(logits[i])
+            self._accept(row, token, logits[i])
+            if active.done or i == len(draft) or token != draft[i]:
+                self._cut(row, len(held) + i)
+                return
+
+    def _accept(self, row: int, token: int, logits: Array) -> None:
+        active = self._active[row]
+        assert active is not None
+        self._next[row] = token
+        active.take(token, logits)
+        active.stats.cache_bytes = len(self._held[row]) * self._step_bytes
+        if active.done:
+            self.release(active)
+
+    # ---- Prompts --------------------------------------------------------------------------------------------
+
+    def _tokens(self, prompt: str | Sequence[Any]) -> list[int]:
+        if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Mapping)):
+            if self.text is None:
+                raise InputError(f"{self.model.path}: the artifact has no tokenizer, so the prompt has to be token ids")
+            tokens = self.text.encode(prompt) if isinstance(prompt, str) else self.text.encode(self.text.chat(list(prompt)), special=False)
+        else:
+            tokens = [int(t) for t in prompt]
+        if not tokens:
+            raise InputError("the prompt is empty: it has no tokens")
+        outside = next((t for t in tokens if not 0 <= t < self.vocabulary), None)
+        if outside is not None:
+            raise InputError(f"the prompt has token {outside}; the model's tokens are 0 to {self.vocabulary - 1}")
+        if len(tokens) > self.context:
+            raise InputError(f"the prompt has {len(tokens)} tokens, more than the context of {self.context}")
+        return tokens
+
+    def _asset(self, name: str) -> bytes:
+        found = self.model.asset(name)
+        if found is None:
+            raise InputError(f"{self.model.path}: the artifact has no {name}, which grammars need")
+        return found
+
+
+def _tokenizer(model: Model) -> Text | None:
+    definition = model.asset("tokenizer.json")
+    return None if definition is None else Text(definition, model.asset("tokenizer_config.json"), model.asset("chat_template.jinja"))
+
+
+def _step_bytes(model: Model) -> int:
+    """Bytes that one token takes in the caches of one row."""
+    sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+    return sum(sizes[s.dtype] * int(np.prod([d for d in s.shape if isinstance(d, int)])) for s in model.states if s.kind != "carry")
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts have in common at the start."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+def _draft(tokens: Sequence[int], most: int) -> list[int]:
+    """What followed the last occurrence of the text's last three, two or one tokens."""
+    array = np.asarray(tokens)
+    for size in (3, 2):
+        if most < 1 or len(array) <= size:
+            continue
+        windows = np.lib.stride_tricks.sliding_window_view(array[:-1], size)
+        found = np.flatnonzero((windows == array[-size:]).all(axis=1))
+        if len(found):
+            begin = int(found[-1]) + size
+            return [int(t) for t in array[begin:begin + most]]
+    return []
