@@ -1,4 +1,7 @@
-"""What is shipped: a wheel that runs with NumPy only, and a CMake package for C and C++."""
+"""What is shipped: a wheel that runs with NumPy only, and holds a CMake package for C and C++.
+
+The CMake package in an install tree of its own is what tests/levels/qemu.py builds for aarch64.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from tests.cache import Case
 
@@ -29,10 +33,21 @@ def run(*command: object, **options: object) -> str:
 
 @pytest.fixture(scope="session")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the working tree."""
+    """A wheel of the working tree, made in the build folder of `make setup`: what has been compiled there is not compiled again."""
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-C", f"build-dir={folder}/build", "--wheel-dir", folder, root)
+    (root / "build").mkdir(exist_ok=True)
+    with FileLock(str(root / "build" / "wheel.lock")):
+        run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, root)
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds what the wheel does."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
 
 
 def test_the_wheel_runs_an_artifact_with_numpy_only(wheel: Path, small: Case, tmp_path: Path) -> None:
@@ -67,23 +82,13 @@ def test_the_libraries_that_an_application_ships_stay_below_10_mb(wheel: Path) -
 
 
 @pytest.fixture(scope="session")
-def install_tree(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `cmake --install` gives."""
-    build, prefix = tmp_path_factory.mktemp("native"), tmp_path_factory.mktemp("prefix")
-    run("cmake", "-S", root, "-B", build, f"-DCMAKE_INSTALL_PREFIX={prefix}", f"-DPython_EXECUTABLE={sys.executable}", env=_with_tools())
-    run("cmake", "--build", build, "-j2", env=_with_tools())
-    run("cmake", "--install", build, env=_with_tools())
-    return prefix
-
-
-@pytest.fixture(scope="session")
-def example(root: Path, install_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Builds an example against the install tree; the folder with its programs."""
+def example(root: Path, unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Builds an example against the headers, the library and the CMake package in the wheel; the folder with its programs."""
 
     @functools.cache
     def build(language: str) -> Path:
         folder = tmp_path_factory.mktemp(language)
-        run("cmake", "-S", root / "examples" / language, "-B", folder, f"-DCMAKE_PREFIX_PATH={install_tree}", env=_with_tools())
+        run("cmake", "-S", root / "examples" / language, "-B", folder, f"-DCMAKE_PREFIX_PATH={unpacked / 'ingot'}", env=_with_tools())
         run("cmake", "--build", folder, env=_with_tools())
         return folder
 
