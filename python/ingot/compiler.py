@@ -328,7 +328,7 @@ def _write(path: Path, name: str, source: Source | None, imported: Imported, bui
     if assets:
         manifest["assets"] = {"segment": len(targets) + 2 + bool(cases), "files": [layout.asset(n, p) for n, p in assets.items()]}
     if quantization is not None:
-        manifest["quantization"] = {**quantization.entry(), "loss": placeholder(cases)}
+        manifest["quantization"] = {**quantization.entry(), "loss": placeholder(cases, quantization.examples)}
         if cases:
             manifest["samples"] |= {"tolerance": _LONGEST, "tolerance_source": "estimated"}
     with write.replacing(path) as file:
@@ -352,7 +352,8 @@ def _write(path: Path, name: str, source: Source | None, imported: Imported, bui
         if quantization is not None:
             file.flush()
             # The file has no name yet that lasts; this one is of the open file.
-            loss = measure(Path(f"/proc/self/fd/{file.fileno()}"), cases) if cases else None
+            loss = measure(Path(f"/proc/self/fd/{file.fileno()}"), cases, quantization.examples) \
+                if cases or quantization.examples else None
             manifest["quantization"]["loss"] = loss
             if cases:
                 found, origin = tolerance(loss, quantization.layers, quantization.scheme.integers)

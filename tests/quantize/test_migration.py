@@ -204,6 +204,9 @@ def test_a_method_loses_less_than_the_nearest_and_the_report_says_which_it_was(s
     assert errors[1] < errors[0]
     found = manifest(path)["quantization"]
     assert report.quantization == found and found["method"] == f"{METHODS[method].text}, 4 cases"
+    loss = found["loss"]["calibration"]
+    assert loss["cases"] == 4 and loss["problem"] is None and loss["outputs"][0]["output"] == "y"
+    assert loss["outputs"][0]["relative_error"] == pytest.approx(errors[1], rel=1e-3)  # all cases are alike
     for layer in found["layers"]:
         assert layer.get("folded", True) and 0 < layer["output_error"] < 0.2
         assert ("strength" in layer) == bool(METHODS[method].migration)
@@ -225,7 +228,10 @@ def test_the_command_takes_a_method(tmp_path: Path, capsys: pytest.CaptureFixtur
     np.savez(tmp_path / "data.npz", **data()[0])
     command = ["compile", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "m.ingot"), "--quantize", "int8"]
     assert main([*command, "--calibration", str(tmp_path / "data.npz"), "--quantize-method", "smoothquant:0.6"]) == 0
-    assert "SmoothQuant, 1 case" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "SmoothQuant, 1 case" in shown and "1 calibration case, y: relative error" in shown
+    assert main(["inspect", str(tmp_path / "m.ingot")]) == 0
+    assert "0.60, folded" in capsys.readouterr().out
     assert {layer["strength"] for layer in manifest(tmp_path / "m.ingot")["quantization"]["layers"]} == {0.6}
     assert main([*command, "--quantize-method", "awq"]) != 0
     assert "--calibration" in capsys.readouterr().err

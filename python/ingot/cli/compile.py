@@ -23,8 +23,8 @@ def add(commands: Any) -> None:
     command.add_argument("--precision", metavar="TYPE", help="f32; bf16 or f16, which keep weights in 16 bits and add up in float32 (bf16 multiplies "
                          "in bfloat16 where the CPU does); default: the model's own types")
     command.add_argument("--quantize", metavar="SCHEME", help="quantize the weights of matrix products: int8, int4, uint4, nf4 or mxfp4, "
-                         "with a group as in int4:g128 and an arithmetic as in int8:float; kept:int8 and kept:float are for weights that are quantized in the "
-                         "model (docs/quantization.md)")
+                         "with a group as in int4:g128 and an arithmetic as in int8:float; kept:int8 and kept:float are for weights that "
+                         "are quantized in the model (docs/quantization.md)")
     command.add_argument("--quantize-include", action="append", metavar="PATTERN", help="quantize only what has such a name, of an ONNX node or a "
                          "weight; * and ? stand for any text")
     command.add_argument("--quantize-exclude", action="append", metavar="PATTERN", help="do not quantize what has such a name")
@@ -38,6 +38,12 @@ def add(commands: Any) -> None:
     command.add_argument("--bound", action="append", type=options.assignments, metavar="batch=32",
                          help="the largest extent of a symbolic dimension; memory is then planned once")
     command.add_argument("--samples", type=options.count, default=1, metavar="N", help="reference samples to store for `ingot verify` (default: 1)")
+    command.add_argument("--state", action="append", type=options.pair, metavar="INPUT=OUTPUT", help="a session remembers: the output of one run is "
+                         "the input of the next (default: what is named past_… and present_…)")
+    command.add_argument("--no-states", action="store_true", help="keep past_… and present_… as inputs and outputs")
+    command.add_argument("--context", type=options.positive, metavar="N", help="for a language model's directory: the most tokens that its caches "
+                         "hold (default: what it was trained for)")
+    command.add_argument("--cache", metavar="TYPE", help="for a language model's directory: the type of its caches, f32 (default), f16 or bf16")
     command.add_argument("--name", help="the model's name in the artifact (default: from its file)")
     command.add_argument("--tune", action="store_true", help="measure the best candidates for each matrix product and convolution on this machine, "
                          "and use the fastest; results are remembered")
@@ -66,7 +72,8 @@ def execute(arguments: argparse.Namespace) -> int:
                          calibration=quantization.cases(arguments.calibration) if arguments.calibration else None,
                          quantize_method=arguments.quantize_method,
                          shapes=dict(arguments.shape) if arguments.shape else None, bounds=options.merged(arguments.bound) or None,
-                         samples=arguments.samples, inputs=inputs, name=arguments.name, tune=arguments.tune,
+                         states={} if arguments.no_states else dict(arguments.state) if arguments.state else None, context=arguments.context,
+                         cache=arguments.cache, samples=arguments.samples, inputs=inputs, name=arguments.name, tune=arguments.tune,
                          tune_file=arguments.tune_file, tune_threads=arguments.tune_threads, progress=progress)
     for line in report.log:
         if arguments.verbose or ": tune: " in line:

@@ -30,6 +30,14 @@ def summary(found: Mapping[str, Any]) -> None:
         for output in loss["outputs"]:
             print(f"  sample {output['sample']}, {output['output']}: relative error {_number(output['relative_error'], '.3g')}, "
                   f"cosine {_number(output['cosine'], '.6f')}")
+    calibration = loss.get("calibration") if loss is not None else None
+    if calibration is None:
+        return
+    if calibration["problem"]:
+        print(f"  loss on calibration data: not measured: {calibration['problem']}")
+    for output in calibration["outputs"]:
+        print(f"  {calibration['cases']} calibration case{'s' if calibration['cases'] != 1 else ''}, {output['output']}: "
+              f"relative error {_number(output['relative_error'], '.3g')}, cosine {_number(output['cosine'], '.6f')}")
 
 
 def layers(found: Mapping[str, Any]) -> None:
@@ -37,11 +45,17 @@ def layers(found: Mapping[str, Any]) -> None:
     rows: list[list[str]] = []
     for layer in found["layers"]:
         rows.append([layer["node"], layer["weight"], printing.shape(layer["shape"]), _number(layer["relative_error"], ".3g"),
-                     _number(layer["cosine"], ".6f"), _number(layer["snr_db"], ".1f"), printing.size(layer["bytes_before"]),
-                     printing.size(layer["bytes_after"])])
-    printing.table(["layer", "weight", "shape", "relative error", "cosine", "SNR (dB)", "before", "after"], rows, right=[3, 4, 5, 6, 7])
+                     _number(layer.get("output_error"), ".3g"), _number(layer["cosine"], ".6f"), _number(layer["snr_db"], ".1f"), _factors(layer),
+                     printing.size(layer["bytes_before"]), printing.size(layer["bytes_after"])])
+    printing.table(["layer", "weight", "shape", "relative error", "output error", "cosine", "SNR (dB)", "factors", "before", "after"], rows,
+                   right=[3, 4, 5, 6, 8, 9])
     for layer in found["kept"]:
         print(f"  {layer['node']} stays as it was: {layer['reason']}")
+
+
+def _factors(layer: Mapping[str, Any]) -> str:
+    """The strength of AWQ's or SmoothQuant's factors, and whether they cost a multiplication."""
+    return f"{layer['strength']:.2f}, {'folded' if layer['folded'] else 'multiplied'}" if "strength" in layer else "-"
 
 
 def cases(paths: Sequence[str]) -> list[dict[str, Any]]:

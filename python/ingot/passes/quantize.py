@@ -43,6 +43,7 @@ class Quantization:
     method: str
     layers: list[dict[str, Any]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
+    examples: Sequence[Path] = ()  # what the model in floats makes of calibration data (quantize/calibration.py)
     weights: list[dict[str, Any]] = field(default_factory=list)  # the numbers of each weight once, however many layers read it
 
     def entry(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class _Quantizer(Rewriter):
         self.moments = moments
         self.migrated = migrated
         cases = f", {moments.cases} case{'s' if moments.cases != 1 else ''}" if moments is not None and method.calibrated else ""
-        self.done = Quantization(scheme, method.text + cases)
+        self.done = Quantization(scheme, method.text + cases, examples=() if moments is None else moments.examples)
         self.found: list[Product] = []
         self.made: dict[Any, tuple[Any, dict[str, Any]]] = {}  # weights that several products share
 

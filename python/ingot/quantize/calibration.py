@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: A case of calibration data: the model's inputs by name.
 Case = Mapping[str, Any]
+#: Bytes of cases that are kept with the model's results, on which the artifact is measured later.
+_EXAMPLES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ class _Sums:
 class Moments:
     """:class:`Statistics` by the name of the ONNX node that multiplies X; in files, so that a large model's are not all in memory."""
 
-    def __init__(self, files: Mapping[str, _Sums], cases: int) -> None:
+    def __init__(self, files: Mapping[str, _Sums], cases: int, examples: Sequence[Path] = ()) -> None:
         self._files = files
         self.cases = cases
+        self.examples = examples  # .npz files of cases with what the model makes of them, by "in:" and "out:" and the name
 
     def of(self, node: str, depth: int) -> Statistics | None:
         """Those of a node whose X has so many columns; None if they are not known."""
@@ -70,11 +73,21 @@ def collect(model: onnx.ModelProto, folder: str, cases: Iterable[Case], constant
     """
     operands = _operands(model)
     names = sorted(set(operands.values()))
-    run = _session(model, folder, names)
+    outputs = [o.name for o in model.graph.output]
+    run = _session(model, folder, [*names, *outputs])
+    examples: list[Path] = []
+    room = _EXAMPLES
     sums: dict[str, _Sums] = {}
     count = 0
     for case in cases:
-        for index, (name, found) in enumerate(zip(names, run({**constants, **case}, count), strict=True)):
+        values = run({**constants, **case}, count)
+        example = {f"in:{name}": np.asarray(value) for name, value in case.items()}
+        example |= {f"out:{name}": np.asarray(value) for name, value in zip(outputs, values[len(names):], strict=True)}
+        room -= sum(a.nbytes for a in example.values())
+        if room >= 0 and not any(a.dtype.kind in "OV" for a in example.values()):
+            examples.append(scratch / f"example{count}.npz")
+            np.savez(examples[-1], allow_pickle=False, **example)
+        for index, (name, found) in enumerate(zip(names, values[: len(names)], strict=True)):
             x = np.asarray(found).astype(np.float32)
             if x.ndim == 0 or not np.isfinite(x).all():
                 continue
@@ -89,7 +102,7 @@ def collect(model: onnx.ModelProto, folder: str, cases: Iterable[Case], constant
         count += 1
     if not count:
         raise CompileError("the calibration data holds no case")
-    return Moments({node: sums[name] for node, name in operands.items() if name in sums}, count)
+    return Moments({node: sums[name] for node, name in operands.items() if name in sums}, count, examples)
 
 
 def _operands(model: onnx.ModelProto) -> dict[str, str]:
@@ -120,7 +133,7 @@ def _session(model: onnx.ModelProto, folder: str, names: list[str]) -> Any:
     options.log_severity_level = 4
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(folder).resolve()))
     inputs = [i.name for i in model.graph.input]
-    fetched = [name for name in names if name not in inputs]
+    fetched = sorted({name for name in names if name not in inputs})
     try:
         session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own types, which it does not export

@@ -15,6 +15,7 @@ from ingot.errors import IngotError
 
 if TYPE_CHECKING:
     from ingot.artifact.samples import Sample
+    from ingot.runtime import Model
 
 #: `ingot verify` accepts so many times the loss that was measured: other targets add up in another order, and a number that is rounded to int8
 #: may fall to the other side.
@@ -66,15 +67,22 @@ class Sums:
         return {"relative_error": _number(self.relative_error), "cosine": _number(self.cosine, 9), "snr_db": _number(self.snr_db, 4)}
 
 
-def placeholder(cases: Sequence[Sample]) -> dict[str, Any]:
+def placeholder(cases: Sequence[Sample], examples: Sequence[Path] = ()) -> dict[str, Any]:
     """An entry at least as long as what :func:`measure` gives: room for it is kept in the manifest before the model can run."""
-    longest = dict.fromkeys(("relative_error", "cosine", "snr_db"), -1.2345678901234567e-300)
-    return {"target": "t" * 100, "problem": "p" * 4 * _PROBLEM, "outputs": [{"sample": index, "output": name, **longest}
-                                                                    for index, case in enumerate(cases) for name in case.outputs]}
+    longest: dict[str, Any] = dict.fromkeys(("relative_error", "cosine", "snr_db"), -1.2345678901234567e-300)
+    made: dict[str, Any] = {"target": "t" * 100, "problem": "p" * 4 * _PROBLEM, "outputs": [
+        {"sample": index, "output": name, **longest} for index, case in enumerate(cases) for name in case.outputs]}
+    if examples:
+        outputs = [{"output": name, **longest} for name in _parts(examples[0], "out:")]
+        made["calibration"] = {"cases": len(examples), "problem": made["problem"], "outputs": outputs}
+    return made
 
 
-def measure(path: Path, cases: Sequence[Sample]) -> dict[str, Any]:
-    """Runs an artifact on reference samples: what each output lost against the reference; if it cannot run here, why."""
+def measure(path: Path, cases: Sequence[Sample], examples: Sequence[Path] = ()) -> dict[str, Any]:
+    """Runs an artifact on reference samples: what each output lost against the reference; if it cannot run here, why.
+
+    With ``examples`` (quantize/calibration.py) also what each output lost on all of them together against the model in floats.
+    """
     from ingot.runtime import Model
 
     outputs: list[dict[str, Any]] = []
@@ -85,7 +93,30 @@ def measure(path: Path, cases: Sequence[Sample]) -> dict[str, Any]:
             outputs += [{"sample": index, "output": name, **_compared(expected, np.asarray(found[name]))} for name, expected in case.outputs.items()]
     except IngotError as error:
         return {"target": None, "problem": str(error).replace(str(path), "the artifact")[:_PROBLEM], "outputs": []}
-    return {"target": model.target, "problem": None, "outputs": outputs}
+    result: dict[str, Any] = {"target": model.target, "problem": None, "outputs": outputs}
+    if examples:
+        result["calibration"] = _on_examples(model, examples)
+    return result
+
+
+def _on_examples(model: Model, examples: Sequence[Path]) -> dict[str, Any]:
+    together: dict[str, Sums] = {}
+    problem = None
+    try:
+        for example in examples:
+            found = model.run(_parts(example, "in:"))
+            for name, expected in _parts(example, "out:").items():
+                actual = np.asarray(found[name])
+                if expected.dtype.kind in "fiu" and expected.shape == actual.shape:
+                    together.setdefault(name, Sums()).add(expected, actual)
+    except (IngotError, KeyError) as error:
+        problem, together = str(error)[:_PROBLEM], {}
+    return {"cases": len(examples), "problem": problem, "outputs": [{"output": name, **sums.entry()} for name, sums in together.items()]}
+
+
+def _parts(example: Path, prefix: str) -> dict[str, npt.NDArray[Any]]:
+    with np.load(example) as arrays:
+        return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
 
 
 def tolerance(loss: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], integers: bool) -> tuple[float, str]:
