@@ -58,7 +58,7 @@ def export_huggingface(directory: str | Path, folder: str | Path) -> Exported:
 
 
 def load(directory: Path) -> torch.nn.Module:
-    """The directory's model in float32 and evaluation mode, its weights read from safetensors."""
+    """The directory's model in float32 and evaluation mode, its weights read from safetensors; layers that are quantized there stay so."""
     config = read_json(directory / "config.json")
     if config.get("auto_map"):
         raise UnsupportedError(f"{directory}: config.json asks for Python code of its own (auto_map), which Ingot does not run; "
@@ -72,6 +72,10 @@ def load(directory: Path) -> torch.nn.Module:
     model_class = getattr(transformers, names[0], None)
     if model_class is None:
         raise UnsupportedError(f"{directory}: transformers {transformers.__version__} has no class '{names[0]}'")
+    if config.get("quantization_config"):
+        from ingot.export.quantized import load_quantized
+
+        return load_quantized(directory, config, model_class)
     # Attention written out as matmul and softmax gives a third fewer nodes than what the exporter makes of the fused operator.
     with _silent():
         try:
