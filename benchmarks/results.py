@@ -81,6 +81,8 @@ def read(sources: Sequence[Path]) -> Results:
         results.date, results.around = report["datetime"][:10], report["ingot"]
         for bench in report["benchmarks"]:
             noted = bench["extra_info"]
+            if "setting" not in noted:
+                continue  # a kernel's: `ingot kernels bench` has a report of its own
             setting = Setting(**noted["setting"])
             results.times.setdefault(setting, {})[noted["contestant"]] = noted
             if noted["contestant"] == "ingot":

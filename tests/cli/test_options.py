@@ -58,9 +58,9 @@ def test_a_wrong_command_line_ends_with_2(command: list[str], capsys: pytest.Cap
     assert "usage: ingot" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["compile", "run", "inspect", "verify", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["compile", "run", "inspect", "verify", "bench", "kernels", "kernels list", "kernels bench", "doctor"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stopped.value.code == 0
     assert "usage: ingot " + command in capsys.readouterr().out

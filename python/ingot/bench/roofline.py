@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ingot.bench.svg import Axis, line, text
+
 #: The size of the picture and the space for the labels around the plot: left, right, top, bottom.
 _WIDTH, _HEIGHT = 900, 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 24, 52
@@ -29,22 +31,22 @@ def roofline_svg(steps: Sequence[Mapping[str, Any]], peak: float, bandwidth: flo
     """
     points = [(s, s["flops"] / s["bytes"], s["flops"] / s["seconds"] / 1e9) for s in placed(steps)]
     ridge = peak / bandwidth
-    x = _Axis([ridge / 10, ridge * 10, *(i for _, i, _ in points)], _LEFT, _WIDTH - _RIGHT)
-    y = _Axis([peak, peak / 100, *(r for _, _, r in points)], _HEIGHT - _BOTTOM, _TOP)
+    x = Axis([ridge / 10, ridge * 10, *(i for _, i, _ in points)], _LEFT, _WIDTH - _RIGHT)
+    y = Axis([peak, peak / 100, *(r for _, _, r in points)], _HEIGHT - _BOTTOM, _TOP)
     lines = [f'<svg class="roofline" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Roofline: operations per byte against GFLOP/s">']
     for power in x.powers():
-        lines += [_line("grid", x(10.0**power), _TOP, x(10.0**power), _HEIGHT - _BOTTOM),
-                  _text("tick middle", x(10.0**power), _HEIGHT - _BOTTOM + 18, f"{10.0**power:g}")]
+        lines += [line("grid", x(10.0**power), _TOP, x(10.0**power), _HEIGHT - _BOTTOM),
+                  text("tick middle", x(10.0**power), _HEIGHT - _BOTTOM + 18, f"{10.0**power:g}")]
     for power in y.powers():
-        lines += [_line("grid", _LEFT, y(10.0**power), _WIDTH - _RIGHT, y(10.0**power)),
-                  _text("tick end", _LEFT - 8, y(10.0**power) + 4, f"{10.0**power:g}")]
-    lines += [_text("label middle", (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "operations per byte"), _text("label", 8, _TOP - 8, "GFLOP/s")]
+        lines += [line("grid", _LEFT, y(10.0**power), _WIDTH - _RIGHT, y(10.0**power)),
+                  text("tick end", _LEFT - 8, y(10.0**power) + 4, f"{10.0**power:g}")]
+    lines += [text("label middle", (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "operations per byte"), text("label", 8, _TOP - 8, "GFLOP/s")]
     # The roof: the slope of memory up to the ridge, then flat. The slope starts where it enters the picture.
     start = max(x.least, y.least / bandwidth)
     corners = [(start, start * bandwidth), (ridge, peak), (x.most, peak)]
     lines += ['<polyline class="roof" points="' + " ".join(f"{x(i):.1f},{y(r):.1f}" for i, r in corners) + '"/>',
-              _text("roof-label end", _WIDTH - _RIGHT - 4, y(peak) - 6, f"measured peak, {peak:.0f} GFLOP/s"),
-              _text("roof-label end", x(ridge) - 14, y(peak) + 4, f"measured bandwidth, {bandwidth:.1f} GB/s")]
+              text("roof-label end", _WIDTH - _RIGHT - 4, y(peak) - 6, f"measured peak, {peak:.0f} GFLOP/s"),
+              text("roof-label end", x(ridge) - 14, y(peak) + 4, f"measured bandwidth, {bandwidth:.1f} GB/s")]
     # The largest first, so that no circle hides under another.
     for step, intensity, rate in sorted(points, key=lambda p: -p[0]["share"]):
         radius = max(_SMALLEST, _LARGEST * math.sqrt(step["share"]))
@@ -54,28 +56,3 @@ def roofline_svg(steps: Sequence[Mapping[str, Any]], peak: float, bandwidth: flo
         lines.append(f'<a href="#step-{step["step"]}"><circle class="step" cx="{x(intensity):.1f}" cy="{y(rate):.1f}" r="{radius:.1f}">'
                      f"<title>{title}</title></circle></a>")
     return "\n".join([*lines, "</svg>"])
-
-
-class _Axis:
-    """Maps values to positions by their logarithm, over whole powers of ten that hold all ``values``."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        self._low = math.floor(math.log10(min(values)))
-        self._high = max(math.ceil(math.log10(max(values))), self._low + 1)
-        self._start, self._end = start, end
-        self.least, self.most = 10.0**self._low, 10.0**self._high
-
-    def __call__(self, value: float) -> float:
-        return self._start + (self._end - self._start) * (math.log10(value) - self._low) / (self._high - self._low)
-
-    def powers(self) -> range:
-        """The powers of ten from one end to the other."""
-        return range(self._low, self._high + 1)
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(kind: str, x: float, y: float, text: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'

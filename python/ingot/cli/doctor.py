@@ -23,7 +23,7 @@ _PACKAGES = {"ingot": "ingot", "numpy": "numpy", "tvm": "apache-tvm", "onnx": "o
 def add(commands: Any) -> None:
     """Adds the command."""
     command = commands.add_parser("doctor", help="show instruction sets, caches, bandwidth, peak, versions and CUDA",
-                                  description="Shows what this machine can do (measured in about two seconds) and what is installed.")
+                                  description="Shows what this machine can do (measured in about three seconds) and what is installed.")
     command.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     command.set_defaults(execute=execute)
 
@@ -41,11 +41,15 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def measure() -> list[dict[str, float]]:
-    """Read bandwidth in GB/s and fused multiply-add peak in GFLOP/s, with one thread and with one for each core."""
-    from ingot.runtime import machine, measure_bandwidth, measure_fma
+    """Read bandwidth in GB/s, and the peaks of fused multiply-adds (f32) and of byte products in 10^9 operations a second.
+
+    They are measured with one thread and with one for each core.
+    """
+    from ingot.runtime import machine, measure_bandwidth, measure_fma, measure_int8
 
     cores = int(machine().get("cores") or 1)
-    return [{"threads": threads, "bandwidth_gb_s": measure_bandwidth(threads), "fma_gflop_s": measure_fma(threads)}
+    return [{"threads": threads, "bandwidth_gb_s": measure_bandwidth(threads), "fma_gflop_s": measure_fma(threads),
+             "int8_gop_s": measure_int8(threads)}
             for threads in dict.fromkeys((1, cores))]
 
 
@@ -88,8 +92,9 @@ def _print(found: Mapping[str, Any]) -> None:
     for name, text in described(found["machine"]).items():
         print(textwrap.fill(f"{name:<14}{text}", 120, initial_indent="  ", subsequent_indent=" " * 16))
     printing.heading("measured")
-    printing.table(["threads", "read bandwidth", "fused multiply-add, f32"],
-                   [(m["threads"], f"{m['bandwidth_gb_s']:.1f} GB/s", f"{m['fma_gflop_s']:.0f} GFLOP/s") for m in found["measured"]], right=[0, 1, 2])
+    printing.table(["threads", "read bandwidth", "fused multiply-add, f32", "byte products"],
+                   [(m["threads"], f"{m['bandwidth_gb_s']:.1f} GB/s", f"{m['fma_gflop_s']:.0f} GFLOP/s", f"{m['int8_gop_s']:.0f} Gop/s")
+                    for m in found["measured"]], right=[0, 1, 2, 3])
     printing.heading("versions")
     printing.fields({name: version or "not installed" for name, version in found["versions"].items()})
     printing.heading("CUDA")

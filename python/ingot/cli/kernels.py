@@ -93,7 +93,7 @@ def execute_list(arguments: argparse.Namespace) -> int:
 def execute_bench(arguments: argparse.Namespace) -> int:
     """Runs ``ingot kernels bench``."""
     from ingot.bench.kernels import registry
-    from ingot.bench.kernels.measure import Options, measure
+    from ingot.bench.kernels.harness import Options, measure
     from ingot.runtime import machine
 
     for module in arguments.module:

@@ -12,7 +12,7 @@ compared with a float64 reference before it is timed, and what is wrong is said 
 """
 
 from ingot.bench.kernels.attention import Attention, AttentionInputs
-from ingot.bench.kernels.measure import Options, measure
+from ingot.bench.kernels.harness import Options, measure
 from ingot.bench.kernels.problem import Contestant, Kernel, Loaded, Problem, Setting, Unsupported
 from ingot.bench.kernels.quantized_matmul import MatmulInputs, QuantizedMatmul
 from ingot.bench.kernels.registry import define, problem, register

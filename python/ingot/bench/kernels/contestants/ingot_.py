@@ -61,7 +61,7 @@ def _attention(problem: Attention, inputs: AttentionInputs, setting: Setting) ->
     q, y = aligned(arrays[0]), aligned(np.zeros_like(arrays[0]))
     sets = setting.sets if problem.rotating else 1
     keys, values = copies(arrays[1], sets), copies(arrays[2], sets)
-    ints = [0, 0, 0, 0, -1, 0 if problem.causal else -1, 1]  # [B, S, H, D] all; the last query stands at the last key
+    ints = [0, 0, 0, 0, -1, 0 if problem.causal else -1, 1, 0]  # [B, S, H, D] all; the last query stands at the last key
     call = session("attention", [(dtype, q.shape), (dtype, keys[0].shape), (dtype, values[0].shape), None, None], (dtype, q.shape), ints=ints,
                    floats=[problem.scale, 0.0], threads=setting.threads)
     call.set_input(0, q)

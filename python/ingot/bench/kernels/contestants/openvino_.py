@@ -34,12 +34,13 @@ def _compressed(problem: QuantizedMatmul, inputs: MatmulInputs, setting: Setting
     shape = [problem.n, groups, group] if groups > 1 else [problem.n, problem.k]
     scales = inputs.scales.astype(np.float16).reshape([problem.n, groups, 1] if groups > 1 else [problem.n, 1])
 
-    packed = _nibbles(inputs.codes) if problem.kind.bits == 4 else None  # models share its memory until they are compiled
+    shared: list[Any] = []  # the constants' memory, which models share
 
     def model() -> Any:
         x = ops.parameter([-1, problem.k], np.float32, "x")
-        if packed is not None:
-            codes = openvino.op.Constant(openvino.Tensor(packed, openvino.Shape(shape), openvino.Type.u4))
+        if problem.kind.bits == 4:
+            shared.append(_nibbles(inputs.codes))
+            codes = openvino.op.Constant(openvino.Tensor(shared[-1], openvino.Shape(shape), openvino.Type.u4))
             w = ops.subtract(ops.convert(codes, "f16"), ops.convert(ops.constant(np.array(8, np.uint8)), "f16"))
         else:
             w = ops.convert(ops.constant(inputs.codes.reshape(shape)), "f16")
@@ -52,6 +53,7 @@ def _compressed(problem: QuantizedMatmul, inputs: MatmulInputs, setting: Setting
     requests = [c.create_infer_request() for c in compiled]
 
     def run(which: int) -> Any:
+        assert shared or problem.kind.bits == 8
         return next(iter(requests[which].infer({0: inputs.x}, share_inputs=True, share_outputs=True).values()))
 
     return Loaded(run, "int8" if _rounds(run(0), inputs) else "f32")

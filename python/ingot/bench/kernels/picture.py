@@ -1,0 +1,47 @@
+"""The roofline of kernels as PNG, with matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from ingot.bench.kernels.points import ROOFS, colours, points
+from ingot.errors import InputError
+
+
+def need_matplotlib() -> None:
+    """Raises :class:`InputError` where matplotlib is not installed."""
+    if util.find_spec("matplotlib") is None:
+        raise InputError("--png needs matplotlib, which is not installed: pip install 'ingot[bench]'; --html has the same picture without it")
+
+
+def draw(path: Path, found: Mapping[str, Any]) -> None:
+    """Writes a PNG with a roofline for each number of threads.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    measured, colour = found["measured"], colours(found)
+    figure = Figure(figsize=(8 * len(measured), 5), layout="constrained")
+    for axes, limits in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):
+        drawn = points(found, limits["threads"])
+        bandwidth = limits["bandwidth_gb_s"]
+        ridges = [limits[key] / bandwidth for key in ROOFS]
+        intensities = [min(ridges) / 10, max(ridges) * 10, *(p.intensity for p in drawn)]
+        for key, said in ROOFS.items():
+            corners = [min(intensities), limits[key] / bandwidth, max(intensities)]
+            axes.plot(corners, [min(limits[key], i * bandwidth) for i in corners], color="#7a3aa0", linewidth=1.5)
+            axes.annotate(f"{said}: {limits[key]:.0f} Gop/s", (corners[2], limits[key]), ha="right", va="bottom", color="#7a3aa0", fontsize=8)
+        for program in dict.fromkeys(p.program for p in drawn):
+            own = [p for p in drawn if p.program == program]
+            axes.scatter([p.intensity for p in own], [p.rate for p in own], color=colour[program], label=program, alpha=0.8, zorder=3)
+        axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="Gop/s",
+                 title=f"{limits['threads']} thread{'s' if limits['threads'] != 1 else ''}, {bandwidth:.1f} GB/s read")
+        if drawn:
+            axes.legend(frameon=False)
+    figure.savefig(path, format="png", dpi=150)
