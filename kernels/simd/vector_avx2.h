@@ -22,6 +22,9 @@ struct Avx2 {
     const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
   }
+  INGOT_INLINE static Float Load(const int8_t* from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  }
   INGOT_INLINE static Float LoadFirst(const float* from, int64_t count) {
     return _mm256_maskload_ps(from, FirstLanes(count));
   }

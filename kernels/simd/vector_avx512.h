@@ -23,6 +23,9 @@ struct Avx512 {
   INGOT_INLINE static Float Load(const float* from) { return _mm512_loadu_ps(from); }
   INGOT_INLINE static Float Load(const Half* from) { return FromHalf(_mm256_loadu_si256(Bytes(from))); }
   INGOT_INLINE static Float Load(const Bfloat16* from) { return FromBfloat(_mm256_loadu_si256(Bytes(from))); }
+  INGOT_INLINE static Float Load(const int8_t* from) {
+    return FromInt8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
   INGOT_INLINE static Float LoadFirst(const float* from, int64_t count) {
     return _mm512_maskz_loadu_ps(FirstLanes(count), from);
   }
@@ -31,6 +34,9 @@ struct Avx512 {
   }
   INGOT_INLINE static Float LoadFirst(const Bfloat16* from, int64_t count) {
     return FromBfloat(_mm256_maskz_loadu_epi16(FirstLanes(count), from));
+  }
+  INGOT_INLINE static Float LoadFirst(const int8_t* from, int64_t count) {
+    return FromInt8(_mm_maskz_loadu_epi8(FirstLanes(count), from));
   }
   INGOT_INLINE static void Store(float* to, Float x) { _mm512_storeu_ps(to, x); }
   INGOT_INLINE static void Store(Half* to, Float x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), ToHalf(x)); }
@@ -81,6 +87,7 @@ struct Avx512 {
   INGOT_INLINE static Float FromBfloat(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
   }
+  INGOT_INLINE static Float FromInt8(__m128i x) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x)); }
   INGOT_INLINE static __m256i ToHalf(Float x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
   INGOT_INLINE static __m256i ToBfloat(Float x) {
     const __m512i wide = _mm512_castps_si512(x);

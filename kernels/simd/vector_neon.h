@@ -21,6 +21,12 @@ struct Neon {
   INGOT_INLINE static Float Load(const Bfloat16* from) {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(from)), 16));
   }
+  INGOT_INLINE static Float Load(const int8_t* from) {
+    int32_t four;
+    std::memcpy(&four, from, sizeof(four));
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+  }
   template <typename T>
   INGOT_INLINE static Float LoadFirst(const T* from, int64_t count) {
     T values[kLanes];

@@ -4,7 +4,7 @@
 //
 //   Float                    a vector of kLanes floats; + - * / work on it
 //   kRegisters               how many of them the machine has
-//   Set, Load, Store         Load and Store take float, Half and Bfloat16 memory of any alignment
+//   Set, Load, Store         Load and Store take float, Half and Bfloat16 memory of any alignment, Load int8 too
 //   LoadFirst, StoreFirst    the first n lanes, n < kLanes; other lanes are 0, and their memory is not touched
 //   Fma(a, b, c)             a * b + c, rounded once where the machine can
 //   Max, Min                 if one operand is NaN, the result is the second
@@ -48,6 +48,10 @@ struct Portable {
   INGOT_INLINE static Float Load(const Bfloat16* from) {
     const Bits bits = {from[0].bits, from[1].bits, from[2].bits, from[3].bits};
     return reinterpret_cast<Float>(bits << 16);
+  }
+  INGOT_INLINE static Float Load(const int8_t* from) {
+    return Float{static_cast<float>(from[0]), static_cast<float>(from[1]), static_cast<float>(from[2]),
+                 static_cast<float>(from[3])};
   }
   template <typename T>
   INGOT_INLINE static Float LoadFirst(const T* from, int64_t count) {

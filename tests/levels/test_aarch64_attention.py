@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.kernels.test_attention import AXES, CASES, Case, build, make, numpy_type, reference
+from tests.kernels.attention_cases import AXES, CASES, PAGES, RING, Case, build, make, numpy_type, reference
 from tests.levels import qemu
 
 pytestmark = pytest.mark.skipif(bool(qemu.missing()), reason=qemu.missing())
@@ -40,6 +40,9 @@ def test_attention_is_its_definition(case: Case, tmp_path: Path) -> None:
     Case(queries=1, keys=600, kv_heads=3, size=64, value_size=64, layouts=(1, 1, 1, 1), dtype="bfloat16"),
     Case(queries=20, keys=50, size=37, value_size=41, softcap=30.0, dtype="float16", mask="bool"),
     Case(queries=30, keys=90, kv_heads=2, size=24, value_size=24, layouts=(1, 2, 1, 1), lengths=True, batch=2),
-], ids=["bert", "llama", "decode", "half", "lengths"])
+    Case(queries=1, keys=600, kv_heads=2, group=4, size=37, value_size=64, cache="int8", storage=PAGES, page_size=20, slopes=True),
+    Case(queries=11, keys=200, kv_heads=2, size=24, value_size=41, cache="int8", storage=RING, sink_keys=4, left=99, right=0, at_end=True,
+         sinks=True),
+], ids=["bert", "llama", "decode", "half", "lengths", "pages", "ring"])
 def test_shapes_of_models(case: Case, instructions: str, tmp_path: Path) -> None:
     check(case, tmp_path, instructions)

@@ -8,24 +8,29 @@ namespace ingot::attention {
 // Eight sums at once keep two multiply-add units of latency 4 busy.
 constexpr int kChains = 8;
 
+// Keys at a time: with four rows as many as the registers hold beside a vector of each key and one of a row, so that
+// multiply-adds and not loads bound the time.
+template <typename V, int kRows>
+constexpr int kScoredKeys = kRows == 4 ? (V::kRegisters - 1) / (kRows + 1) : kChains / kRows;
+
 // Rows that will be read soon. A core's own prefetcher follows few streams, and not across pages.
+template <typename T>
 struct Ahead {
-  const char* rows;
-  int64_t stride;
-  int64_t bytes;
+  const T* rows;
+  const int64_t* places;
+  int64_t size;
   int64_t count;
 
   INGOT_INLINE void Fetch(int64_t row) const {
-    if (row >= count) return;
-    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows + row * stride + at);
+    if (row < count) attention::Fetch(rows + places[row], size);
   }
 };
 
-// scores[r][i] = queries[r] · keys[i] for kRows rows and `count` keys, kChains / kRows of them at once. Meanwhile the
-// rows of values that follow are fetched.
+// scores[r][i] = queries[r] · key i for kRows rows and `count` keys, kScoredKeys of them at once; key i lies at
+// keys + places[i]. Meanwhile the rows of values that follow are fetched.
 template <typename V, int kRows, typename T>
-INGOT_INLINE void ScoreRows(const float* queries, int64_t query_stride, const T* keys, int64_t key_stride, int64_t size,
-                            int64_t count, float* scores, const Ahead& ahead) {
+INGOT_INLINE void ScoreRows(const float* queries, int64_t query_stride, const T* keys, const int64_t* places,
+                            int64_t size, int64_t count, float* scores, const Ahead<T>& ahead) {
   const auto multiply = [&]<int kKeys>(int64_t key) __attribute__((always_inline)) {
     for (int64_t i = key; i < key + kKeys; ++i) ahead.Fetch(i);
     typename V::Float sums[kRows][kKeys];
@@ -33,14 +38,18 @@ INGOT_INLINE void ScoreRows(const float* queries, int64_t query_stride, const T*
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
       for (int i = 0; i < kKeys; ++i) sums[r][i] = V::Set(0);
-    const T* from = keys + key * key_stride;
+    const T* from[kKeys];
+#pragma GCC unroll 8
+    for (int i = 0; i < kKeys; ++i) from[i] = keys + places[key + i];
     const auto step = [&](int64_t d, auto&& load) __attribute__((always_inline)) {
+      typename V::Float elements[kKeys];
 #pragma GCC unroll 8
-      for (int i = 0; i < kKeys; ++i) {
-        const auto element = load(from + i * key_stride + d);
+      for (int i = 0; i < kKeys; ++i) elements[i] = load(from[i] + d);
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-          sums[r][i] = V::Fma(V::Load(queries + r * query_stride + d), element, sums[r][i]);
+      for (int r = 0; r < kRows; ++r) {
+        const auto query = V::Load(queries + r * query_stride + d);
+#pragma GCC unroll 8
+        for (int i = 0; i < kKeys; ++i) sums[r][i] = V::Fma(query, elements[i], sums[r][i]);
       }
     };
     int64_t d = 0;
@@ -52,15 +61,15 @@ INGOT_INLINE void ScoreRows(const float* queries, int64_t query_stride, const T*
 #pragma GCC unroll 8
       for (int i = 0; i < kKeys; ++i) scores[r * kBlockKeys + key + i] = V::ReduceAdd(sums[r][i]);
   };
-  constexpr int kKeys = kChains / kRows;
+  constexpr int kKeys = kScoredKeys<V, kRows>;
   int64_t key = 0;
   for (; key + kKeys <= count; key += kKeys) multiply.template operator()<kKeys>(key);
   for (; key < count; ++key) multiply.template operator()<1>(key);
 }
 
-// out[r] = factors[r] out[r] + weights[r] values for kRows rows and `count` values.
+// out[r] = factors[r] out[r] + weights[r] values for kRows rows and `count` values; value i lies at values + places[i].
 template <typename V, int kRows, typename T>
-INGOT_INLINE void OutputRows(const float* weights, const T* values, int64_t value_stride, int64_t size, int64_t count,
+INGOT_INLINE void OutputRows(const float* weights, const T* values, const int64_t* places, int64_t size, int64_t count,
                              const float* factors, float* out, int64_t out_stride) {
   const auto multiply = [&]<int kVectors>(int64_t column, auto&& load) __attribute__((always_inline)) {
     typename V::Float sums[kRows][kVectors];
@@ -70,9 +79,10 @@ INGOT_INLINE void OutputRows(const float* weights, const T* values, int64_t valu
       for (int v = 0; v < kVectors; ++v)
         sums[r][v] = V::Load(out + r * out_stride + column + v * V::kLanes) * V::Set(factors[r]);
     for (int64_t i = 0; i < count; ++i) {
+      const T* from = values + places[i] + column;
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        const auto element = load(values + i * value_stride + column + v * V::kLanes);
+        const auto element = load(from + v * V::kLanes);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) sums[r][v] = V::Fma(V::Set(weights[r * kBlockKeys + i]), element, sums[r][v]);
       }
@@ -105,35 +115,41 @@ INGOT_INLINE void ForRows(int64_t rows, Body&& body) {
   if (row < rows) body.template operator()<1>(row);
 }
 
+// Multiplies `count` rows of scores or weights by the scales of their keys or values.
+template <typename V>
+INGOT_INLINE void ScaleKeys(float* scores, int64_t count, const float* scales, int64_t keys) {
+  for (int64_t r = 0; r < count; ++r, scores += kBlockKeys)
+    for (int64_t i = 0; i < keys; i += V::kLanes) V::Store(scores + i, V::Load(scores + i) * V::Load(scales + i));
+}
+
 // K and V are of type T, with the elements of a row side by side.
 template <typename V, typename T>
 [[gnu::noinline]] void RunDirect(const Problem& problem, const Unit& unit, const Scratch& scratch) {
   const int64_t rows = unit.end_row - unit.first_row;
   const int64_t query_stride = RoundUp(problem.size, kPadding);
   const int64_t out_stride = RoundUp(problem.value_size, kPadding);
-  const int64_t begin = VisibleKeys(problem, unit, unit.first_row).begin;
-  const int64_t end = VisibleKeys(problem, unit, unit.end_row - 1).end;
+  const T* k = static_cast<const T*>(problem.k.data);
+  const T* v = static_cast<const T*>(problem.v.data);
+  constexpr bool kScaled = sizeof(T) == 1;
   // As many keys as have 32 KiB of values: these are read column by column from the nearest caches. A quarter of that
   // and four times as much were slower.
   const int64_t most = 32768 / (problem.value_size * static_cast<int64_t>(sizeof(T)) + 1);
-  const int64_t block = Greatest(16, Least(kBlockKeys, most / 16 * 16));
-  for (int64_t first = begin; first < end; first += block) {
-    const int64_t keys = Least(block, end - first);
-    const T* k = RowOf<T>(problem.k, unit.batch, first, unit.kv_head);
-    const T* v = RowOf<T>(problem.v, unit.batch, first, unit.kv_head);
-    const Ahead ahead{reinterpret_cast<const char*>(v), problem.v.sequence * int64_t{sizeof(T)},
-                      problem.value_size * int64_t{sizeof(T)}, keys};
+  Block block;
+  ForBlocks(problem, unit, Greatest(16, Least(kBlockKeys, most / 16 * 16)), [&](int64_t first, int64_t keys) {
+    Locate<V>(problem, unit, first, keys, block);
+    const Ahead<T> ahead{v, block.v, problem.value_size, keys};
     ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
-      ScoreRows<V, kRows>(scratch.queries + row * query_stride, query_stride, k, problem.k.sequence, problem.size, keys,
+      ScoreRows<V, kRows>(scratch.queries + row * query_stride, query_stride, k, block.k, problem.size, keys,
                           scratch.scores + row * kBlockKeys, ahead);
     });
-    if (!UpdateRows<V>(problem, unit, scratch, unit.first_row, rows, first, {0, RoundUp(keys, 2 * V::kLanes)}))
-      continue;
+    if constexpr (kScaled) ScaleKeys<V>(scratch.scores, rows, block.k_scales, keys);
+    if (!UpdateRows<V>(problem, unit, scratch, unit.first_row, rows, block, {0, RoundUp(keys, 2 * V::kLanes)})) return;
+    if constexpr (kScaled) ScaleKeys<V>(scratch.scores, rows, block.v_scales, keys);
     ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
-      OutputRows<V, kRows>(scratch.scores + row * kBlockKeys, v, problem.v.sequence, problem.value_size, keys,
+      OutputRows<V, kRows>(scratch.scores + row * kBlockKeys, v, block.v, problem.value_size, keys,
                            scratch.factors + row, scratch.out + row * out_stride, out_stride);
     });
-  }
+  });
 }
 
 }  // namespace ingot::attention

@@ -73,38 +73,49 @@ template <typename Tile>
     for (int v = 0; v < Tile::kVectors; ++v) V::Store(out + r * stride + v * V::kLanes, sums[r][v]);
 }
 
-// Packs keys [first, first + count) into panels [size, kColumns]; columns without a key are 0.
+// Whether kTile places lie `distance` apart.
+template <int kTile>
+INGOT_INLINE bool Even(const int64_t* places, int64_t distance) {
+  int64_t off = 0;
+#pragma GCC unroll 8
+  for (int i = 1; i < kTile; ++i) off |= places[i] - places[i - 1] - distance;
+  return off == 0;
+}
+
+// Packs the block's keys into panels [size, kColumns]; columns without a key are 0.
 template <typename Tile>
-[[gnu::noinline]] void PackKeys(const Problem& problem, const Unit& unit, const Scratch& scratch, int64_t first,
-                                int64_t count) {
+[[gnu::noinline]] void PackKeys(const Problem& problem, const Scratch& scratch, const Block& block) {
   using V = typename Tile::V;
   constexpr int kTile = V::kTile;
   const int64_t size = problem.size;
+  const int64_t count = block.count;
   const Tensor& k = problem.k;
   const bool in_place = k.element == Element::kFloat && k.feature == 1;
   const bool transposed = k.element == Element::kFloat && k.sequence == 1;
   for (int64_t key = 0; key < RoundUp(count, Tile::kColumns); key += kTile) {
-    WithType(k.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+    WithCacheType(k.element, [&]<typename T>(T*) __attribute__((always_inline)) {
       for (int64_t i = key + kTile; i < Least(key + 2 * kTile, count) && k.feature == 1; ++i)
-        Fetch(RowOf<T>(k, unit.batch, first + i, unit.kv_head), size);
+        Fetch(static_cast<const T*>(k.data) + block.k[i], size);
     });
     float* to = scratch.keys + key / Tile::kColumns * size * Tile::kColumns + key % Tile::kColumns;
-    if (transposed && key + kTile <= count) {
-      const float* from = RowOf<float>(k, unit.batch, first + key, unit.kv_head);
+    const bool even = (in_place || transposed) && key + kTile <= count && Even<kTile>(block.k + key, k.sequence);
+    if (transposed && even) {
+      const float* from = static_cast<const float*>(k.data) + block.k[key];
       for (int64_t d = 0; d < size; ++d)
         std::memcpy(to + d * Tile::kColumns, from + d * k.feature, kTile * sizeof(float));
       continue;
     }
     const float* rows = nullptr;
     int64_t stride = k.sequence;
-    if (in_place && key + kTile <= count) {
-      rows = RowOf<float>(k, unit.batch, first + key, unit.kv_head);
+    if (in_place && even) {
+      rows = static_cast<const float*>(k.data) + block.k[key];
     } else {
       stride = kMostSize;
       for (int64_t i = 0; i < kTile; ++i) {
         float* staged = scratch.staging + i * stride;
         const bool exists = key + i < count;
-        const float* row = exists ? FloatRow<V>(k, unit.batch, first + key + i, unit.kv_head, size, staged) : nullptr;
+        const float scale = exists && k.element == Element::kInt8 ? block.k_scales[key + i] : 1;
+        const float* row = exists ? FloatRow<V>(k, block.k[key + i], size, scale, staged) : nullptr;
         if (!exists) std::memset(staged, 0, static_cast<size_t>(size) * sizeof(float));
         if (exists && row != staged) std::memcpy(staged, row, static_cast<size_t>(size) * sizeof(float));
       }
@@ -117,19 +128,21 @@ template <typename Tile>
   }
 }
 
-// Packs values [first, first + count) into panels [kBlockKeys, kColumns]; columns beyond the size are 0.
+// Packs the block's values into panels [kBlockKeys, kColumns]; columns beyond the size are 0.
 template <typename Tile>
-[[gnu::noinline]] void PackValues(const Problem& problem, const Unit& unit, const Scratch& scratch, int64_t first,
-                                  int64_t count) {
+[[gnu::noinline]] void PackValues(const Problem& problem, const Scratch& scratch, const Block& block) {
   using V = typename Tile::V;
   const int64_t size = problem.value_size;
+  const int64_t count = block.count;
+  const Tensor& values = problem.v;
   for (int64_t key = 0; key < count; ++key) {
     if (key + kFetchedRows < count) {
-      WithType(problem.v.element, [&]<typename T>(T*) __attribute__((always_inline)) {
-        Fetch(RowOf<T>(problem.v, unit.batch, first + key + kFetchedRows, unit.kv_head), size);
+      WithCacheType(values.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+        Fetch(static_cast<const T*>(values.data) + block.v[key + kFetchedRows], size);
       });
     }
-    const float* row = FloatRow<V>(problem.v, unit.batch, first + key, unit.kv_head, size, scratch.staging);
+    const float scale = values.element == Element::kInt8 ? block.v_scales[key] : 1;
+    const float* row = FloatRow<V>(values, block.v[key], size, scale, scratch.staging);
     for (int64_t column = 0; column < size; column += Tile::kColumns) {
       float* to = scratch.values + column * kBlockKeys + key * Tile::kColumns;
 #pragma GCC unroll 8
@@ -147,15 +160,15 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
   const int64_t size = problem.size;
   const int64_t query_stride = RoundUp(size, kPadding);
   const int64_t out_stride = RoundUp(problem.value_size, kPadding);
-  const int64_t begin = VisibleKeys(problem, unit, unit.first_row).begin;
-  const int64_t end = VisibleKeys(problem, unit, unit.end_row - 1).end;
-  for (int64_t first = begin; first < end; first += kBlockKeys) {
-    const int64_t keys = Least(kBlockKeys, end - first);
-    PackKeys<Tile>(problem, unit, scratch, first, keys);
-    PackValues<Tile>(problem, unit, scratch, first, keys);
+  Block block;
+  ForBlocks(problem, unit, kBlockKeys, [&](int64_t first, int64_t keys) {
+    Locate<typename Tile::V>(problem, unit, first, keys, block);
+    PackKeys<Tile>(problem, scratch, block);
+    PackValues<Tile>(problem, scratch, block);
     for (int64_t row = unit.first_row; row < unit.end_row; row += kBlockRows) {
       const int64_t rows = Least(kBlockRows, unit.end_row - row);
-      const int64_t seen_begin = Greatest(VisibleKeys(problem, unit, row).begin - first, 0);
+      const int64_t window_begin = Greatest(VisibleKeys(problem, unit, row).begin - first, 0);
+      const int64_t seen_begin = first < problem.sink_keys ? 0 : window_begin;
       const int64_t seen_end = Least(VisibleKeys(problem, unit, row + rows - 1).end - first, keys);
       if (seen_begin >= seen_end) continue;
       const Range columns = {seen_begin / Tile::kColumns * Tile::kColumns, RoundUp(seen_end, Tile::kColumns)};
@@ -164,7 +177,7 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
         for (int64_t r = 0; r < rows; r += Tile::kRows)
           ScoreTile<Tile>(queries + r * query_stride, query_stride, scratch.keys + column * size, size,
                           scratch.scores + r * kBlockKeys + column);
-      if (!UpdateRows<typename Tile::V>(problem, unit, scratch, row, rows, first, columns)) continue;
+      if (!UpdateRows<typename Tile::V>(problem, unit, scratch, row, rows, block, columns)) continue;
       float* out = scratch.out + (row - unit.first_row) * out_stride;
       for (int64_t column = 0; column < problem.value_size; column += Tile::kColumns)
         for (int64_t r = 0; r < rows; r += Tile::kRows)
@@ -172,7 +185,7 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
                            scratch.values + column * kBlockKeys + seen_begin * Tile::kColumns, seen_end - seen_begin,
                            scratch.factors + r, out + r * out_stride + column, out_stride);
     }
-  }
+  });
 }
 
 }  // namespace ingot::attention

@@ -20,7 +20,7 @@ INGOT_INLINE void Fetch(const T* row, int64_t size) {
   for (int64_t at = 0; at < size * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(from + at);
 }
 
-// Calls body(T*) with a null pointer of the C++ type of an element.
+// Calls body(T*) with a null pointer of the C++ type of an element of Q or O.
 template <typename Body>
 INGOT_INLINE void WithType(Element element, Body&& body) {
   switch (element) {
@@ -33,6 +33,13 @@ INGOT_INLINE void WithType(Element element, Body&& body) {
   }
 }
 
+// Of an element of K or V.
+template <typename Body>
+INGOT_INLINE void WithCacheType(Element element, Body&& body) {
+  if (element == Element::kInt8) return body(static_cast<int8_t*>(nullptr));
+  WithType(element, body);
+}
+
 // to[i] = factor * from[i].
 template <typename V, typename T, typename U>
 INGOT_INLINE void ScaleRow(const T* from, U* to, int64_t count, float factor) {
@@ -41,17 +48,17 @@ INGOT_INLINE void ScaleRow(const T* from, U* to, int64_t count, float factor) {
   if (i < count) V::StoreFirst(to + i, count - i, V::LoadFirst(from + i, count - i) * V::Set(factor));
 }
 
-// A row of a key or value as floats side by side: in place if it is so, else written to `staging`.
+// The row of a key or value that lies `place` elements from the start, as floats side by side: in place if it is so,
+// else written to `staging`. The scale is that of int8.
 template <typename V>
-INGOT_INLINE const float* FloatRow(const Tensor& tensor, int64_t batch, int64_t sequence, int64_t head, int64_t size,
-                                   float* staging) {
-  if (tensor.element == Element::kFloat && tensor.feature == 1) return RowOf<float>(tensor, batch, sequence, head);
-  WithType(tensor.element, [&]<typename T>(T*) __attribute__((always_inline)) {
-    const T* from = RowOf<T>(tensor, batch, sequence, head);
-    if (tensor.feature == 1) return ScaleRow<V>(from, staging, size, 1);
+INGOT_INLINE const float* FloatRow(const Tensor& tensor, int64_t place, int64_t size, float scale, float* staging) {
+  if (tensor.element == Element::kFloat && tensor.feature == 1) return static_cast<const float*>(tensor.data) + place;
+  WithCacheType(tensor.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+    const T* from = static_cast<const T*>(tensor.data) + place;
+    if (tensor.feature == 1) return ScaleRow<V>(from, staging, size, scale);
     for (int64_t i = 0; i < size; ++i) {
       const T one[V::kLanes] = {from[i * tensor.feature]};
-      V::StoreFirst(staging + i, 1, V::Load(one));
+      V::StoreFirst(staging + i, 1, V::Load(one) * V::Set(scale));
     }
   });
   return staging;
@@ -69,7 +76,7 @@ template <typename V>
   WithType(problem.q.element, [&]<typename T>(T*) __attribute__((always_inline)) {
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = unit.first_row + i;
-      const int64_t head = unit.kv_head * problem.group + row % problem.group;
+      const int64_t head = HeadOf(problem, unit, row);
       float* to = scratch.queries + i * stride;
       if (i + kFetchedRows < rows)
         Fetch(RowOf<T>(problem.q, unit.batch, QueryOf(problem, row + kFetchedRows), head), problem.size);
@@ -81,6 +88,14 @@ template <typename V>
     scratch.max[i] = kMinusInfinity;
     scratch.sum[i] = 0;
   }
+  if (problem.sinks == nullptr || unit.first_key > 0) return;
+  // A sink is a key without a value that was seen first; e^(sink - max) is 1. An infinite one has no softmax.
+  for (int64_t i = 0; i < rows; ++i) {
+    const float sink = problem.sinks[HeadOf(problem, unit, unit.first_row + i)];
+    const float next = sink == -kMinusInfinity ? sink - sink : sink;
+    scratch.max[i] = next;
+    scratch.sum[i] = next == kMinusInfinity ? 0 : next != next ? next : 1;
+  }
 }
 
 // Writes the unit's rows of O.
@@ -90,7 +105,7 @@ template <typename V>
   WithType(problem.o.element, [&]<typename T>(T*) __attribute__((always_inline)) {
     for (int64_t i = 0; i < unit.end_row - unit.first_row; ++i) {
       const int64_t row = unit.first_row + i;
-      const int64_t head = unit.kv_head * problem.group + row % problem.group;
+      const int64_t head = HeadOf(problem, unit, row);
       T* to = const_cast<T*>(RowOf<T>(problem.o, unit.batch, QueryOf(problem, row), head));
       const float factor = scratch.sum[i] == 0 ? 0 : 1 / scratch.sum[i];
       ScaleRow<V>(scratch.out + i * stride, to, problem.value_size, factor);

@@ -15,8 +15,8 @@ INGOT_INLINE void RunUnit(const Problem& problem, const Unit& unit, const Scratc
   if (!direct) {
     RunPacked<Tile>(problem, unit, scratch);
   } else {
-    WithType(problem.k.element,
-             [&]<typename T>(T*) __attribute__((always_inline)) { RunDirect<V, T>(problem, unit, scratch); });
+    WithCacheType(problem.k.element,
+                  [&]<typename T>(T*) __attribute__((always_inline)) { RunDirect<V, T>(problem, unit, scratch); });
   }
   if (phase == Phase::kWhole) FinishUnit<V>(problem, unit, scratch);
 }

@@ -1,34 +1,12 @@
-// The running softmax of a unit's rows: which keys a row sees, masks, and the state that each block of keys updates.
+// The running softmax of a unit's rows: slopes, masks, and the state that each block of keys updates.
 #pragma once
 
-#include "cpu/attention/unit.h"
+#include "cpu/attention/keys.h"
 #include "simd/math.h"
 
 namespace ingot::attention {
 
 constexpr float kMinusInfinity = -__builtin_inff();
-
-struct Range {
-  int64_t begin;
-  int64_t end;
-};
-
-INGOT_INLINE int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
-INGOT_INLINE int64_t Greatest(int64_t a, int64_t b) { return a > b ? a : b; }
-INGOT_INLINE constexpr int64_t RoundUp(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
-
-INGOT_INLINE int64_t QueryOf(const Problem& problem, int64_t row) {
-  return problem.group == 1 ? row : row / problem.group;  // a division takes as long as a vector of exponentials
-}
-
-// The keys of the unit that a row sees. Both ends grow with the row.
-INGOT_INLINE Range VisibleKeys(const Problem& problem, const Unit& unit, int64_t row) {
-  const int64_t length = problem.lengths[unit.batch];
-  const int64_t position = QueryOf(problem, row) + (problem.at_end ? length - problem.queries : 0);
-  const int64_t seen_end = Least(Least(length, unit.end_key), position + problem.right + 1);
-  const int64_t end = Greatest(unit.first_key, seen_end);
-  return {Least(Greatest(unit.first_key, position - problem.left), end), end};
-}
 
 template <typename V, typename T>
 INGOT_INLINE void AddMask(const T* mask, float* scores, int64_t count) {
@@ -65,26 +43,34 @@ INGOT_INLINE void ApplyMask(const Mask& mask, int64_t first, float* scores, int6
   }
 }
 
-// Makes products of scaled queries and keys into scores: scores[i] for i in `columns` is key first_key + i's. Returns
+// Makes products of scaled queries and keys into scores: scores[i] for i in `columns` is the block's key i's. Returns
 // the greatest. The columns are whole pairs of vectors.
 template <typename V>
-INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_t row, float* scores, int64_t first_key,
-                                Range columns) {
+INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_t row, float* scores,
+                                const Block& block, Range columns) {
   const Range visible = VisibleKeys(problem, unit, row);
-  const int64_t begin = Least(Greatest(visible.begin - first_key, columns.begin), columns.end);
-  const int64_t end = Greatest(Least(visible.end - first_key, columns.end), begin);
+  const int64_t last = Least(columns.end, block.count);
+  const int64_t begin = Least(Greatest(visible.begin - block.first, columns.begin), last);
+  const int64_t end = Greatest(Least(visible.end - block.first, last), begin);
+  const int64_t pinned = Greatest(Least(problem.sink_keys - block.first, begin), columns.begin);
   if (problem.softcap > 0) {
     for (int64_t i = columns.begin; i < columns.end; i += V::kLanes)
       V::Store(scores + i, V::Set(problem.softcap) * simd::Tanh<V>(V::Load(scores + i)));
   }
+  if (problem.slopes != nullptr) {
+    const auto slope = V::Set(problem.slopes[HeadOf(problem, unit, row)]);
+    const auto query = V::Set(static_cast<float>(QueryOf(problem, row) - QueryOf(problem, unit.first_row)));
+    for (int64_t i = columns.begin; i < columns.end; i += V::kLanes)
+      V::Store(scores + i, V::Fma(slope, V::Load(block.positions + i) - query, V::Load(scores + i)));
+  }
   if (problem.mask.data != nullptr) {
     const Mask& mask = problem.mask;
-    const int64_t head = unit.kv_head * problem.group + row % problem.group;
-    const int64_t first = unit.batch * mask.batch + head * mask.head + QueryOf(problem, row) * mask.query +
-                          (first_key + begin) * mask.key;
-    ApplyMask<V>(mask, first, scores + begin, end - begin);
+    const int64_t from = pinned > columns.begin ? columns.begin : begin;
+    const int64_t first = unit.batch * mask.batch + HeadOf(problem, unit, row) * mask.head +
+                          QueryOf(problem, row) * mask.query + (block.first + from) * mask.key;
+    ApplyMask<V>(mask, first, scores + from, end - from);
   }
-  for (int64_t i = columns.begin; i < begin; ++i) scores[i] = kMinusInfinity;
+  for (int64_t i = pinned; i < begin; ++i) scores[i] = kMinusInfinity;
   for (int64_t i = end; i < columns.end; ++i) scores[i] = kMinusInfinity;
   auto even = V::Set(kMinusInfinity);
   auto odd = even;
@@ -127,13 +113,13 @@ INGOT_INLINE bool HasNan(const float* scores, Range columns) {
 // key has max -inf and sum 0: it is exponentiated as if its max were 0.
 template <typename V>
 [[gnu::noinline]] bool UpdateRows(const Problem& problem, const Unit& unit, const Scratch& scratch, int64_t first_row,
-                                  int64_t count, int64_t first_key, Range columns) {
+                                  int64_t count, const Block& block, Range columns) {
   float* max = scratch.max + first_row - unit.first_row;
   float* sum = scratch.sum + first_row - unit.first_row;
   float block_max[kBlockRows];
   bool all_zero = true;
   for (int64_t i = 0; i < count; ++i) {
-    block_max[i] = FinishScores<V>(problem, unit, first_row + i, scratch.scores + i * kBlockKeys, first_key, columns);
+    block_max[i] = FinishScores<V>(problem, unit, first_row + i, scratch.scores + i * kBlockKeys, block, columns);
     all_zero &= block_max[i] == kMinusInfinity || block_max[i] - max[i] < -88.0f;
   }
   for (int64_t i = 0; all_zero && i < count; ++i) all_zero = !HasNan(scratch.scores + i * kBlockKeys, columns);

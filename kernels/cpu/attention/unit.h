@@ -6,7 +6,7 @@
 
 namespace ingot::attention {
 
-enum class Element : uint8_t { kFloat, kHalf, kBfloat, kBool };
+enum class Element : uint8_t { kFloat, kHalf, kBfloat, kInt8, kBool };
 
 // A tensor of [batch, sequence, head, size], with the distances between its elements.
 struct Tensor {
@@ -28,16 +28,31 @@ struct Mask {
   int64_t key;
 };
 
+// The keys of one batch, numbered from the oldest.
+struct Sequence {
+  int64_t length;  // how many keys there are
+  int64_t query;   // the position of the first query
+  int64_t shift;   // by how much the position of a key behind the pinned ones exceeds its number
+  int64_t turn;    // by how many slots a key behind the pinned ones lies farther round the ring than its number says
+};
+
 struct Problem {
   Tensor q, k, v, o;
+  Tensor k_scales, v_scales;  // [batch, sequence, head], for int8; no data without
   Mask mask;
-  int64_t batches, queries, keys, kv_heads;
-  int64_t group;  // query heads for each key head
+  const float* slopes;  // [query heads], or nullptr
+  const float* sinks;   // [query heads], or nullptr
+  int64_t batches, queries, kv_heads;
+  int64_t keys;       // how many there can be: of a ring, its slots
+  int64_t most_keys;  // the greatest length
+  int64_t group;      // query heads for each key head
   int64_t size, value_size;
   int64_t left, right;  // no bound is a large number
-  bool at_end;
+  int64_t sink_keys;    // which are never too far behind, and pinned to the first slots of a ring
   float scale, softcap;
-  const int64_t* lengths;  // [batches]
+  const Sequence* sequences;  // [batches]
+  const int32_t* table;       // [batches, table_row]: pages, which are the batches of K and V; nullptr without
+  int64_t table_row, page_size;
 };
 
 // The queries that share a key head are one matrix of queries × group rows; row r is query r / group of head r % group,

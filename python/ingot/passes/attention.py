@@ -74,7 +74,7 @@ class _Attention(Rewriter):
             "ingot.kernel.attention",
             relax.Tuple(list(call.inputs)),
             relax.ShapeExpr([]),
-            relax.Tuple([relax.prim_value(i) for i in (*call.layouts, _LAYOUTS[layout], -1, -1, 0)]),
+            relax.Tuple([relax.prim_value(i) for i in (*call.layouts, _LAYOUTS[layout], -1, -1, 0, 0)]),
             relax.Tuple([relax.const(f, "float64") for f in (call.scale, call.softcap)]),
             ty_args=relax.TensorType(dtype=call.dtype, ndim=4),
         ))

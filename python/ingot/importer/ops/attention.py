@@ -64,7 +64,7 @@ def attention(cx: Context, q: Value, k: Value, v: Value, attn_mask: Value | None
 
 
 def attend(cx: Context, heads: Heads, mask: Value | None, window: Window, scale: float | None = None, softcap: float = 0.0,
-           scores_mode: int | None = None) -> tuple[Value, Value | None]:
+           scores_mode: int | None = None, sinks: Value | None = None) -> tuple[Value, Value | None]:
     """The result of attention in Q's layout, and the scores [batch, heads, queries, keys] that a mode asks for.
 
     Args:
@@ -75,6 +75,7 @@ def attend(cx: Context, heads: Heads, mask: Value | None, window: Window, scale:
         scale: The factor of products; None is 1 / sqrt(size of a head).
         softcap: c in c tanh(score / c), or 0.
         scores_mode: Which scores are wanted: 0 scaled products, 1 with the softcap, 2 with masks, 3 after the softmax; None for none.
+        sinks: [heads], for each head one more score in its softmax, which belongs to no key.
 
     Raises:
         UnsupportedError: The mask does not fit, or the scale depends on a size that is not known while compiling.
@@ -87,8 +88,8 @@ def attend(cx: Context, heads: Heads, mask: Value | None, window: Window, scale:
     small = isinstance(size, int) and size <= _MOST_SIZE and isinstance(value_size, int) and value_size <= _MOST_SIZE
     reached = heads.q.dtype in ("float32", "float16", "bfloat16") and heads.k.dtype == heads.v.dtype and small
     if reached and window.at_end(*heads.shape()[2:]) is not None and scores_mode is None:
-        return _fused(cx, heads, mask, window, factor, softcap), None
-    y, scores = _explicit(cx, heads, mask, window, factor, softcap, scores_mode or 0, scores_mode is not None)
+        return _fused(cx, heads, mask, window, factor, softcap, sinks), None
+    y, scores = _explicit(cx, heads, mask, window, factor, softcap, scores_mode or 0, scores_mode is not None, sinks)
     return y if heads.layout == HEAD_FIRST else cx.transpose(y, [0, 2, 1, 3]), scores
 
 
@@ -170,18 +171,50 @@ def _fitting(cx: Context, mask: Value, heads: Heads) -> Value:
     return cx.te(compute, mask, name="mask")
 
 
-def _fused(cx: Context, heads: Heads, mask: Value | None, window: Window, scale: float, softcap: float) -> Value:
-    """A call of the kernel, which gives Q's layout."""
-    shape = [*heads.q.shape[:3], heads.v.shape[3]]
-    at_end = bool(window.at_end(*heads.shape()[2:]))
-    result: Value = cx.kernel("attention", [heads.q, heads.k, heads.v, mask, window.lengths], [(shape, heads.q.dtype)],
-                              ints=[heads.layout, heads.keys, heads.keys, heads.layout, window.left, window.right, int(at_end)],
-                              floats=[scale, softcap])
+def attention_call(cx: Context, q: Value, k: Value, v: Value, layouts: Sequence[int], *, scale: float, softcap: float = 0.0, left: int = -1,
+                   right: int = -1, at_end: bool = False, sink_keys: int = 0, mask: Value | None = None, lengths: Value | None = None,
+                   slopes: Value | None = None, sinks: Value | None = None, k_scales: Value | None = None, v_scales: Value | None = None,
+                   pages: Value | None = None, ring: Value | None = None) -> Value:
+    """A call of the kernel, whose operands and shapes kernels/cpu/attention/attention.h describes.
+
+    Args:
+        cx: Where it is emitted.
+        q: Queries of four axes.
+        k: Keys of four axes: of each batch, or of each page.
+        v: Values like them.
+        layouts: Those of Q, K and V. The result has Q's layout and type.
+        scale: The factor of products.
+        softcap: c in c tanh(score / c), or 0.
+        left: How far behind a query keys are seen, -1 for no bound.
+        right: How far ahead.
+        at_end: Whether the last query stands at the last key; otherwise the first one at the first key.
+        sink_keys: How many of the first keys are never too far behind, and stay where they are in a ring.
+        mask: bool, or numbers to add; broadcast to [batch, heads, queries, keys].
+        lengths: [batch], int32 or int64, how many keys there are.
+        slopes: [heads] of float32, of ALiBi.
+        sinks: [heads] of float32, one more score of each head.
+        k_scales: [batch, keys, key heads] of float32, for keys of int8.
+        v_scales: The same for values.
+        pages: [batch, most pages] of int32; K and V are then pools of pages.
+        ring: [batch, 2], int32 or int64: position and slot of the oldest key of a ring.
+    """
+    optional = [mask, lengths, slopes, sinks, k_scales, v_scales, pages, ring]
+    while optional and optional[-1] is None:
+        optional.pop()
+    result: Value = cx.kernel("attention", [q, k, v, *optional], [([*q.shape[:3], v.shape[3]], q.dtype)],
+                              ints=[*layouts, layouts[0], left, right, int(at_end), sink_keys], floats=[scale, softcap])
     return result
 
 
+def _fused(cx: Context, heads: Heads, mask: Value | None, window: Window, scale: float, softcap: float, sinks: Value | None) -> Value:
+    """A call of the kernel, which gives Q's layout."""
+    return attention_call(cx, heads.q, heads.k, heads.v, [heads.layout, heads.keys, heads.keys], scale=scale, softcap=softcap, left=window.left,
+                          right=window.right, at_end=bool(window.at_end(*heads.shape()[2:])), mask=mask, lengths=window.lengths,
+                          sinks=None if sinks is None else cx.cast(sinks, "float32"))
+
+
 def _explicit(cx: Context, heads: Heads, mask: Value | None, window: Window, scale: float, softcap: float, mode: int,
-              wanted: bool) -> tuple[Value, Value | None]:
+              wanted: bool, sinks: Value | None) -> tuple[Value, Value | None]:
     """The result [batch, heads, queries, size], and the scores that ``mode`` asks for, step by step in float32 or float64."""
     wide = "float64" if heads.q.dtype == "float64" else "float32"
     q, k, v = (cx.cast(t if layout == HEAD_FIRST else cx.transpose(t, [0, 2, 1, 3]), wide)
@@ -197,7 +230,7 @@ def _explicit(cx: Context, heads: Heads, mask: Value | None, window: Window, sca
     raw = stage(lambda s: s * tirx.const(scale, wide), cx.reshape(product, shape))
     capped = raw if not softcap else stage(lambda s: tirx.tanh(s / tirx.const(softcap, wide)) * tirx.const(softcap, wide), raw)
     biased = _masked(cx, capped, mask, window, shape, wide)
-    weights = _softmax(cx, biased, wide)
+    weights = _softmax(cx, biased, wide, sinks)
     scores = cx.cast([raw, capped, biased, weights][mode], heads.q.dtype) if wanted else None
     y = cx.op(relax.op.matmul(cx.reshape(weights, [*together, shape[3]]).expr, v.expr))
     return cx.cast(cx.reshape(y, [*shape[:3], heads.v.shape[3]]), heads.q.dtype), scores
@@ -237,24 +270,27 @@ def _masked(cx: Context, scores: Value, mask: Value | None, window: Window, shap
     return cx.te(compute, scores, *optional, name="masked")
 
 
-def _softmax(cx: Context, scores: Value, wide: str) -> Value:
-    """Softmax over the last axis; rows that are -inf throughout become 0."""
+def _softmax(cx: Context, scores: Value, wide: str, sinks: Value | None) -> Value:
+    """Softmax over the last axis, with one more score for each head if there are sinks; rows that are -inf throughout become 0."""
     nothing = tirx.const(float("-inf"), wide)
 
-    def compute(s: te.Tensor) -> te.Tensor:
+    def compute(s: te.Tensor, *rest: te.Tensor) -> te.Tensor:
         j, k = (te.reduce_axis((0, s.shape[3]), name=name) for name in "jk")
         most = te.compute(s.shape[:3], lambda *i: te.max(s(*i, j), axis=j), name="most")
+        if rest:
+            most = te.compute(s.shape[:3], lambda *i, seen=most: tirx.max(seen(*i), rest[0](i[1]).astype(wide)), name="most_of_all")
 
-        def exponential(*i: Any) -> Any:
-            top = most(*i[:-1])
-            return tirx.if_then_else(top.equal(nothing), tirx.const(0, wide), tirx.exp(s(*i) - top))
+        def raised(score: Any, top: Any) -> Any:
+            return tirx.if_then_else(top.equal(nothing), tirx.const(0, wide), tirx.exp(score - top))
 
-        parts = te.compute(s.shape, exponential, name="exponential")
+        parts = te.compute(s.shape, lambda *i: raised(s(*i), most(*i[:-1])), name="exponential")
         total = te.compute(s.shape[:3], lambda *i: te.sum(parts(*i, k), axis=k), name="total")
+        if rest:
+            total = te.compute(s.shape[:3], lambda *i, seen=total: seen(*i) + raised(rest[0](i[1]).astype(wide), most(*i)), name="total_of_all")
 
         def divided(*i: Any) -> Any:
             return parts(*i) / tirx.if_then_else(total(*i[:-1]).equal(0), tirx.const(1, wide), total(*i[:-1]))
 
         return te.compute(s.shape, divided, name="softmax")
 
-    return cx.te(compute, scores, name="masked_softmax")
+    return cx.te(compute, scores, *([] if sinks is None else [sinks]), name="masked_softmax")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tvm import te, tirx
+from tvm import relax, te, tirx
 
 from ingot.importer import dims
 from ingot.importer.context import Context
@@ -16,7 +16,6 @@ from ingot.importer.ops.checks import check_equal, check_shape
 from ingot.importer.ops.contrib.common import microsoft_op, refuse, wanted
 from ingot.importer.ops.contrib.heads import Past, columns
 from ingot.importer.ops.contrib.rotary import rotated
-from ingot.importer.ops.contrib.sink import with_sink
 from ingot.importer.ops.normalize import rms_normalization
 from ingot.importer.values import Value
 
@@ -56,9 +55,11 @@ def group_query_attention(cx: Context, query: Value, key: Value | None = None, v
     keys, values = (k, v) if past is None else (_written(cx, past.key, k, tokens), _written(cx, past.value, v, tokens))
     heads = Heads(q, SEQUENCE_FIRST, keys, values, layout)
     window = Window(local_window_size - 1 if local_window_size > 0 else -1, 0 if causal else -1, 0, _lengths(cx, tokens, bool(causal)))
-    if head_sink is not None or smooth_softmax > 0:
-        heads, attention_bias, window = with_sink(cx, heads, attention_bias, window, tokens.before, head_sink)
-    y, _ = attend(cx, heads, attention_bias, window, scale or None, softcap)
+    if head_sink is not None:
+        check_shape(cx, head_sink, [num_heads], "'head_sink'")
+    elif smooth_softmax > 0:  # a sink of 0: the denominator grows by e^0
+        head_sink = cx.op(relax.op.zeros([num_heads], "float32"))
+    y, _ = attend(cx, heads, attention_bias, window, scale or None, softcap, sinks=head_sink)
     y = cx.reshape(y, [*y.shape[:2], dims.product(y.shape[2:])])
     if not (wanted(cx, 1) or wanted(cx, 2)):
         return (y,)
