@@ -59,11 +59,11 @@ class Flat(torch.nn.Module):
     def __init__(self, module: torch.nn.Module, arguments: Arguments) -> None:
         super().__init__()
         self.module = module
-        self._arguments = arguments
+        self.arguments = arguments
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The tensors among the module's results, in order."""
-        args, kwargs = self._arguments.rebuild(tensors)
+        args, kwargs = self.arguments.rebuild(tensors)
         return tuple(tensor for _, tensor in named_results(self.module(*args, **kwargs)))
 
 

@@ -14,6 +14,7 @@ import onnx
 import torch
 
 from ingot.errors import CompileError, InputError
+from ingot.export import torchscript
 from ingot.export.exported import Arrays, Exported
 from ingot.export.leaves import Arguments, Flat, named_results, to_numpy, to_torch
 
@@ -21,6 +22,7 @@ from ingot.export.leaves import Arguments, Flat, named_results, to_numpy, to_tor
 DynamicShapes: TypeAlias = Mapping[str, Mapping[int, str] | Sequence[str | int | None]]
 
 OPSET = 20  # the newest that both of PyTorch's exporters write
+EXPORTERS = ("dynamo", "torchscript")
 _INDEX_TYPES = (torch.int64, torch.int32, torch.bool)
 
 
@@ -32,6 +34,7 @@ def export_module(
     dynamic_shapes: DynamicShapes | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    exporter: str | None = None,
 ) -> Exported:
     """Exports a module to ``folder/model.onnx``, weights beside it.
 
@@ -43,10 +46,14 @@ def export_module(
             matrix (token ids, a mask) is ``sequence``. ``{}`` fixes every extent to the example's.
         input_names: Names instead of those of ``forward``'s parameters.
         output_names: Names instead of ``output`` (or ``output_0``, ``output_1``, …, or a mapping's keys).
+        exporter: Which of PyTorch's exporters writes the file: ``dynamo``, the newer one, or ``torchscript``, the older one. By default
+            whichever suits the module; the other one where that fails.
 
     Raises:
         CompileError: PyTorch cannot export the module, or the arguments contradict one another.
     """
+    if exporter is not None and exporter not in EXPORTERS:
+        raise CompileError(f"there is no exporter '{exporter}'; they are {', '.join(EXPORTERS)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     messages: list[str] = []
@@ -65,7 +72,7 @@ def export_module(
             raise CompileError(f"{type(module).__name__} fails on the example inputs: {type(error).__name__}: {error}") from error
         axes = _axes(names, example, dynamic_shapes, messages)
         path = folder / "model.onnx"
-        exporter = _export(flat, _widened(example, axes), path, names, outputs, axes, messages)
+        used = _export(flat, _widened(example, axes), path, names, outputs, axes, messages, exporter)
         declared = _declared_inputs(path)
 
     def reference(given: Mapping[str, npt.NDArray[Any]]) -> Arrays:
@@ -83,7 +90,7 @@ def export_module(
         inputs={n: to_numpy(t) for n, t in zip(names, example, strict=True) if n in declared},
         reference=reference,
         reference_name=f"torch {version}",
-        metadata={"framework": "torch", "framework_version": version, "class": type(module).__name__, "exporter": exporter,
+        metadata={"framework": "torch", "framework_version": version, "class": type(module).__name__, "exporter": used,
                   "opset": OPSET, "inputs": [n for n in names if n in declared], "outputs": outputs},
         messages=messages)
 
@@ -171,10 +178,12 @@ def _widened(example: Sequence[torch.Tensor], axes: Sequence[Mapping[int, str]])
 
 
 def _export(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str], outputs: list[str], axes: list[dict[int, str]],
-            messages: list[str]) -> str:
+            messages: list[str], wanted: str | None) -> str:
     """Writes the file; returns the name of the exporter that managed it."""
     attempts: list[tuple[str, Callable[..., None]]] = [("torch.export", _dynamo), ("TorchScript", _torchscript)]
-    if any(isinstance(child, torch.nn.RNNBase) for child in flat.modules()):
+    if wanted is not None:
+        attempts = [attempts[EXPORTERS.index(wanted)]]
+    elif isinstance(flat.module, torch.jit.ScriptModule) or any(isinstance(child, torch.nn.RNNBase) for child in flat.modules()):
         # The newer exporter leaves the reordering of a recurrent layer's gates in the graph, as some twenty nodes for
         # each layer, and states the example's length as the output's; the older one writes the operator that ONNX has.
         attempts.reverse()
@@ -206,8 +215,15 @@ def _dynamo(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str
 
 
 def _torchscript(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str], outputs: list[str], axes: list[dict[int, str]]) -> None:
+    torchscript.register()
     dynamic = dict(zip(names, axes, strict=True))
-    torch.onnx.export(flat, tuple(example), str(path), dynamo=False, opset_version=OPSET, input_names=names, output_names=outputs,
+    module: torch.nn.Module = flat
+    args: tuple[Any, ...] = tuple(example)
+    kwargs: dict[str, Any] = {}
+    if isinstance(flat.module, torch.jit.ScriptModule):  # a program as it stands, loops included: a trace cannot have one inside
+        module = flat.module
+        args, kwargs = flat.arguments.rebuild(example)
+    torch.onnx.export(module, args, str(path), kwargs=kwargs, dynamo=False, opset_version=OPSET, input_names=names, output_names=outputs,
                       dynamic_axes=dynamic)
     model = onnx.load(str(path))
     _data_path(path).unlink(missing_ok=True)

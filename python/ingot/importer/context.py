@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,6 +153,17 @@ class Context:
         """A new symbolic extent."""
         return dims.symbol(self.module.unique(name))
 
+    def extents(self, shape: Iterable[Any]) -> tuple[Dim, ...]:
+        """A tensor's shape, simplified: the program checks that no symbol is so small that an extent of it would be negative."""
+        found = dims.dims(shape)
+        for extent in found:
+            assumed = dims.assume_extent(extent)
+            if assumed is not None:
+                symbol, lowest = assumed
+                self.check(symbol >= lowest, f"{symbol.name} is too small: it must be at least {lowest}")
+                found = dims.dims(found)
+        return found
+
     def broadcast_shape(self, *shapes: Sequence[Dim]) -> tuple[Dim, ...]:
         """The shape that NumPy's rules give. Two symbols that are not known to be equal may still differ by a 1 at run time."""
         rank = max(len(s) for s in shapes)
@@ -194,7 +205,7 @@ class Context:
 
     def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
         """The same elements in row-major order in another shape; costs nothing at run time."""
-        shape = dims.dims(shape)
+        shape = self.extents(shape)
         if value.elements is not None and dims.is_static(shape):
             return symbolic(self, value.elements.reshape(shape), value.dtype)
         if value.weight is not None and dims.is_static(shape):
@@ -378,7 +389,7 @@ class Context:
         ty = var.ty
         if not isinstance(ty, relax.TensorType) or ty.shape is None or not hasattr(ty.shape, "values"):
             raise self.error(f"the shape of a result could not be found (it is {ty})")
-        return Value(self, str(ty.dtype), dims.dims(ty.shape.values), _expr=var)
+        return Value(self, str(ty.dtype), self.extents(ty.shape.values), _expr=var)
 
 
 def _is_packed(dtype: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import tvm
+import tvm_ffi
 from tvm import sym, tirx
 
 #: An extent: a Python int, or an int64 TIR expression over symbolic variables.
@@ -15,6 +16,8 @@ Dim: TypeAlias = Any
 _analyzer = sym.Analyzer()
 _symbols: set[Any] = set()
 _LARGEST = 2**40  # no extent comes near it, and products of two still fit int64
+_lowest: dict[Any, int] = {}  # of symbolic extents
+_MOST_RAISED = 4096  # how far a symbol's lowest value is searched: the receptive field of a deep convolutional network
 
 
 def dim(value: Any) -> Dim:
@@ -105,8 +108,42 @@ def is_symbol(variable: Any) -> bool:
 def symbol(name: str) -> Any:
     """A fresh symbolic extent, known not to be negative."""
     variable = integer(name)
+    _lowest[variable] = 0
     _analyzer.bind(variable, tvm.ir.Range(0, _LARGEST))
     return variable
+
+
+def assume_extent(value: Dim) -> tuple[Any, int] | None:
+    """Has one be sure from here on that ``value``, an extent of some tensor, is not negative.
+
+    That it is not holds for values of its one symbol from some number on, as after convolutions without padding. The symbol is then
+    taken to be at least this number, and both are returned: the program must check it. None where nothing had to be or could be assumed.
+    """
+    if isinstance(value, (int, tirx.Var)) or is_extent(value):
+        return None
+    symbols = variables(value)
+    if len(symbols) != 1 or symbols[0] not in _lowest:
+        return None
+    symbol_, before = symbols[0], _lowest[symbols[0]]
+    for lowest in range(before, before + _MOST_RAISED):
+        at = dim(_substituted(value, symbol_, lowest))
+        if not isinstance(at, int):
+            return None
+        if at >= 0:
+            break
+    else:
+        return None
+    _analyzer.bind(symbol_, tvm.ir.Range(lowest, _LARGEST), allow_override=True)
+    if not is_extent(value):
+        _analyzer.bind(symbol_, tvm.ir.Range(before, _LARGEST), allow_override=True)
+        return None
+    _lowest[symbol_] = lowest
+    return symbol_, lowest
+
+
+def _substituted(value: Dim, symbol_: Any, number: int) -> Any:
+    constant = tirx.IntImm("int64", number)
+    return tvm_ffi.structural_map(value, (tirx.Var, lambda variable: constant if variable.same_as(symbol_) else variable))
 
 
 def show(extent: Dim) -> str:

@@ -15,6 +15,7 @@ from ingot.importer.values import Value
 @onnx_op("Reshape", since=5)
 def reshape(cx: Context, x: Value, shape: Value, *, allowzero: int = 0) -> Value:
     asked = cx.dims(shape, "the shape")
+    cx.extents(d for d in asked if not isinstance(d, int))  # what is computed from extents is one, not a 0 or -1 of Reshape's own meaning
     wild = sum(isinstance(d, int) and d == -1 for d in asked)
     if wild > 1:
         raise cx.error(f"shape {dims.text(asked)} has more than one -1")
