@@ -195,3 +195,21 @@ def test_the_command_writes_a_report_and_inspect_shows_it(tmp_path: Path, capsys
     assert "/first/MatMul" in shown and "SNR (dB)" in shown and "y stays as it was: excluded" in shown
     assert main(["inspect", "--json", str(out)]) == 0
     assert json.loads(capsys.readouterr().out)["quantization"]["format"] == "int4"
+
+
+def test_products_in_subgraphs_are_named_with_the_reason_why_they_stay(tmp_path: Path) -> None:
+    made = onnx.parser.parse_model(f'''<ir_version: 10, opset_import: ["" : 21]> g (float[m,{DEPTH}] x, bool c) => (float[m,n] y) {{
+        h = MatMul(x, u)
+        y = If(c) <then_branch = yes () => (float[m,n] p) {{ p = MatMul(h, w) }},
+                  else_branch = no () => (float[m,n] q) {{ vt = Transpose(v) k = Relu(h) q = MatMul(k, vt) }}> }}''')
+    weights = {"u": array((DEPTH, DEPTH), 8), "w": WEIGHTS["w"], "v": np.ascontiguousarray(array((DEPTH, MIDDLE), 9).T)}
+    made.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in weights.items())
+    report = ingot.compile(made, tmp_path / "m.ingot", quantize="int8", samples=0)
+    assert report.quantization is not None and [layer["node"] for layer in report.quantization["layers"]] == ["h"]
+    assert sorted((k["node"], k["weight"]) for k in report.quantization["kept"]) == [("p", "w"), ("q", "v")]
+    assert all(k["reason"].startswith("in a subgraph") for k in report.quantization["kept"])
+    x = array((3, DEPTH), 10)
+    h = x.astype(np.float64) @ weights["u"]
+    for condition, exact in ((True, h @ weights["w"]), (False, np.maximum(h, 0) @ weights["v"].T)):
+        y = np.asarray(ingot.load(tmp_path / "m.ingot").run({"x": x, "c": np.array(condition)})["y"])
+        assert np.linalg.norm(y - exact) < 0.02 * np.linalg.norm(exact)

@@ -23,6 +23,7 @@ from ingot.lower.cpu.quantized_weights import PANEL, groups_of, packed_shape
 from ingot.passes.graph import Graph, Rewriter
 from ingot.passes.migrate import migrate
 from ingot.passes.products import Layers, Migrated, Product, Selection, matches
+from ingot.passes.subgraphs import products_in_subgraphs
 from ingot.quantize.calibration import Moments, Statistics
 from ingot.quantize.gptq import Columns, gptq_rows
 from ingot.quantize.loss import Sums
@@ -81,7 +82,13 @@ def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, s
     if method.migration and moments is not None:
         graph, migrated = migrate(graph, imported.nodes, scheme, method, selection, moments, advance)
     rewriter = _Quantizer(graph, imported.nodes, scheme, method, selection, scratch, advance, moments, migrated)
+    inside = products_in_subgraphs(canonical, dict(zip(list(canonical["main"].params)[-len(imported.weights):], imported.weights, strict=True))
+                                   if imported.weights else {}, imported.nodes)
     graph = rewriter.run(_visit)
+    for product in inside:
+        reason = selection.reason(product) or "in a subgraph (If, Loop or Scan), where products stay in floats"
+        rewriter.done.kept.append({"node": product.node, "weight": product.name, "shape": list(product.weight.shape), "reason": reason})
+    rewriter.found += inside
     _check_patterns(selection, rewriter)
     return replace(imported, mod=graph.mod, weights=list(graph.weights)), rewriter.done
 
