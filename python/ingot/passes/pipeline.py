@@ -11,6 +11,7 @@ from tvm import relax
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
 from ingot.passes.attention import fuse_attention
+from ingot.passes.extents import name_extents
 from ingot.passes.fold import fold_weights
 from ingot.passes.graph import Graph
 from ingot.passes.integers import integer_contractions
@@ -85,6 +86,9 @@ def optimize(imported: Imported, settings: Settings, note: Callable[[str], None]
         fused = run(mod, transform.FuseOps())
         trace = trace_fusion(mod, fused)
         mod = run(fused, transform.FuseTIR())
+        before = _tir_count(mod)
+        mod = name_extents(mod)
+        note(f"name extents: {before} → {_tir_count(mod)} TIR functions")
     return Optimized(mod, graph.weights, trace)
 
 
