@@ -31,18 +31,21 @@ from ingot.errors import (
 
 if TYPE_CHECKING:
     from ingot.compiler import CompileReport, compile
+    from ingot.export.translations import torch_op
+    from ingot.importer.custom import onnx_op
     from ingot.runtime import Artifact, Model, Session, load, machine
 
 __all__ = [
     "Artifact", "ArtifactError", "BusyError", "CompileError", "CompileReport", "ExecutionError", "FileError", "IngotError", "InputError", "Model",
     "PrecisionWarning", "Session", "TargetError", "UnsupportedError", "VersionError", "__version__", "cmake_dir", "compile", "include_dir", "load",
-    "machine",
+    "machine", "onnx_op", "torch_op",
 ]
 
 #: What is imported when it is first asked for, and from where.
 _LAZY = {
     "Artifact": "ingot.runtime", "Model": "ingot.runtime", "Session": "ingot.runtime", "load": "ingot.runtime", "machine": "ingot.runtime",
     "CompileReport": "ingot.compiler", "compile": "ingot.compiler",
+    "onnx_op": "ingot.importer.custom", "torch_op": "ingot.export.translations",
 }
 
 

@@ -17,6 +17,7 @@ from ingot.errors import CompileError, InputError
 from ingot.export import torchscript
 from ingot.export.exported import Arrays, Exported
 from ingot.export.leaves import Arguments, Flat, named_results, to_numpy, to_torch
+from ingot.export.translations import translations
 
 #: For inputs by name, the axes that are symbolic: ``{0: "batch"}``, or one entry for each axis: ``["batch", None, None]``.
 DynamicShapes: TypeAlias = Mapping[str, Mapping[int, str] | Sequence[str | int | None]]
@@ -180,6 +181,7 @@ def _widened(example: Sequence[torch.Tensor], axes: Sequence[Mapping[int, str]])
 def _export(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str], outputs: list[str], axes: list[dict[int, str]],
             messages: list[str], wanted: str | None) -> str:
     """Writes the file; returns the name of the exporter that managed it."""
+    translations()  # a name that PyTorch does not know is no reason to try the other exporter
     attempts: list[tuple[str, Callable[..., None]]] = [("torch.export", _dynamo), ("TorchScript", _torchscript)]
     if wanted is not None:
         attempts = [attempts[EXPORTERS.index(wanted)]]
@@ -206,7 +208,7 @@ def _export(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str
 def _dynamo(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str], outputs: list[str], axes: list[dict[int, str]]) -> None:
     program = torch.onnx.export(
         flat, tuple(example), dynamo=True, opset_version=OPSET, input_names=names, output_names=outputs,
-        dynamic_shapes={"tensors": tuple(axes)}, verbose=False)
+        dynamic_shapes={"tensors": tuple(axes)}, custom_translation_table=translations(), verbose=False)
     assert program is not None
     prefix = getattr(flat.module, "exported_prefix", "")
     for value in list(program.model.graph.initializers.values()):
