@@ -49,6 +49,11 @@ constexpr std::string_view kQuantizedMatmulContract =
     "gelu, 3 gelu tanh, 4 silu)";
 constexpr Arity kQuantizedMatmulArity{{3, 6}, {1, 1}, 0, 5, 0};
 
+constexpr std::string_view kTreeEnsembleContract =
+    "(rows [n, features], nodes, roots, leaves' starts, targets, weights, full?, full_nodes?, full_values?) -> scores "
+    "[n, targets]; ints: aggregate, tests (0 any, 1 <=, 2 <= or missing)";
+constexpr Arity kTreeEnsembleArity{{6, 9}, {1, 1}, 0, 2, 0};
+
 // {least, most} inputs, {least, most} outputs, dims, ints, floats.
 constexpr Kernel kKernels[] = {
     {"attention", kScalar, Attention, kAttentionArity, kAttentionContract},
@@ -121,6 +126,9 @@ constexpr Kernel kKernels[] = {
     {"recurrent", kScalar, Recurrent, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
 #if defined(__x86_64__)
     {"recurrent", kAvx2, RecurrentAvx2, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
+    {"recurrent", kAvx512, RecurrentAvx512, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
+#elif defined(__aarch64__)
+    {"recurrent", kNeon, RecurrentNeon, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
 #endif
     {"roi_align",
      kScalar,
@@ -196,12 +204,13 @@ constexpr Kernel kKernels[] = {
      TopK,
      {{1, 2}, {1, 2}, 0, 3, 0},
      "(input) -> values, int64 indices, k along the axis as the outputs' shape says; ints: axis, largest, sorted"},
-    {"tree_ensemble",
-     kScalar,
-     TreeEnsemble,
-     {{6, 6}, {1, 1}, 0, 2, 0},
-     "(rows [n, features], nodes, roots, leaves' starts, targets, weights) -> scores [n, targets]; ints: aggregate, "
-     "plain"},
+    {"tree_ensemble", kScalar, TreeEnsemble, kTreeEnsembleArity, kTreeEnsembleContract},
+#if defined(__x86_64__)
+    {"tree_ensemble", kAvx2, TreeEnsembleAvx2, kTreeEnsembleArity, kTreeEnsembleContract},
+    {"tree_ensemble", kAvx512, TreeEnsembleAvx512, kTreeEnsembleArity, kTreeEnsembleContract},
+#elif defined(__aarch64__)
+    {"tree_ensemble", kNeon, TreeEnsembleNeon, kTreeEnsembleArity, kTreeEnsembleContract},
+#endif
     {"unique",
      kScalar,
      Unique,

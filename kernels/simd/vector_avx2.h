@@ -69,6 +69,9 @@ struct Avx2 {
   INGOT_INLINE static Float ZeroBelow(Float x, Float limit, Float y) {
     return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ), y);
   }
+  INGOT_INLINE static Float Select(Float x, Float limit, Float a, Float b) {
+    return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, limit, _CMP_LE_OQ));
+  }
   INGOT_INLINE static Float PowerOfTwo(Float t) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23));
   }

@@ -63,6 +63,9 @@ struct Avx512 {
   INGOT_INLINE static Float ZeroBelow(Float x, Float limit, Float y) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), y);
   }
+  INGOT_INLINE static Float Select(Float x, Float limit, Float a, Float b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LE_OQ), b, a);
+  }
   INGOT_INLINE static Float PowerOfTwo(Float t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23));
   }

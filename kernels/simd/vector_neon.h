@@ -60,6 +60,9 @@ struct Neon {
   INGOT_INLINE static Float ZeroBelow(Float x, Float limit, Float y) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, limit)));
   }
+  INGOT_INLINE static Float Select(Float x, Float limit, Float a, Float b) {
+    return vbslq_f32(vcleq_f32(x, limit), a, b);
+  }
   INGOT_INLINE static Float PowerOfTwo(Float t) {
     return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(t), 23));
   }

@@ -9,6 +9,7 @@
 //   Fma(a, b, c)             a * b + c, rounded once where the machine can
 //   Max, Min                 if one operand is NaN, the result is the second
 //   Abs, CopySign, ZeroBelow bits of floats; ZeroBelow(x, limit, y) is x < limit ? 0 : y
+//   Select(x, limit, a, b)   x <= limit ? a : b
 //   PowerOfTwo(t)            2^(b - 127) for the integer b in the lowest bits of t; 0 <= b <= 255
 //   ReduceAdd, ReduceMax     over the lanes
 //   TransposeTile            kTile × kTile floats between rows that lie `stride` floats apart
@@ -85,6 +86,7 @@ struct Portable {
     return reinterpret_cast<Float>((reinterpret_cast<Bits>(magnitude) & ~mask) | (reinterpret_cast<Bits>(sign) & mask));
   }
   INGOT_INLINE static Float ZeroBelow(Float x, Float limit, Float y) { return x < limit ? Float{} : y; }
+  INGOT_INLINE static Float Select(Float x, Float limit, Float a, Float b) { return x <= limit ? a : b; }
   INGOT_INLINE static Float PowerOfTwo(Float t) { return reinterpret_cast<Float>(reinterpret_cast<Bits>(t) << 23); }
 
   INGOT_INLINE static float ReduceAdd(Float x) { return (x[0] + x[2]) + (x[1] + x[3]); }

@@ -257,6 +257,9 @@ void Recurrent(KernelContext& context) { Run(context, StepScalar); }
 
 #if defined(__x86_64__)
 void RecurrentAvx2(KernelContext& context) { Run(context, StepAvx2); }
+void RecurrentAvx512(KernelContext& context) { Run(context, StepAvx512); }
+#elif defined(__aarch64__)
+void RecurrentNeon(KernelContext& context) { Run(context, StepNeon); }
 #endif
 
 }  // namespace ingot

@@ -28,5 +28,8 @@ namespace ingot {
 void Recurrent(KernelContext& context);
 #if defined(__x86_64__)
 void RecurrentAvx2(KernelContext& context);
+void RecurrentAvx512(KernelContext& context);
+#elif defined(__aarch64__)
+void RecurrentNeon(KernelContext& context);
 #endif
 }  // namespace ingot

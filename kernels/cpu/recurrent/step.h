@@ -69,6 +69,8 @@ using StepFunction = void (*)(const Step<T>& step);
 void StepScalar(const Step<float>& step);
 void StepScalar(const Step<double>& step);
 void StepAvx2(const Step<float>& step);
+void StepAvx512(const Step<float>& step);
+void StepNeon(const Step<float>& step);
 
 // One value of an activation.
 float Activate(const Function<float>& function, float x);

@@ -1,66 +1,111 @@
 #include "cpu/tree_ensemble/tree_ensemble.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
+#include <type_traits>
+
+#include "cpu/tree_ensemble/full.h"
+#include "cpu/tree_ensemble/walk.h"
 
 namespace ingot {
 namespace {
 
+using namespace trees;
+
 enum Aggregate : int64_t { kAverage, kSum, kMinimum, kMaximum };
 
-constexpr int64_t kTogether = 8;   // walks down a tree side by side, to hide the latency of loads
-constexpr int64_t kBlock = 64;     // rows that a tree is used for while it is in the cache
 constexpr int64_t kFewRows = 256;  // with fewer rows, trees are shared out too
 constexpr int64_t kMostParts = 16;
+constexpr int64_t kLeastColumns =
+    4;  // fewer rows than these are walked down a tree faster than all its nodes are tested
+// Bringing a row into columns costs about as much as a walk down a tree for every four features.
+constexpr int64_t kFeaturesPerTree = 4;
+// A fork of the threads takes 2 to 5 microseconds, in which a thread tests about this many nodes.
+constexpr int64_t kForkNodes = 1 << 13;
+constexpr int64_t kUsualLevels = 8;
+
+// The rows that are used together.
+template <typename T>
+struct Block {
+  const T* rows;
+  int64_t count;         // at most kBlock
+  const float* columns;  // [features, kBlock], or nullptr
+  bool missing;          // whether a value is NaN, or may be
+};
 
 template <typename T>
 class Forest {
  public:
-  Forest(KernelContext& context, const DLTensor& rows, const DLTensor& scores)
-      : rows_(Data<const T>(rows)),
-        features_(static_cast<uint32_t>(rows.shape[1])),
+  Forest(KernelContext& context, const DLTensor& rows, const DLTensor& scores, const Evaluator& evaluator)
+      : trees_(context.Input(2).shape[0]),
+        features_(rows.shape[1]),
         outputs_(scores.shape[1]),
-        nodes_(Data<const TreeNode<T>>(context.Input(1))),
-        node_count_(static_cast<int32_t>(context.Input(1).shape[0])),
+        nodes_(Data<const TreeNode<T>>(context.Input(1)), static_cast<int32_t>(context.Input(1).shape[0]),
+               static_cast<uint32_t>(rows.shape[1])),
         roots_(Data<const int32_t>(context.Input(2))),
         starts_(Data<const int32_t>(context.Input(3))),
         leaves_(context.Input(3).shape[0] - 1),
         targets_(Data<const int32_t>(context.Input(4))),
         weights_(Data<const T>(context.Input(5))),
         entries_(context.Input(4).shape[0]),
-        plain_(context.ints()[1] != 0),
-        aggregate_(static_cast<Aggregate>(context.ints()[0])) {}
+        tests_(static_cast<Tests>(context.ints()[1])),
+        aggregate_(static_cast<Aggregate>(context.ints()[0])),
+        evaluator_(evaluator) {
+    if (context.input_count() <= 6) return;
+    full_ = Data<const FullTree>(context.Input(6));
+    full_nodes_ = Data<const FullNode>(context.Input(7));
+    full_values_ = Data<const float>(context.Input(8));
+    full_count_ = context.Input(8).shape[0];
+  }
 
+  bool HasFull() const { return full_ != nullptr; }
+  bool KnowsMissing() const { return tests_ == Tests::kLessEqualOrMissingValues; }
   double Start() const {
     return aggregate_ == kMinimum   ? std::numeric_limits<double>::infinity()
            : aggregate_ == kMaximum ? -std::numeric_limits<double>::infinity()
                                     : 0.0;
   }
 
-  // Adds what trees [first, last) say about rows [begin, end) to scores [end - begin, outputs].
-  void Add(int64_t first, int64_t last, int64_t begin, int64_t end, double* scores) const {
-    for (int64_t block = begin; block < end; block += kBlock) {
-      const int64_t rows = std::min(kBlock, end - block);
-      const int64_t walks = (last - first) * rows;  // tree by tree, so that a tree stays in the cache for all rows
-      int64_t tree = first;
-      int64_t row = block;
-      for (int64_t done = 0; done < walks; done += kTogether) {
-        const int64_t count = std::min(kTogether, walks - done);
-        int32_t at[kTogether];
-        int64_t of[kTogether];
-        for (int64_t i = 0; i < count; ++i) {
-          at[i] = roots_[tree];
-          of[i] = row;
-          if (++row == block + rows) {
-            row = block;
-            ++tree;
-          }
+  // Refuses full trees that are not what full.h says.
+  void CheckFull() const {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < full_count_; ++i) most = std::max(most, static_cast<uint32_t>(full_nodes_[i].feature));
+    if (most >= static_cast<uint32_t>(features_)) FailKernel("a node tests feature ", most, " of ", features_);
+    for (int64_t tree = 0; tree < trees_; ++tree) {
+      const FullTree& found = full_[tree];
+      if (found.levels == 0) continue;
+      if (found.levels < 0 || found.levels > kMostLevels || found.offset < 0 ||
+          found.offset + (int64_t{1} << found.levels) > full_count_ || found.target < 0 || found.target >= outputs_)
+        FailKernel("tree ", tree, " has ", found.levels, " levels at ", found.offset, " of ", full_count_,
+                   " for target ", found.target, " of ", outputs_);
+    }
+  }
+  // Adds what trees [first, last) say about a block to scores [count, outputs].
+  void Add(int64_t first, int64_t last, const Block<T>& block, double* scores) const {
+    Walks<T> walks;
+    int64_t scored[kMostWalks];
+    const auto finish = [&] {
+      Walk(walks, block.missing);
+      for (int64_t i = 0; i < walks.count; ++i) Give(~walks.at[i], scores + scored[i] * outputs_);
+      walks.count = 0;
+    };
+    for (int64_t tree = first; tree < last; ++tree) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (block.columns != nullptr && full_[tree].levels > 0 && full_[tree].levels <= evaluator_.most_levels &&
+            !block.missing) {
+          finish();
+          AddFull(full_[tree], block, scores);
+          continue;
         }
-        plain_ ? Walk<true>(of, count, at) : Walk<false>(of, count, at);
-        for (int64_t i = 0; i < count; ++i) Give(~at[i], scores + (of[i] - begin) * outputs_);
+      }
+      for (int64_t row = 0; row < block.count; ++row) {
+        walks.row[walks.count] = block.rows + row * features_;
+        walks.at[walks.count] = roots_[tree];
+        scored[walks.count] = row;
+        if (++walks.count == kMostWalks) finish();
       }
     }
+    finish();
   }
 
   void Combine(double& score, double other) const {
@@ -79,50 +124,18 @@ class Forest {
   }
 
  private:
-  static bool Holds(int32_t test, T x, T value) {
-    if (std::isnan(x) && (test & 8) != 0) return true;
-    switch (test & 7) {
-      case 0:
-        return x <= value;
-      case 1:
-        return x < value;
-      case 2:
-        return x >= value;
-      case 3:
-        return x > value;
-      case 4:
-        return x == value;
-      default:
-        return x != value;
-    }
+  void Walk(Walks<T>& walks, bool missing) const {
+    if (tests_ == Tests::kAny) return nodes_.template Walk<Tests::kAny>(walks);
+    if (KnowsMissing() && missing) return nodes_.template Walk<Tests::kLessEqualOrMissingValues>(walks);
+    nodes_.template Walk<Tests::kLessEqual>(walks);
   }
 
-  // Takes `count` walks, each of a row from a root in `at`, to their leaves. Nodes only lead to later ones, so this
-  // ends.
-  template <bool kPlain>
-  void Walk(const int64_t* rows, int64_t count, int32_t* at) const {
-    for (int64_t i = 0; i < count; ++i)
-      if (at[i] >= node_count_) FailKernel("a tree starts at node ", at[i], " of ", node_count_);
-    for (bool moved = true; moved;) {
-      moved = false;
-      for (int64_t i = 0; i < count; ++i) {
-        const int32_t current = at[i];
-        if (current < 0) continue;
-        const TreeNode<T>& node = nodes_[current];
-        const uint32_t feature = static_cast<uint32_t>(node.test) >> 4;
-        if (feature >= features_) [[unlikely]]
-          FailKernel("node ", current, " tests feature ", feature, " of ", features_);
-        const T x = rows_[rows[i] * features_ + feature];
-        const bool fails = kPlain ? !(x <= node.value) : !Holds(node.test, x, node.value);
-        const int32_t next = node.children[fails];  // a load rather than a branch, which could not be predicted
-        if (next >= 0) {
-          if (next <= current || next >= node_count_) [[unlikely]]
-            FailKernel("node ", current, " leads to ", next);
-          moved = true;
-        }
-        at[i] = next;
-      }
-    }
+  // Adds what a tree that is given in full says about a block with columns to scores [count, outputs].
+  void AddFull(const FullTree& tree, const Block<float>& block, double* scores) const {
+    float values[kBlock];
+    evaluator_.run(full_nodes_ + tree.offset, full_values_ + tree.offset, tree.levels, block.columns, block.count,
+                   values);
+    for (int64_t row = 0; row < block.count; ++row) Combine(scores[row * outputs_ + tree.target], values[row]);
   }
 
   void Give(int64_t leaf, double* scores) const {
@@ -137,43 +150,77 @@ class Forest {
     }
   }
 
-  const T* rows_;
-  uint32_t features_;
+  int64_t trees_;
+  int64_t features_;
   int64_t outputs_;
-  const TreeNode<T>* nodes_;
-  int32_t node_count_;
+  Nodes<T> nodes_;
   const int32_t* roots_;
   const int32_t* starts_;
   int64_t leaves_;
   const int32_t* targets_;
   const T* weights_;
   int64_t entries_;
-  bool plain_;
+  Tests tests_;
   Aggregate aggregate_;
+  const Evaluator& evaluator_;
+  const FullTree* full_ = nullptr;
+  const FullNode* full_nodes_ = nullptr;
+  const float* full_values_ = nullptr;
+  int64_t full_count_ = 0;
 };
 
 template <typename T>
-void Run(KernelContext& context, const DLTensor& rows, const DLTensor& scores) {
-  const Forest<T> forest(context, rows, scores);
+bool AnyMissing(const T* values, int64_t count) {
+  bool found = false;
+  for (int64_t i = 0; i < count; ++i) found |= values[i] != values[i];
+  return found;
+}
+
+// Turns rows [count, features] into columns [features, kBlock].
+void Turn(const float* rows, int64_t count, int64_t features, float* columns) {
+  for (int64_t row = 0; row < kBlock; ++row) {
+    for (int64_t f = 0; f < features; ++f) columns[f * kBlock + row] = row < count ? rows[row * features + f] : 0.0f;
+  }
+}
+
+template <typename T>
+void Run(KernelContext& context, const DLTensor& rows, const DLTensor& scores, const Evaluator& evaluator) {
+  const Forest<T> forest(context, rows, scores, evaluator);
   const int64_t count = rows.shape[0];
+  const int64_t features = rows.shape[1];
   const int64_t outputs = scores.shape[1];
   const int64_t trees = context.Input(2).shape[0];
-  T* to = Data<T>(scores);
   // Parts of trees, then of rows: neither depends on the number of threads.
   const int64_t parts = count < kFewRows ? std::clamp<int64_t>(trees / 32, 1, kMostParts) : 1;
-  const int64_t per_block = parts > 1 ? count : kBlock;
-  const int64_t blocks = (count + per_block - 1) / per_block;
-  const auto sums = context.Scratch<double>(static_cast<size_t>(parts * count * outputs));
-  context.ParallelFor(parts * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task / blocks;
-      const int64_t first = task % blocks * per_block;
-      const int64_t last = std::min(first + per_block, count);
-      double* mine = sums.data() + (part * count + first) * outputs;
-      std::fill(mine, mine + (last - first) * outputs, forest.Start());
-      forest.Add(trees * part / parts, trees * (part + 1) / parts, first, last, mine);
+  const int64_t blocks = (count + kBlock - 1) / kBlock;
+  const bool turned =
+      std::is_same_v<T, float> && forest.HasFull() && count >= kLeastColumns && features <= kFeaturesPerTree * trees;
+  if (turned) forest.CheckFull();
+  const auto columns = context.Scratch<float>(static_cast<size_t>(turned ? blocks * features * kBlock : 0));
+  const auto prepared = context.Scratch<Block<T>>(static_cast<size_t>(blocks));
+  context.ParallelFor(blocks, 1 + kForkNodes / (1 + features * kBlock), [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      const T* from = Data<const T>(rows) + block * kBlock * features;
+      const int64_t some = std::min(kBlock, count - block * kBlock);
+      float* to = turned ? columns.data() + block * features * kBlock : nullptr;
+      if constexpr (std::is_same_v<T, float>) {
+        if (turned) Turn(from, some, features, to);
+      }
+      prepared[block] = {from, some, to, forest.KnowsMissing() && AnyMissing(from, some * features)};
     }
   });
+  const auto sums = context.Scratch<double>(static_cast<size_t>(parts * count * outputs));
+  const int64_t work = (trees / parts + 1) * std::min(kBlock, count) * kUsualLevels;  // of a task, in nodes
+  context.ParallelFor(parts * blocks, 1 + kForkNodes / work, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t part = task / blocks;
+      const Block<T>& block = prepared[task % blocks];
+      double* mine = sums.data() + (part * count + task % blocks * kBlock) * outputs;
+      std::fill_n(mine, block.count * outputs, forest.Start());
+      forest.Add(trees * part / parts, trees * (part + 1) / parts, block, mine);
+    }
+  });
+  T* to = Data<T>(scores);
   for (int64_t i = 0; i < count * outputs; ++i) {
     double score = sums[i];
     for (int64_t part = 1; part < parts; ++part) forest.Combine(score, sums[part * count * outputs + i]);
@@ -181,32 +228,57 @@ void Run(KernelContext& context, const DLTensor& rows, const DLTensor& scores) {
   }
 }
 
-}  // namespace
+bool Is(const DLTensor& tensor, int32_t rank, std::string_view dtype) {
+  return tensor.ndim == rank && DTypeText(tensor.dtype) == dtype;
+}
 
-void TreeEnsemble(KernelContext& context) {
+// Whether the inputs that give trees in full are there as they should be, or not at all.
+bool FullFits(const KernelContext& context, bool wide) {
+  const size_t count = context.input_count();
+  if (count <= 6) return true;
+  if (count != 9 || wide) return false;
+  if (!context.OptionalInput(6) || !context.OptionalInput(7) || !context.OptionalInput(8)) return false;
+  const DLTensor& nodes = context.Input(7);
+  const DLTensor& values = context.Input(8);
+  return Is(context.Input(6), 2, "int32") && context.Input(6).shape[0] == context.Input(2).shape[0] &&
+         context.Input(6).shape[1] == 3 && Is(nodes, 2, "int32") && nodes.shape[1] == 2 && Is(values, 1, "float32") &&
+         values.shape[0] == nodes.shape[0];
+}
+
+void Run(KernelContext& context, const Evaluator& evaluator) {
   const DLTensor& rows = context.Input(0);
   const DLTensor& scores = context.Output(0);
   const bool wide = DTypeText(rows.dtype) == "float64";
-  const auto is = [](const DLTensor& tensor, int32_t rank, std::string_view dtype) {
-    return tensor.ndim == rank && DTypeText(tensor.dtype) == dtype;
-  };
   const std::string_view number = wide ? "float64" : "float32";
   static_assert(sizeof(TreeNode<float>) == 16 && sizeof(TreeNode<double>) == 24);
+  static_assert(sizeof(FullTree) == 12 && sizeof(FullNode) == 8);
   const DLTensor& starts = context.Input(3);
-  bool fits = is(rows, 2, number) && is(scores, 2, number) && scores.shape[0] == rows.shape[0] &&
-              is(context.Input(1), 2, "int32") && context.Input(1).shape[1] == (wide ? 6 : 4) &&
-              is(context.Input(2), 1, "int32") && is(starts, 1, "int32") && starts.shape[0] > 0 &&
-              is(context.Input(4), 1, "int32") && is(context.Input(5), 1, number) &&
+  bool fits = Is(rows, 2, number) && Is(scores, 2, number) && scores.shape[0] == rows.shape[0] &&
+              Is(context.Input(1), 2, "int32") && context.Input(1).shape[1] == (wide ? 6 : 4) &&
+              Is(context.Input(2), 1, "int32") && Is(starts, 1, "int32") && starts.shape[0] > 0 &&
+              Is(context.Input(4), 1, "int32") && Is(context.Input(5), 1, number) &&
               context.Input(4).shape[0] == context.Input(5).shape[0] && rows.shape[1] < (1 << 27) &&
               context.Input(1).shape[0] <= std::numeric_limits<int32_t>::max() && context.ints()[0] >= kAverage &&
-              context.ints()[0] <= kMaximum;
+              context.ints()[0] <= kMaximum && context.ints()[1] >= 0 &&
+              context.ints()[1] <= static_cast<int64_t>(Tests::kLessEqualOrMissingValues) && FullFits(context, wide);
   // Nodes of float64 rows hold doubles.
   fits = fits && reinterpret_cast<uintptr_t>(Data<const std::byte>(context.Input(1))) % (wide ? 8 : 4) == 0;
   if (!fits)
     FailKernel("a forest cannot give ", DTypeText(scores.dtype), ShapeText(scores), " for rows ", DTypeText(rows.dtype),
                ShapeText(rows));
   if (ElementCount(scores) == 0) return;
-  wide ? Run<double>(context, rows, scores) : Run<float>(context, rows, scores);
+  wide ? Run<double>(context, rows, scores, evaluator) : Run<float>(context, rows, scores, evaluator);
 }
+
+}  // namespace
+
+void TreeEnsemble(KernelContext& context) { Run(context, kPortable); }
+
+#if defined(__x86_64__)
+void TreeEnsembleAvx2(KernelContext& context) { Run(context, kAvx2); }
+void TreeEnsembleAvx512(KernelContext& context) { Run(context, kAvx512); }
+#elif defined(__aarch64__)
+void TreeEnsembleNeon(KernelContext& context) { Run(context, kNeon); }
+#endif
 
 }  // namespace ingot

@@ -5,8 +5,10 @@
 //          roots: int32 [trees], as a child
 //          starts: int32 [leaves + 1]; targets: int32 [m]; weights: as rows [m]: leaf i gives weights[j] to targets[j]
 //          for j of starts[i] … starts[i + 1]
+//          then, all or none, only for float32 rows, trees that are given a second time in full (full.h):
+//          full: int32 [trees, 3], FullTree; full_nodes: int32 [s, 2], FullNode; full_values: float32 [s]
 // ints     aggregate: 0 average, 1 sum, 2 minimum, 3 maximum. A target that no leaf gives anything to has the score 0.
-//          plain: 1 if every comparison is <= and no missing value goes to `yes`
+//          tests: enum Tests
 // outputs  scores: as rows [n, targets], which the program states
 //
 // Sums are in double, in an order that does not depend on the number of threads.
@@ -23,6 +25,19 @@ struct TreeNode {
   T value;              // at byte 12 for float, 16 for double
 };
 
+// What is known of all nodes of a forest.
+enum class Tests : int64_t {
+  kAny,
+  kLessEqual,                 // comparisons are <=, and no missing value passes
+  kLessEqualOrMissingValues,  // comparisons are <=
+};
+
 void TreeEnsemble(KernelContext& context);
+#if defined(__x86_64__)
+void TreeEnsembleAvx2(KernelContext& context);
+void TreeEnsembleAvx512(KernelContext& context);
+#elif defined(__aarch64__)
+void TreeEnsembleNeon(KernelContext& context);
+#endif
 
 }  // namespace ingot

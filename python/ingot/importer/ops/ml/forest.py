@@ -10,11 +10,14 @@ import numpy as np
 
 from ingot.importer import dims
 from ingot.importer.context import Context
+from ingot.importer.ops.ml.full_trees import full_trees, less_equal
 from ingot.importer.values import Value
 
 MODES = {"BRANCH_LEQ": 0, "BRANCH_LT": 1, "BRANCH_GTE": 2, "BRANCH_GT": 3, "BRANCH_EQ": 4, "BRANCH_NEQ": 5}
 MEMBER = 6
 AGGREGATES = {"AVERAGE": 0, "SUM": 1, "MIN": 2, "MAX": 3}
+#: What the kernel is told about all tests (enum Tests).
+ANY_TEST, LESS_EQUAL, LESS_EQUAL_OR_MISSING = 0, 1, 2
 
 
 @dataclass
@@ -88,7 +91,9 @@ def scores(cx: Context, forest: Forest, x: Value, aggregate: int, targets: int, 
     used = max((forest.features[i] for i in order), default=-1)
     if isinstance(x.shape[1], int) and used >= x.shape[1]:
         raise cx.error(f"the trees use feature {used}, but the input has {x.shape[1]}")
-    nodes, plain = _packed(forest, order, dtype)
+    if MODES["BRANCH_EQ"] not in forest.modes and MODES["BRANCH_NEQ"] not in forest.modes:
+        forest = less_equal(forest, dtype)
+    nodes, tests = _packed(forest, order, dtype)
     place = {node: i for i, node in enumerate(order)}
     roots = [place[r] if r >= 0 else r for r in forest.roots]
     starts = np.cumsum([0, *(len(leaf) for leaf in forest.leaves)])
@@ -98,12 +103,15 @@ def scores(cx: Context, forest: Forest, x: Value, aggregate: int, targets: int, 
         raise cx.error(f"a leaf has a weight for target {wrong}, but there are {targets}")
     inputs = [cx.cast(x, dtype), cx.constant(nodes), cx.constant(roots, "int32"), cx.constant(starts, "int32"),
               cx.constant([t for t, _ in pairs], "int32"), cx.constant([w for _, w in pairs], dtype)]
-    result: Value = cx.kernel("tree_ensemble", inputs, [([x.shape[0], targets], dtype)], ints=[aggregate, int(plain)])
+    if dtype == "float32" and tests != ANY_TEST:
+        full = full_trees(forest)
+        inputs += [cx.constant(array) for array in full or ()]
+    result: Value = cx.kernel("tree_ensemble", inputs, [([x.shape[0], targets], dtype)], ints=[aggregate, tests])
     return result
 
 
-def _packed(forest: Forest, order: list[int], dtype: str) -> tuple[np.ndarray, bool]:
-    """The kernel's nodes, and whether all of them only ask ``<=``."""
+def _packed(forest: Forest, order: list[int], dtype: str) -> tuple[np.ndarray, int]:
+    """The kernel's nodes, and what is known of all their tests."""
     place = np.zeros(len(forest.features) + 1, np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
 
@@ -115,4 +123,5 @@ def _packed(forest: Forest, order: list[int], dtype: str) -> tuple[np.ndarray, b
     record = np.dtype([("test", "i4"), ("yes", "i4"), ("no", "i4"), ("value", "f4" if dtype == "float32" else "f8")], align=True)  # TreeNode
     packed = np.zeros(len(order), record)
     packed["test"], packed["yes"], packed["no"], packed["value"] = tests, *children, column(forest.values, np.float64)
-    return packed.view(np.int32).reshape(len(order), record.itemsize // 4), not bool((tests & 15).any())
+    known = ANY_TEST if (tests & 7).any() else LESS_EQUAL_OR_MISSING if (tests & 8).any() else LESS_EQUAL
+    return packed.view(np.int32).reshape(len(order), record.itemsize // 4), known

@@ -1,0 +1,16 @@
+#include "cpu/recurrent/cells.h"
+#include "simd/vector_avx512.h"
+
+namespace ingot::recurrent {
+namespace {
+
+struct Machine {
+  using Wide = simd::Avx512;
+  using Units = simd::Avx2;
+};
+
+}  // namespace
+
+void StepAvx512(const Step<float>& step) { RunStep<Machine>(step); }
+
+}  // namespace ingot::recurrent

@@ -1,0 +1,16 @@
+#include "cpu/recurrent/cells.h"
+#include "simd/vector_neon.h"
+
+namespace ingot::recurrent {
+namespace {
+
+struct Machine {
+  using Wide = simd::Neon;
+  using Units = simd::Neon;
+};
+
+}  // namespace
+
+void StepNeon(const Step<float>& step) { RunStep<Machine>(step); }
+
+}  // namespace ingot::recurrent
