@@ -81,3 +81,16 @@ def test_pools(shape: tuple[int, ...], kernel: int, stride: int, seed: int) -> N
 def test_no_elements_are_no_work(node: object) -> None:
     outputs, _ = run(model([node], {"x": ("float32", ["n", 5])}, ["y"]), {"x": np.zeros((0, 5), np.float32)})  # type: ignore[list-item]
     assert outputs["y"].size == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 50), (1, 7)])
+def test_a_truth_value_that_is_read_twice_in_one_loop(shape: tuple[int, int]) -> None:
+    # Keras' lookup of negative indices, as tf2onnx writes it: both cases, each times whether it holds.
+    x = np.random.default_rng(0).integers(-9, 9, shape).astype(np.int32)
+    nodes = [helper.make_node("Add", ["x", "hundred"], ["around"]), helper.make_node("Less", ["x", "zero"], ["negative"]),
+             helper.make_node("Not", ["negative"], ["positive"]), helper.make_node("Cast", ["negative"], ["n"], to=6),
+             helper.make_node("Cast", ["positive"], ["p"], to=6), helper.make_node("Mul", ["n", "around"], ["a"]),
+             helper.make_node("Mul", ["x", "p"], ["b"]), helper.make_node("Add", ["a", "b"], ["y"])]
+    weights = {"hundred": np.array(100, np.int32), "zero": np.array(0, np.int32)}
+    outputs, _ = run(model(nodes, {"x": ("int32", ["a", "b"])}, ["y"], weights), {"x": x})
+    np.testing.assert_array_equal(outputs["y"], np.where(x < 0, x + 100, x))

@@ -157,6 +157,9 @@ def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override
         dtype = dtype_name(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except KeyError:
         raise CompileError(f"{source}: input '{declared.name}' has an unknown element type ({tensor.elem_type})") from None
+    if dtype.startswith("complex"):
+        raise UnsupportedError(f"{source}: input '{declared.name}' is of complex numbers, {dtype}; a model can take real and imaginary parts "
+                               "as an axis of extent 2, as ONNX's DFT does")
     if override is None and not tensor.HasField("shape"):
         raise UnsupportedError(f"{source}: input '{declared.name}' has no shape, not even a rank; give one with --shape {declared.name}=...")
     if override is not None and tensor.HasField("shape") and len(override) != len(tensor.shape.dim):

@@ -54,6 +54,12 @@ for _name, _operator in {
     _unary(_name, _operator)
 
 
+@onnx_op("Erfc")
+def erfc(cx: Context, x: Value) -> Value:
+    """TensorFlow's, which tf2onnx leaves in the graph although ONNX has none: Keras' gelu is made of it."""
+    return in_float32(cx, lambda a: relax.op.subtract(relax.const(1.0, str(a.ty.dtype)), relax.op.erf(a)), x)
+
+
 def _from_c(name: str, c_function: str) -> None:
     """Registers a function that C has, but TVM has no code for on every path."""
 

@@ -166,7 +166,7 @@ def _expanded(value: Any, inlinable: dict[Any, Stage], reduction: bool = False) 
 
     for element in elements:
         element.value = inlined(element.value)
-        if may_name and element.uses > 1:
+        if may_name and element.uses > 1 and str(element.load.source.ty.dtype) != "bool":  # LLVM takes no name for a vector of those
             number = integral.as_float(element.value, whole)
             element.name = tirx.Var("x", str(element.load.source.ty.dtype) if number is None else "float32")
             if number is not None:
