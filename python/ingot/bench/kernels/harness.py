@@ -68,14 +68,18 @@ def measure(problems: Sequence[Problem], options: Options, progress: Callable[[s
     with tempfile.TemporaryDirectory() as folder:
         for threads in options.threads:
             progress("measuring the machine", None, f"{threads} threads")
-            limits = _limits(threads)
-            found["measured"].append(limits)
+            before, cases = _limits(threads), []
             for kernel, contestants in chosen.items():
                 own = [p for p in problems if p.kernel == kernel]
                 with _workers(contestants, threads, options.modules) as workers:
                     for number, problem in enumerate(own):
                         progress(f"{kernel}, {threads} threads", number / len(own), str(problem))
-                        found["cases"].append(_case(problem, workers, threads, options, limits, Path(folder)))
+                        cases.append(_case(problem, workers, threads, options, Path(folder)))
+            after = _limits(threads)
+            found["measured"].append({name: max(before[name], after[name]) for name in before})
+            for case in cases:
+                _add_rates(case, found["measured"][-1])
+            found["cases"] += cases
     return found
 
 
@@ -152,25 +156,20 @@ def _cache() -> int:
     return max((int(c["bytes"]) for c in machine()["caches"]), default=32 << 20)
 
 
-def _case(problem: Problem, workers: Sequence[_Worker], threads: int, options: Options, limits: dict[str, float], folder: Path) -> dict[str, Any]:
+def _case(problem: Problem, workers: Sequence[_Worker], threads: int, options: Options, folder: Path) -> dict[str, Any]:
     sets = _sets(problem, options)
     reference = folder / "reference.npy"
     np.save(reference, problem.reference(problem.inputs()))
     rows = {w.contestant.name: _ready(w, problem, threads, sets, reference) for w in workers}
     running = [w for w in workers if rows[w.contestant.name]["status"] == "ok"]
     times = _times(running, options, rows)
-    memory = problem.bytes if problem.rotating * sets > _cache() else 0
     for name, seconds in times.items():
-        rows[name].update(_reached(problem, summarize(seconds).as_dict(), rows[name]["arithmetic"], memory, limits))
+        rows[name]["seconds"] = summarize(seconds).as_dict()
     for worker in workers:
         if worker.process is not None:
             worker.ask({"unload": True})
-    first = next((row["seconds"]["median"] for row in rows.values() if row["status"] == "ok"), None)
-    for row in rows.values():
-        if row["status"] == "ok":
-            row["ratio"] = row["seconds"]["median"] / first
     return {"kernel": problem.kernel, "shape": problem.shape, "dtype": problem.dtype, "flags": list(problem.flags), "threads": threads,
-            "flops": problem.flops, "bytes": problem.bytes, "sets": sets, "from_memory": memory > 0,
+            "flops": problem.flops, "bytes": problem.bytes, "sets": sets, "from_memory": problem.rotating * sets > _cache(),
             "contestants": [{"name": name, **row} for name, row in rows.items()]}
 
 
@@ -212,12 +211,18 @@ def _times(workers: Sequence[_Worker], options: Options, rows: dict[str, dict[st
     return {name: found for name, found in times.items() if found and rows[name]["status"] == "ok"}
 
 
-def _reached(problem: Problem, seconds: dict[str, float], arithmetic: str, memory: int, limits: dict[str, float]) -> dict[str, Any]:
-    """Rates, and the share of the least time that the measured peak and bandwidth allow; ``memory`` is how many bytes the caches do not hold."""
+def _add_rates(case: dict[str, Any], limits: dict[str, float]) -> None:
+    """Adds rates, ratios to the first contestant, and the share of the least time that the measured peak and bandwidth allow.
+
+    Bytes count for the least time only where the caches do not hold the operands.
+    """
     from ingot.runtime import machine
 
-    median = seconds["median"]
-    least = max(problem.flops / limits[ARITHMETICS[arithmetic]], memory / limits["bandwidth_gb_s"]) * 1e-9
-    known = not _UNMEASURED.get(arithmetic, set()) & set(machine()["features"])
-    return {"seconds": seconds, "gflop_s": problem.flops / median * 1e-9, "gb_s": problem.bytes / median * 1e-9,
-            "roofline": least / median if known else None}
+    features = set(machine()["features"])
+    timed = [row for row in case["contestants"] if row["status"] == "ok"]
+    for row in timed:
+        median, arithmetic = row["seconds"]["median"], row["arithmetic"]
+        memory = case["bytes"] / limits["bandwidth_gb_s"] if case["from_memory"] else 0
+        least = max(case["flops"] / limits[ARITHMETICS[arithmetic]], memory) * 1e-9
+        row.update(gflop_s=case["flops"] / median * 1e-9, gb_s=case["bytes"] / median * 1e-9, ratio=median / timed[0]["seconds"]["median"],
+                   roofline=None if _UNMEASURED.get(arithmetic, set()) & features else least / median)
