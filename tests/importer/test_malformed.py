@@ -116,6 +116,43 @@ def test_inputs_of_strings_and_unknown_ranks_are_refused(refuse: Callable[..., s
     assert "--shape x=" in refuse(rankless)
 
 
+def test_inputs_of_complex_numbers_or_of_more_elements_than_memory_has_are_refused(refuse: Callable[..., str]) -> None:
+    complex_ = valid()
+    complex_.graph.input[0].type.tensor_type.elem_type = TensorProto.COMPLEX128
+    assert "complex numbers" in refuse(complex_)
+    huge = valid()
+    huge.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**63 - 1
+    assert "more elements than any machine's memory" in refuse(huge)
+
+
+def test_types_that_an_operator_does_not_take_are_named(refuse: Callable[..., str]) -> None:
+    unsigned = graph(helper.make_node("Cast", ["x"], ["u"], to=TensorProto.UINT16), helper.make_node("Neg", ["u"], ["y"], name="sign"))
+    assert "node 'sign' (Neg, opset 20): uint16 has no negative numbers" in refuse(unsigned)
+    mixed = graph(helper.make_node("Cast", ["x"], ["u"], to=TensorProto.UINT8), helper.make_node("DequantizeLinear", ["u", "s", "z"], ["y"]),
+                  weights={"s": np.array(0.1, np.float32), "z": np.array(1, np.int8)})
+    assert "the zero point is int8, but the numbers are uint8" in refuse(mixed)
+
+
+def test_an_extent_that_would_be_negative_is_refused_when_the_model_runs(tmp_path: Path) -> None:
+    # Two convolutions without padding, and a reshape to what the exporter computed their length to be.
+    nodes = [helper.make_node("Conv", ["x", "k"], ["a"], strides=[5]), helper.make_node("Conv", ["a", "k2"], ["b"], strides=[2]),
+             helper.make_node("Shape", ["x"], ["s"], start=2), helper.make_node("Sub", ["s", "ten"], ["d"]),
+             helper.make_node("Div", ["d", "five"], ["e"]), helper.make_node("Sub", ["e", "two"], ["f"]), helper.make_node("Div", ["f", "two"], ["g"]),
+             helper.make_node("Add", ["g", "one"], ["length"]), helper.make_node("Concat", ["minus", "length"], ["to"], axis=0),
+             helper.make_node("Reshape", ["b", "to"], ["y"])]
+    rng = np.random.default_rng(0)
+    weights = {"k": rng.standard_normal((1, 1, 10), np.float32), "k2": rng.standard_normal((1, 1, 3), np.float32), "ten": np.array([10]),
+               "five": np.array([5]), "two": np.array([2]), "one": np.array([1]), "minus": np.array([-1])}
+    model = helper.make_model(helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "samples"])], [Y],
+                                                [numpy_helper.from_array(a, n) for n, a in weights.items()]),
+                              opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    ingot.compile(model, tmp_path / "m.ingot", samples=0)
+    loaded = ingot.load(tmp_path / "m.ingot")
+    assert loaded.run(x=np.ones((2, 1, 40), np.float32))["y"].shape == (2, 3)
+    with pytest.raises(IngotError, match="samples is too small"):
+        loaded.run(x=np.ones((2, 1, 4), np.float32))
+
+
 def test_mutations_of_a_valid_file_never_end_the_process(tmp_path: Path) -> None:
     whole = valid().SerializeToString()
     rng = random.Random(0)

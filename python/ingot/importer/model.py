@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from ingot.importer.values import AnyValue, MissingValue, SequenceValue, Value, 
 from ingot.importer.weights import dtype_name
 
 OLDEST_OPSET = 7
+_MOST_ELEMENTS = 2**47  # user space of a 64-bit process
 
 
 def import_model(
@@ -183,4 +185,6 @@ def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override
         if name not in symbols:
             symbols[name] = dims.symbol(name)
         shape.append(symbols[name])
+    if math.prod(max(extent, 1) for extent in shape if isinstance(extent, int)) > _MOST_ELEMENTS:
+        raise CompileError(f"{source}: input '{declared.name}' of shape {dims.text(shape)} has more elements than any machine's memory")
     return TensorSpec(declared.name, dtype, tuple(shape))

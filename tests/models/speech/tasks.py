@@ -55,7 +55,7 @@ TASKS: dict[str, Task] = {
     "whisper-decoder": Task(lambda: Decoder(WhisperForConditionalGeneration(WhisperConfig(**WHISPER))), written, WRITTEN, **LABELS, attention=4),
     "wav2vec2-base": Task(lambda: Results(Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC)), "logits"), sound, SOUND, **LABELS, shapes=SAMPLES, attention=2),
     "wav2vec2-large": Task(lambda: Results(Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC, **LARGE)), "logits"), masked_sound, MASKED, **LABELS,
-                           shapes=SAMPLES, attention=2),
+                           shapes=SAMPLES, attention=2, exporters=("dynamo",)),
     "lstm-ctc": Task(LstmCtc, bands, {"features": {0: "batch", 1: "frames"}}, ["log_probabilities"], ("log_probabilities",),
                      shapes=((2, 41), (1, 41), (3, 100)), exporters=("torchscript",)),
 }

@@ -84,6 +84,8 @@ def sign(cx: Context, x: Value) -> Value:
 
 @onnx_op("Neg")
 def neg(cx: Context, x: Value) -> Value:
+    if x.dtype.startswith("uint"):
+        raise cx.error(f"{x.dtype} has no negative numbers")
     return cx.op(relax.op.negative(x.expr))
 
 

@@ -132,6 +132,8 @@ def dequantize_linear(cx: Context, x: Value, scale: Value, zero: Value | None = 
     dtype = dtype_of(cx, output_dtype) if output_dtype else scale.dtype
     if dtype not in (*NARROW_FLOATS, "float32", "float64"):
         raise cx.error(f"numbers cannot be dequantized to {dtype}")
+    if zero is not None and zero.dtype != x.dtype:
+        raise cx.error(f"the zero point is {zero.dtype}, but the numbers are {x.dtype}")
     if simple(x, scale, zero, x.dtype, block_size) and dtype == "float32":
         return cx.op(relax.op.dequantize(x.expr, *parameters(cx, x, scale, zero, axis, x.dtype), axis % max(1, x.ndim), dtype))
     kept = _kept(cx, x, scale, zero, axis, block_size, dtype)
