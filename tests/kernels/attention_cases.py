@@ -195,8 +195,8 @@ def stored(case: Case, data: Data) -> Data:
     def empty(array: np.ndarray) -> np.ndarray:
         return np.zeros((*pools, *array.shape[2:]), array.dtype)
 
-    scales = [None if s is None else empty(s) for s in (data.k_scales, data.v_scales)]
-    result = Data(data.q, empty(data.k), empty(data.v), data.mask, lengths, data.slopes, data.sinks, *scales, data.ring)
+    result = replace(data, k=empty(data.k), v=empty(data.v), lengths=lengths, k_scales=None if data.k_scales is None else empty(data.k_scales),
+                     v_scales=None if data.v_scales is None else empty(data.v_scales))
     poison(result, ...)
     turning = case.keys - case.pinned  # slots that a ring reuses
     for b, length in enumerate(lengths):

@@ -167,6 +167,7 @@ def test_pages_may_be_shared_and_lie_in_any_layout(tmp_path: Path) -> None:
             data = make(case)
             pools = [rng.standard_normal((5, 4, 2, 8)).astype(np.float32) for _ in range(2)]
             pages = np.array([[3, 1, 3], [1, 0, 4]], np.int32)
-            expected, bound = reference(case, Data(data.q, *(pool[pages].reshape(2, 12, 2, 8) for pool in pools)))
-            found = run(case, Data(data.q, *pools, pages=pages), tmp_path)
+            keys, values = (pool[pages].reshape(2, 12, 2, 8) for pool in pools)
+            expected, bound = reference(case, Data(data.q, keys, values))
+            found = run(case, Data(data.q, pools[0], pools[1], pages=pages), tmp_path)
             assert (np.abs(found - expected) <= bound).all()

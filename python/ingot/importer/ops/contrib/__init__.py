@@ -13,5 +13,6 @@ from ingot.importer.ops.contrib import inverse as inverse
 from ingot.importer.ops.contrib import move as move
 from ingot.importer.ops.contrib import multihead as multihead
 from ingot.importer.ops.contrib import normalize as normalize
+from ingot.importer.ops.contrib import paged as paged
 from ingot.importer.ops.contrib import qlinear as qlinear
 from ingot.importer.ops.contrib import rotary as rotary

@@ -40,7 +40,7 @@ def group_query_attention(cx: Context, query: Value, key: Value | None = None, v
     refuse(cx, not causal and local_window_size >= 0, "a local window is for causal attention; set local_window_size=-1")
     if seqlens_k is None or total_sequence_length is None:
         raise cx.error("seqlens_k and total_sequence_length are needed")
-    q, k, v = _heads(cx, query, key, value, num_heads, kv_num_heads)
+    q, k, v = split_query(cx, query, key, value, num_heads, kv_num_heads)
     if q_norm_weight is not None and k_norm_weight is not None:
         q = rms_normalization(cx, q, q_norm_weight, epsilon=qk_norm_epsilon if q_norm_epsilon is None else q_norm_epsilon)
         k = rms_normalization(cx, k, k_norm_weight, epsilon=qk_norm_epsilon if k_norm_epsilon is None else k_norm_epsilon)
@@ -167,7 +167,7 @@ def _written(cx: Context, past: Value, new: Value, tokens: _Tokens) -> Value:
     return cx.wrap(cx.te(compute, cx.cast(past, new.dtype), new, *optional, name="cache"))
 
 
-def _heads(cx: Context, query: Value, key: Value | None, value: Value | None, heads: int, kv_heads: int) -> tuple[Value, Value, Value]:
+def split_query(cx: Context, query: Value, key: Value | None, value: Value | None, heads: int, kv_heads: int) -> tuple[Value, Value, Value]:
     """Q, K and V as [batch, sequence, heads, size]."""
     refuse(cx, kv_heads < 1 or heads % max(kv_heads, 1) != 0, f"{heads} heads of queries do not share {kv_heads} heads of keys evenly")
     refuse(cx, query.ndim != 3, f"queries of shape {dims.text(query.shape)} are not supported; they are [batch, sequence, hidden size]")
