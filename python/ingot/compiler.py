@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot import _version
-from ingot.errors import CompileError, PrecisionWarning
+from ingot.errors import CompileError, IngotError, InternalError, PrecisionWarning
 from ingot.sources import Source, load_source
 
 if TYPE_CHECKING:
@@ -198,6 +198,11 @@ class _Stages:
         start = time.perf_counter()
         try:
             yield
+        except (IngotError, MemoryError, OSError):
+            raise
+        except Exception as error:  # of TVM, say: what it says is kept, and whoever catches Ingot's errors catches it
+            what = str(error).strip().partition("\n")[0]
+            raise InternalError(f"a defect of Ingot, please report it with the model: {stage}: {type(error).__name__}: {what}") from error
         finally:
             self._report.timings[stage] = self._report.timings.get(stage, 0.0) + time.perf_counter() - start
         self._progress(stage, 1.0, "")
