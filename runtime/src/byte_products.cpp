@@ -1,9 +1,7 @@
 #include "byte_products.h"
 
 #include <algorithm>
-#include <cstddef>
 #include <iterator>
-#include <utility>
 
 #include "machine.h"
 
@@ -11,124 +9,73 @@ namespace ingot {
 namespace {
 
 constexpr int64_t kRounds = 200000;
-constexpr size_t kChains = 12;  // as for float32: a latency of 4 to 5 cycles times 2 units, within 16 registers
+constexpr int kChains = 12;  // as for float32: a latency of 4 to 5 cycles times 2 units, within 16 registers
 
-template <size_t kBytes>
-struct Vector {
-  typedef int16_t Words __attribute__((vector_size(kBytes)));
-};
+// A loop is assembly as a whole: a compiler would multiply equal operands once, before it. Registers 0 to 11 are the
+// sums, 13 and 14 the operands, 15 holds products; whatever they hold at first, integers are multiplied in equal time.
+#define INGOT_TWELVE(step)                                                                                       \
+  step("0") step("1") step("2") step("3") step("4") step("5") step("6") step("7") step("8") step("9") step("10") \
+      step("11")
 
-// An instruction is a type: the size of its vectors, the products of a step, and a step, which adds products of a and b
-// to a sum. Steps are assembly, as a compiler would multiply equal operands once, before the loop. Sums may wrap:
-// nothing reads them.
 #if defined(__x86_64__)
-struct VnniZmm {  // four products in each of 16 lanes of 32 bits
-  static constexpr size_t kBytes = 64;
-  static constexpr int kProducts = 64;
-  template <typename Words>
-  __attribute__((always_inline)) static inline void Add(Words& sum, const Words& a, const Words& b) {
-    __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-  }
-};
-struct VnniYmm {
-  static constexpr size_t kBytes = 32;
-  static constexpr int kProducts = 32;
-  template <typename Words>
-  __attribute__((always_inline)) static inline void Add(Words& sum, const Words& a, const Words& b) {
-    __asm__ volatile("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
-  }
-};
+#define INGOT_LOOP(step, end)                                                                                          \
+  int64_t left = kRounds;                                                                                              \
+  __asm__ volatile("1:\n\t" INGOT_TWELVE(step) "dec %0\n\tjnz 1b\n\t" end                                              \
+                   : "+r"(left)                                                                                        \
+                   :                                                                                                   \
+                   : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
+                     "xmm13", "xmm14", "xmm15", "cc")
+
+// Four products in each lane of 32 bits.
+#define INGOT_VNNI_ZMM(sum) "vpdpbusd %%zmm13, %%zmm14, %%zmm" sum "\n\t"
+#define INGOT_VNNI_YMM(sum) "%{vex%} vpdpbusd %%ymm13, %%ymm14, %%ymm" sum "\n\t"
 // Pairs of products added up in 16 bits, as kernels do that widen the sums of several pairs at once.
-struct PairsZmm {
-  static constexpr size_t kBytes = 64;
-  static constexpr int kProducts = 64;
-  template <typename Words>
-  __attribute__((always_inline)) static inline void Add(Words& sum, const Words& a, const Words& b) {
-    Words pairs;
-    __asm__ volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+v"(sum), "=&v"(pairs) : "v"(a), "v"(b));
-  }
-};
-struct PairsYmm {
-  static constexpr size_t kBytes = 32;
-  static constexpr int kProducts = 32;
-  template <typename Words>
-  __attribute__((always_inline)) static inline void Add(Words& sum, const Words& a, const Words& b) {
-    Words pairs;
-    __asm__ volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(pairs) : "x"(a), "x"(b));
-  }
-};
-struct Baseline {  // SSE2 multiplies words
-  static constexpr size_t kBytes = 16;
-  static constexpr int kProducts = 8;
-  template <typename Words>
-  __attribute__((always_inline)) static inline void Add(Words& sum, const Words& a, const Words& b) {
-    Words pairs = a;
-    __asm__ volatile("pmaddwd %2, %1\n\tpaddd %1, %0" : "+x"(sum), "+x"(pairs) : "x"(b));
-  }
-};
+#define INGOT_PAIRS_ZMM(sum) "vpmaddubsw %%zmm13, %%zmm14, %%zmm15\n\tvpaddw %%zmm15, %%zmm" sum ", %%zmm" sum "\n\t"
+#define INGOT_PAIRS_YMM(sum) "vpmaddubsw %%ymm13, %%ymm14, %%ymm15\n\tvpaddw %%ymm15, %%ymm" sum ", %%ymm" sum "\n\t"
+// SSE2 multiplies words.
+#define INGOT_WORDS(sum) "movdqa %%xmm13, %%xmm15\n\tpmaddwd %%xmm14, %%xmm15\n\tpaddd %%xmm15, %%xmm" sum "\n\t"
+
+void VnniZmm() { INGOT_LOOP(INGOT_VNNI_ZMM, "vzeroupper"); }
+void VnniYmm() { INGOT_LOOP(INGOT_VNNI_YMM, "vzeroupper"); }
+void PairsZmm() { INGOT_LOOP(INGOT_PAIRS_ZMM, "vzeroupper"); }
+void PairsYmm() { INGOT_LOOP(INGOT_PAIRS_YMM, "vzeroupper"); }
+void Words() { INGOT_LOOP(INGOT_WORDS, ""); }
 #else
-struct Matrices {  // two rows by two columns over eight k
-  static constexpr size_t kBytes = 16;
-  static constexpr int kProducts = 32;
-  template <typename Words>
-  __attribute__((always_inline)) static inline void Add(Words& sum, const Words& a, const Words& b) {
-    __asm__ volatile("smmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(a), "w"(b));
-  }
-};
-struct DotProducts {
-  static constexpr size_t kBytes = 16;
-  static constexpr int kProducts = 16;
-  template <typename Words>
-  __attribute__((always_inline)) static inline void Add(Words& sum, const Words& a, const Words& b) {
-    __asm__ volatile("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(a), "w"(b));
-  }
-};
-struct Baseline {
-  static constexpr size_t kBytes = 16;
-  static constexpr int kProducts = 8;
-  template <typename Words>
-  __attribute__((always_inline)) static inline void Add(Words& sum, const Words& a, const Words& b) {
-    __asm__ volatile("smlal %0.8h, %1.8b, %2.8b" : "+w"(sum) : "w"(a), "w"(b));
-  }
-};
+#define INGOT_LOOP(step, begin)                                                                                     \
+  int64_t left = kRounds;                                                                                           \
+  __asm__ volatile(begin "1:\n\t" INGOT_TWELVE(step) "subs %0, %0, #1\n\tb.ne 1b"                                   \
+                   : "+r"(left)                                                                                     \
+                   :                                                                                                \
+                   : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v13", "v14", "v15", \
+                     "cc")
+
+// Two rows by two columns over eight k.
+#define INGOT_MATRICES(sum) "smmla v" sum ".4s, v13.16b, v14.16b\n\t"
+#define INGOT_DOT_PRODUCTS(sum) "sdot v" sum ".4s, v13.16b, v14.16b\n\t"
+#define INGOT_LONG(sum) "smlal v" sum ".8h, v13.8b, v14.8b\n\t"
+
+void Matrices() { INGOT_LOOP(INGOT_MATRICES, ".arch armv8.2-a+i8mm\n\t"); }
+void DotProducts() { INGOT_LOOP(INGOT_DOT_PRODUCTS, ".arch armv8.2-a+dotprod\n\t"); }
+void Long() { INGOT_LOOP(INGOT_LONG, ""); }
 #endif
-
-// The chains are named by a pack and not by an index: GCC keeps an array that a loop runs over in memory.
-template <typename Instruction, size_t... kChain>
-__attribute__((always_inline)) inline double RunChains(std::index_sequence<kChain...>) {
-  using Words = typename Vector<Instruction::kBytes>::Words;
-  Words sums[sizeof...(kChain)] = {(Words{} + static_cast<int16_t>(kChain))...};
-  const Words a = Words{} + int16_t{0x0301};
-  const Words b = Words{} + int16_t{0x0102};
-  for (int64_t round = 0; round < kRounds; ++round) (Instruction::Add(sums[kChain], a, b), ...);
-  return 2.0 * Instruction::kProducts * sizeof...(kChain) * static_cast<double>(kRounds);
-}
-
-template <typename Instruction>
-__attribute__((always_inline)) inline double Run() {
-  return RunChains<Instruction>(std::make_index_sequence<kChains>());
-}
 
 struct Row {
   const char* feature;  // that it needs, by Linux's name; nullptr for the architecture's baseline
-  double (*run)();
+  int products;         // of a step
+  void (*run)();
 };
 
-// Each function is compiled for the instruction set that it is picked for. The fastest comes first.
-#if defined(__x86_64__)
-__attribute__((target("avx512f,avx512bw,avx512vnni"))) double RunVnniZmm() { return Run<VnniZmm>(); }
-__attribute__((target("avx512f,avx512bw"))) double RunPairsZmm() { return Run<PairsZmm>(); }
-__attribute__((target("avx2"))) double RunVnniYmm() { return Run<VnniYmm>(); }
-__attribute__((target("avx2"))) double RunPairsYmm() { return Run<PairsYmm>(); }
+// The fastest first.
 constexpr Row kRows[] = {
-    {"avx512_vnni", RunVnniZmm}, {"avx512bw", RunPairsZmm}, {"avx_vnni", RunVnniYmm},
-    {"avx2", RunPairsYmm},       {nullptr, Run<Baseline>},
-};
+#if defined(__x86_64__)
+    {"avx512_vnni", 64, VnniZmm}, {"avx512bw", 64, PairsZmm}, {"avx_vnni", 32, VnniYmm},
+    {"avx2", 32, PairsYmm},       {nullptr, 8, Words},
 #else
-__attribute__((target("arch=armv8.2-a+i8mm"))) double RunMatrices() { return Run<Matrices>(); }
-__attribute__((target("arch=armv8.2-a+dotprod"))) double RunDotProducts() { return Run<DotProducts>(); }
-constexpr Row kRows[] = {{"i8mm", RunMatrices}, {"asimddp", RunDotProducts}, {nullptr, Run<Baseline>}};
+    {"i8mm", 32, Matrices},
+    {"asimddp", 16, DotProducts},
+    {nullptr, 8, Long},
 #endif
+};
 
 }  // namespace
 
@@ -136,7 +83,8 @@ double MultiplyBytes() {
   static const Row& best = *std::find_if(std::begin(kRows), std::end(kRows), [](const Row& row) {
     return row.feature == nullptr || HasFeature(row.feature);
   });
-  return best.run();
+  best.run();
+  return 2.0 * best.products * kChains * static_cast<double>(kRounds);
 }
 
 }  // namespace ingot

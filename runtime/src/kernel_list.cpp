@@ -46,7 +46,7 @@ std::string KernelsJson() {
     if (json.size() > 1) json += ',';
     AppendEntry(json, name, entry);
   }
-  return json += "]";
+  return json += ']';
 }
 
 }  // namespace ingot
