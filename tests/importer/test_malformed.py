@@ -137,7 +137,8 @@ def test_an_extent_that_would_be_negative_is_refused_when_the_model_runs(tmp_pat
     # Two convolutions without padding, and a reshape to what the exporter computed their length to be.
     nodes = [helper.make_node("Conv", ["x", "k"], ["a"], strides=[5]), helper.make_node("Conv", ["a", "k2"], ["b"], strides=[2]),
              helper.make_node("Shape", ["x"], ["s"], start=2), helper.make_node("Sub", ["s", "ten"], ["d"]),
-             helper.make_node("Div", ["d", "five"], ["e"]), helper.make_node("Sub", ["e", "two"], ["f"]), helper.make_node("Div", ["f", "two"], ["g"]),
+             helper.make_node("Div", ["d", "five"], ["e"]), helper.make_node("Sub", ["e", "two"], ["f"]),
+             helper.make_node("Div", ["f", "two"], ["g"]),
              helper.make_node("Add", ["g", "one"], ["length"]), helper.make_node("Concat", ["minus", "length"], ["to"], axis=0),
              helper.make_node("Reshape", ["b", "to"], ["y"])]
     rng = np.random.default_rng(0)
