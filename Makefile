@@ -14,7 +14,7 @@ CPP := $(shell find runtime kernels examples tests -name '*.cpp' -o -name '*.cc'
 TIDY := $(filter-out %_neon.cpp %_neon_dotprod.cpp %_neon_i8mm.cpp,$(shell find runtime/src kernels -name '*.cpp' 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast test-aarch64 lint format bench report clean
+.PHONY: help setup build demo test test-fast test-aarch64 test-sanitize lint format bench report clean
 
 help: ## list these commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,6 +47,9 @@ test-fast: setup ## the tests that compile no large model
 
 test-aarch64: setup ## the tests that run code for aarch64 under qemu, which `make test` runs too; libingot is cross-compiled into build/aarch64
 	$(PY) -m pytest -n $(JOBS) --dist loadgroup tests/levels -k aarch64
+
+test-sanitize: setup ## the tests of runtime and kernels with AddressSanitizer and UndefinedBehaviorSanitizer in libingot, built into build/sanitize
+	JOBS=$(JOBS) $(PY) tests/sanitized.py
 
 lint: setup ## ruff, mypy, clang-format and clang-tidy, changing nothing
 	$(PY) -m ruff check $(PYTHON_SOURCES)
