@@ -305,7 +305,7 @@ def test_a_form_becomes_the_kernel(name: str, tmp_path: Path) -> None:
     call = next(b.value for b in bindings(after.main) if isinstance(b.value, relax.Call) and b.value.op.name == "relax.call_pure_packed")
     ints = [int(i.value) for i in call.args[3].fields]
     floats = [float(f.value.numpy()) for f in call.args[4].fields]
-    assert ints[4:] == [-1, -1, 0]
+    assert ints[4:] == [-1, -1, 0, 0]
     assert tuple(ints[:4]) == form.layouts
     np.testing.assert_allclose(floats, [form.scale, form.softcap], rtol=1e-6)
 
