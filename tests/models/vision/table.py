@@ -1,0 +1,171 @@
+"""Every vision model that is tested: how it is built, which image sizes it runs at, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.models.vision.layers import settled
+
+DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+
+
+@dataclass(frozen=True)
+class VisionModel:
+    """A row of the table: images [batch, 3, height, width] → ``outputs``.
+
+    ``sizes`` are the image sizes that one artifact is run at, the first also that of the export; with one size, height and width are fixed.
+    ``candidates`` is for detectors, whose outputs are boxes, scores, labels and images: how many boxes (of each label) they choose from, for an
+    image of the first size.
+    """
+
+    build: Callable[[], nn.Module]
+    sizes: tuple[tuple[int, int], ...] = ((160, 192), (224, 160))
+    candidates: int = 0
+
+    @property
+    def dynamic_shapes(self) -> dict[str, dict[int, str]]:
+        """What :func:`ingot.export.export_module` takes."""
+        return {"images": DYNAMIC if len(self.sizes) > 1 else {0: "batch"}}
+
+
+def _yolo() -> nn.Module:
+    from tests.models.vision.yolo import Yolo
+
+    heads = {f"heads.{i}.{part}.2": wanted for i in range(3) for part, wanted in (("box", (1.5, 0.0)), ("label", (1.4, -6.0)))}
+    return settled(Yolo, (160, 192), heads, lambda module, x: module.candidates(x))  # type: ignore[operator]
+
+
+def _ssd() -> nn.Module:
+    from tests.models.vision.ssd import Ssd
+
+    heads = {f"{part}.{i}": wanted for i in range(6) for part, wanted in (("boxes", (1.0, 0.0)), ("labels", (1.2, 0.0)))}
+    return settled(lambda: Ssd(width=24), (320, 288), heads, lambda module, x: module.candidates(x))  # type: ignore[operator]
+
+
+def _rcnn(masks: bool) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from tests.models.vision.rcnn import FasterRcnn
+
+        heads = {"proposals.score": (2.0, 0.0), "proposals.box": (0.3, 0.0), "label": (1.5, 0.0), "box": (0.5, 0.0)}
+        return settled(lambda: FasterRcnn(masks, blocks=(2, 2, 2, 2)), (160, 192), heads)
+
+    return build
+
+
+def _unet() -> nn.Module:
+    from tests.models.vision.unet import UNet
+
+    return settled(lambda: UNet(width=16), (160, 192))
+
+
+def _deeplab() -> nn.Module:
+    from tests.models.vision.deeplab import DeepLab
+
+    return settled(lambda: DeepLab(width=32, channels=64, blocks=(2, 2, 2, 2)), (160, 192))
+
+
+class Named(nn.Module):
+    """A model of transformers: images → some of its results; more arguments are fixed."""
+
+    exported_prefix = "model."
+
+    def __init__(self, model: nn.Module, *names: str, **fixed: Any) -> None:
+        super().__init__()
+        self.model, self.names, self.fixed = model, names, fixed
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        results = self.model(pixel_values=images, **self.fixed)
+        return {name: getattr(results, name) for name in self.names}
+
+
+class QueryDetector(nn.Module):
+    """DETR, RT-DETR and YOLOS with what comes after them: labels, scores above a threshold, boxes in pixels."""
+
+    exported_prefix = "model."
+
+    def __init__(self, model: nn.Module, background: bool, threshold: float) -> None:
+        super().__init__()
+        self.model, self.background, self.threshold = model, background, threshold
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        results = self.model(pixel_values=images)
+        scores, labels = (results.logits.softmax(2)[..., :-1] if self.background else results.logits.sigmoid()).max(2)
+        middle, half = results.pred_boxes[..., :2], results.pred_boxes[..., 2:] / 2
+        scale = torch.tensor([images.shape[3], images.shape[2]] * 2)
+        boxes = torch.cat([middle - half, middle + half], 2) * scale
+        image, query = torch.nonzero(scores > self.threshold).unbind(1)
+        return {"boxes": boxes[image, query], "scores": scores[image, query], "labels": labels[image, query], "images": image}
+
+
+def _resnet18() -> nn.Module:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=1000)
+    return settled(lambda: Named(ResNetForImageClassification(config), "logits"), (160, 192))
+
+
+def _mobilenet() -> nn.Module:
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+
+    config = MobileNetV2Config(num_labels=1000, tf_padding=False)
+    return settled(lambda: Named(MobileNetV2ForImageClassification(config), "logits"), (160, 192))
+
+
+def _vit() -> nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=160, num_labels=1000,
+                       attn_implementation="eager")
+    return settled(lambda: Named(ViTForImageClassification(config), "logits"), (160, 160))
+
+
+def _convnext() -> nn.Module:
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    config = ConvNextConfig(hidden_sizes=[48, 96, 192, 384], depths=[2, 2, 6, 2], num_labels=1000, layer_scale_init_value=0.5)
+    return settled(lambda: Named(ConvNextForImageClassification(config), "logits"), (160, 192))
+
+
+def _detr() -> nn.Module:
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+
+    backbone = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], out_features=["stage4"])
+    config = DetrConfig(use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=backbone, d_model=128, num_queries=50,
+                        encoder_layers=3, decoder_layers=3, encoder_ffn_dim=512, decoder_ffn_dim=512, encoder_attention_heads=4,
+                        decoder_attention_heads=4, num_labels=20, init_std=0.1, attn_implementation="eager")
+
+    def build() -> nn.Module:
+        model = DetrForObjectDetection(config)
+        nn.init.normal_(model.model.query_position_embeddings.weight, std=4.0)  # untrained queries would all find the same box
+        return QueryDetector(model, True, 0.8)
+
+    return settled(build, (160, 192), {"model.class_labels_classifier": (1.5, 0.0)})
+
+
+def _segformer() -> nn.Module:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(num_labels=21, attn_implementation="eager")  # MiT-B0
+    return settled(lambda: Named(SegformerForSemanticSegmentation(config), "logits"), (160, 192))
+
+
+#: Every vision model by name.
+VISION: dict[str, VisionModel] = {
+    "resnet18": VisionModel(_resnet18),
+    "mobilenet_v2": VisionModel(_mobilenet),
+    "vit_tiny": VisionModel(_vit, sizes=((160, 160),)),
+    "convnext": VisionModel(_convnext),
+    "yolo_v8n": VisionModel(_yolo, candidates=80 * 630),
+    "ssd": VisionModel(_ssd, sizes=((320, 288), (352, 416)), candidates=20 * 9900),
+    "faster_rcnn": VisionModel(_rcnn(False), candidates=20 * 160),
+    "detr": VisionModel(_detr, candidates=50),
+    "unet": VisionModel(_unet),
+    "deeplab_v3plus": VisionModel(_deeplab),
+    "mask_rcnn": VisionModel(_rcnn(True), candidates=20 * 160),
+    "segformer_b0": VisionModel(_segformer),
+}
