@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -146,7 +147,11 @@ def test_inputs_in_another_order_are_permuted_once_for_layers_that_share_it(tmp_
         for name in ("gate_proj", "up_proj"):
             tensors[f"model.layers.{layer}.mlp.{name}.g_idx"] = shared
     save_file({key: value.clone() for key, value in tensors.items()}, tmp_path / "in" / "model.safetensors")
-    ingot.compile(export_huggingface(tmp_path / "in", tmp_path / "out").path, tmp_path / "m.ingot", samples=0)
+    path = export_huggingface(tmp_path / "in", tmp_path / "out").path
+    graph = onnx.load(path, load_external_data=False).graph
+    makes = {output: node.op_type for node in graph.node for output in node.output}
+    assert {makes[node.input[0]] for node in graph.node if node.op_type == "MatMulNBits"} == {"Gather"}
+    ingot.compile(path, tmp_path / "m.ingot", samples=0)
     steps = Artifact(tmp_path / "m.ingot").manifest["targets"][0]["program"]["functions"][0]["steps"]
     readers: dict[int, int] = {}
     for step in steps:

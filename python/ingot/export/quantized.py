@@ -54,7 +54,7 @@ class QuantizedLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product, plus the bias."""
         if self.order is not None:
-            x = x[..., self.order]
+            x = x.index_select(-1, self.order)  # indexing would be exported as two transposes and a GatherND
         if not torch.compiler.is_exporting():
             return torch.nn.functional.linear(x, self.weight_floats().to(x.dtype), self.bias)
         shape = (*x.shape[:-1], self.columns)
