@@ -185,6 +185,8 @@ def _operator(model: onnx.ModelProto, rng: random.Random) -> None:
 def _type(model: onnx.ModelProto, rng: random.Random) -> None:
     """A declared or stored element type becomes another, or an extent does."""
     tensors: list[Any] = [v.type.tensor_type for v in (*model.graph.input, *model.graph.output) if v.type.HasField("tensor_type")]
+    if not tensors:
+        return
     declared = rng.choice(tensors)
     if model.graph.initializer and rng.random() < 0.5:
         weight = rng.choice(model.graph.initializer)

@@ -22,7 +22,7 @@ def find(domain: str, name: str, opset: int) -> Any | None:
     """The schema of an operator that has a function body, or None."""
     try:
         schema: Any = onnx.defs.get_schema(name, opset, registry.DOMAIN_ALIASES.get(domain, domain))
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # protobuf gives a name that is no UTF-8 as bytes
         return None
     return schema if schema.has_function or schema.has_context_dependent_function else None
 

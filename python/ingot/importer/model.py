@@ -55,6 +55,9 @@ def import_model(
         raise CompileError(f"{source}: the model imports no operator set")
     if opsets.get("", OLDEST_OPSET) < 1:
         raise CompileError(f"{source}: opset {opsets['']} does not exist")
+    for domain, version in opsets.items():
+        if version >= 2**31:
+            raise CompileError(f"{source}: opset {version} of '{domain or 'ai.onnx'}' does not exist")
     check_supported(model.graph, opsets, source)
     check_order(model.graph, source)
     found = find_states(model, states, source)

@@ -17,7 +17,7 @@ WHISPER = {"vocab_size": 320, "d_model": 64, "encoder_layers": 2, "decoder_layer
            "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "num_mel_bins": 80, "max_source_positions": FRAMES // 2, "max_target_positions": 64,
            "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "use_cache": False}
 # The two kinds of wav2vec 2.0: base normalizes the first convolution over time, large normalizes each layer, and before attention.
-WAV2VEC = {"vocab_size": 32, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "conv_dim": (32,) * 7,
+WAV2VEC = {"vocab_size": 32, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 128, "conv_dim": (32,) * 7,
            "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 
@@ -53,9 +53,9 @@ TASKS: dict[str, Task] = {
     "whisper-encoder": Task(lambda: Results(WhisperEncoder(WhisperConfig(**WHISPER)), "last_hidden_state"), heard, {"input_features": {0: "batch"}},
                             ["last_hidden_state"], shapes=((2, FRAMES), (1, FRAMES), (3, FRAMES)), attention=2),
     "whisper-decoder": Task(lambda: Decoder(WhisperForConditionalGeneration(WhisperConfig(**WHISPER))), written, WRITTEN, **LABELS, attention=4),
-    "wav2vec2-base": Task(lambda: Results(Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC)), "logits"), sound, SOUND, **LABELS, shapes=SAMPLES, attention=2),
+    "wav2vec2-base": Task(lambda: Results(Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC)), "logits"), sound, SOUND, **LABELS, shapes=SAMPLES, attention=1),
     "wav2vec2-large": Task(lambda: Results(Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC, **LARGE)), "logits"), masked_sound, MASKED, **LABELS,
-                           shapes=SAMPLES, attention=2, exporters=("dynamo",)),
+                           shapes=SAMPLES, attention=1, exporters=("dynamo",)),
     "lstm-ctc": Task(LstmCtc, bands, {"features": {0: "batch", 1: "frames"}}, ["log_probabilities"], ("log_probabilities",),
                      shapes=((2, 41), (1, 41), (3, 100)), exporters=("torchscript",)),
 }
