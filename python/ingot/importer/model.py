@@ -21,7 +21,7 @@ from ingot.importer.values import AnyValue, MissingValue, SequenceValue, Value, 
 from ingot.importer.weights import dtype_name
 
 OLDEST_OPSET = 7
-_MOST_ELEMENTS = 2**47  # user space of a 64-bit process
+_MOST_ELEMENTS = 2**40  # of one tensor; index arithmetic assumes as much of extents (importer/dims.py)
 
 
 def import_model(
@@ -188,6 +188,6 @@ def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override
         if name not in symbols:
             symbols[name] = dims.symbol(name)
         shape.append(symbols[name])
-    if math.prod(max(extent, 1) for extent in shape if isinstance(extent, int)) > _MOST_ELEMENTS:
+    if math.prod(max(extent, 1) for extent in shape if isinstance(extent, int)) >= _MOST_ELEMENTS:
         raise CompileError(f"{source}: input '{declared.name}' of shape {dims.text(shape)} has more elements than any machine's memory")
     return TensorSpec(declared.name, dtype, tuple(shape))
