@@ -66,7 +66,7 @@ def compile(
     quantize_method: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     bounds: Mapping[str, int] | None = None,
-    samples: int = 1,
+    samples: int | None = None,
     inputs: Any = None,
     dynamic_shapes: Any = None,
     input_names: Sequence[str] | None = None,
@@ -100,7 +100,8 @@ def compile(
             and the nearest code without.
         shapes: For inputs by name, extents or symbol names that replace the declared ones.
         bounds: For symbolic dimensions by name, the largest extent: memory is then planned once, for the bounds.
-        samples: How many reference samples to store for ``ingot verify``.
+        samples: How many reference samples to store for ``ingot verify``; by default one, but none of a language model's directory, whose framework
+            would have to hold the whole model in memory.
         inputs: For a ``torch.nn.Module``: example inputs, a tuple or a dict of tensors.
         dynamic_shapes: For a ``torch.nn.Module``: as ``torch.export`` takes them; by default batch and sequence are symbolic.
         input_names: For a ``torch.nn.Module``: names of its inputs.
@@ -158,7 +159,7 @@ def compile(
                                     states=states if states is not None else source.states)
             imported.bounds.update({**source.bounds, **_checked_bounds(bounds, imported)})
         with stages("samples"):
-            cases = _samples(source, imported, samples, Path(folder), report)
+            cases = _samples(source, imported, source.samples if samples is None else samples, Path(folder), report)
         quantization = None
         if kept is not None:
             from ingot.importer.quantized import with_arithmetic

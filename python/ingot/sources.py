@@ -20,7 +20,7 @@ class Source:
 
     ``folder`` is where its external data lie; ``states`` the outputs by the inputs that they become, None where names tell; ``bounds`` are
     of symbolic dimensions; ``assets`` are files by the names that they have in the artifact; ``generation`` is what the artifact says of
-    generating text with it (docs/format.md).
+    generating text with it (docs/format.md); ``samples`` how many reference samples are stored unless somebody says otherwise.
     """
 
     model: onnx.ModelProto
@@ -35,6 +35,7 @@ class Source:
     bounds: Mapping[str, int] = field(default_factory=dict)
     assets: Mapping[str, Path] = field(default_factory=dict)
     generation: Mapping[str, Any] | None = None
+    samples: int = 1
 
 
 def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, input_names: Sequence[str] | None,

@@ -37,7 +37,8 @@ def add(commands: Any) -> None:
                          help="fix or name the extents of an input: NAME=batch,3,H,W")
     command.add_argument("--bound", action="append", type=options.assignments, metavar="batch=32",
                          help="the largest extent of a symbolic dimension; memory is then planned once")
-    command.add_argument("--samples", type=options.count, default=1, metavar="N", help="reference samples to store for `ingot verify` (default: 1)")
+    command.add_argument("--samples", type=options.count, metavar="N", help="reference samples to store for `ingot verify` (default: 1; 0 for a "
+                         "language model's directory)")
     command.add_argument("--state", action="append", type=options.pair, metavar="INPUT=OUTPUT", help="a session remembers: the output of one run is "
                          "the input of the next (default: what is named past_… and present_…)")
     command.add_argument("--no-states", action="store_true", help="keep past_… and present_… as inputs and outputs")

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from ingot import _version
-from ingot.cli import bench, compile, doctor, inspect, kernels, run, verify
+from ingot.cli import bench, compile, doctor, generate, inspect, kernels, run, verify
 from ingot.errors import IngotError
 
-COMMANDS = (compile, run, inspect, verify, bench, kernels, doctor)
+COMMANDS = (compile, run, generate, inspect, verify, bench, kernels, doctor)
 
 _EPILOG = """\
 exit codes:

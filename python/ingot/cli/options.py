@@ -27,6 +27,14 @@ def shape(text: str) -> tuple[str, list[int | str]]:
     return name, parsed
 
 
+def pair(text: str) -> tuple[str, str]:
+    """``past=present``: two names."""
+    first, equals, second = text.partition("=")
+    if not equals or not first or not second:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form INPUT=OUTPUT")
+    return first, second
+
+
 def assignments(text: str) -> dict[str, int]:
     """``batch=8,sequence=128``: integers by name."""
     result = {}

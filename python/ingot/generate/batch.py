@@ -229,7 +229,10 @@ class Batch:
         if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Mapping)):
             if self.text is None:
                 raise InputError(f"{self.model.path}: the artifact has no tokenizer, so the prompt has to be token ids")
-            tokens = self.text.encode(prompt) if isinstance(prompt, str) else self.text.encode(self.text.chat(list(prompt)), special=False)
+            if isinstance(prompt, str):
+                tokens = self.text.encode(prompt)
+            else:
+                tokens = self.text.encode(self.text.chat([m for m in prompt if isinstance(m, Mapping)]), special=False)
         else:
             tokens = [int(t) for t in prompt]
         if not tokens:

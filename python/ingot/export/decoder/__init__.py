@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
 
 from ingot.errors import CompileError, UnsupportedError
@@ -56,10 +58,34 @@ def export_decoder(directory: Path, folder: Path, context: int | None = None, ca
     graph = DecoderGraph(decoder, checkpoint, CACHE_TYPES[cache or "f32"])
     model = graph.build()
     assets = {name: directory / name for name in _ASSETS if (directory / name).is_file()}
-    generation = {"kind": "decoder", "vocabulary": decoder.vocabulary, "trained_context": decoder.context, "stop_tokens": _stop_tokens(config, directory)}
+    generation = {"kind": "decoder", "vocabulary": decoder.vocabulary, "trained_context": decoder.context,
+                  "stop_tokens": _stop_tokens(config, directory)}
     metadata = {"framework": "transformers", "class": (config.architectures or ["?"])[0], "family": config.model_type}
-    return Source(model, directory.name, str(checkpoint.root), directory.name, metadata, states=graph.states, bounds={"context": longest},
-                  assets=assets, generation=generation)
+    return Source(model, directory.name, str(checkpoint.root), directory.name, metadata, reference=_Reference(directory),
+                  reference_name=f"transformers {transformers.__version__}", examples=_example(decoder.vocabulary), states=graph.states,
+                  bounds={"context": longest}, assets=assets, generation=generation, samples=0)
+
+
+def _example(vocabulary: int) -> dict[str, Any]:
+    """Inputs of one run: two prompts, the second shorter."""
+    ids = np.random.default_rng(0).integers(0, vocabulary, (2, 9))
+    return {"input_ids": ids, "token_counts": np.array([9, 7]), "logits_at": np.array([[8], [6]])}
+
+
+class _Reference:
+    """The model as transformers runs it, which is loaded when it is asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        import torch
+
+        from ingot.export.huggingface import load
+
+        with torch.no_grad():
+            logits = load(self._directory)(torch.from_numpy(np.asarray(inputs["input_ids"]))).logits.float().numpy()
+        return {"logits": np.take_along_axis(logits, np.asarray(inputs["logits_at"])[:, :, None], axis=1)}
 
 
 def _config(directory: Path) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""Compiled language models that several tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+import ingot
+from tests.generate.families import save
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ingot.Model]:
+    """The model of a family, compiled once."""
+
+    @lru_cache
+    def make(name: str) -> ingot.Model:
+        folder = tmp_path_factory.mktemp(name)
+        ingot.compile(save(name, folder / "model"), folder / "model.ingot")
+        return ingot.load(folder / "model.ingot", threads=2)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama with a byte-level tokenizer and a chat template, as an artifact."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    folder = tmp_path_factory.mktemp("text")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(["the cat sat on the mat. \u00e4\u00f6\u00fc \u20ac {\"a\": 1}"] * 3,
+                                  trainers.BpeTrainer(vocab_size=300, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    directory = save("llama", folder / "model")
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+                                                   "{% if add_generation_prompt %}assistant:{% endif %}")
+    (directory / "generation_config.json").write_text('{"eos_token_id": 0}')
+    ingot.compile(directory, folder / "model.ingot")
+    return folder / "model.ingot"
