@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
+
+#: The standard deviation and mean of the outputs of layers, by the layers' names.
+Heads: TypeAlias = Mapping[str, tuple[float, float]]
 
 
 class ConvNorm(nn.Sequential):
@@ -69,12 +73,13 @@ def images(batch: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     return total
 
 
-def settled(build: Callable[[], nn.Module], size: tuple[int, int], heads: Mapping[str, tuple[float, float]] | None = None,
+def settled(build: Callable[[], nn.Module], size: tuple[int, int], heads: Heads | Sequence[Heads] = (),
             run: Callable[[nn.Module, torch.Tensor], object] = lambda module, x: module(x)) -> nn.Module:
     """A module with seeded weights, in evaluation mode, whose activations neither vanish nor explode, as after training.
 
     Batch normalization has the statistics of two images. ``heads`` gives the output of layers a standard deviation and a mean for each
-    channel: scores of untrained heads would all be alike, and then nothing is decided by them.
+    channel: scores of untrained heads would all be alike, and then nothing is decided by them. Several mappings are done one after another, where
+    what one layer is given depends on another one.
     """
     torch.manual_seed(1234)
     module = build()
@@ -93,21 +98,22 @@ def settled(build: Callable[[], nn.Module], size: tuple[int, int], heads: Mappin
             norm.eval()
             nn.init.uniform_(norm.weight, 0.7, 1.0)
             nn.init.normal_(norm.bias, 0.0, 0.1)
-        for name, (deviation, mean) in (heads or {}).items():
-            _standardize(module, module.get_submodule(name), deviation, mean, lambda: run(module, pixels))
+        for layers in [heads] if isinstance(heads, Mapping) else heads:
+            _standardize([(module.get_submodule(name), *wanted) for name, wanted in layers.items()], lambda: run(module, pixels))
     return module
 
 
-def _standardize(module: nn.Module, layer: nn.Module, deviation: float, mean: float, run: Callable[[], object]) -> None:
-    seen: list[torch.Tensor] = []
+def _standardize(layers: Sequence[tuple[nn.Module, float, float]], run: Callable[[], object]) -> None:
+    seen: list[list[torch.Tensor]] = [[] for _ in layers]
 
-    def record(_: nn.Module, __: object, output: torch.Tensor) -> None:
-        seen.append(output.movedim(1, -1).reshape(-1, output.shape[1]) if output.ndim == 4 else output.reshape(-1, output.shape[-1]))
+    def recorder(outputs: list[torch.Tensor]) -> Callable[[nn.Module, object, torch.Tensor], None]:
+        return lambda _, __, output: outputs.append(output.movedim(1, -1).flatten(0, 2) if output.ndim == 4 else output.flatten(0, -2))
 
-    hook = layer.register_forward_hook(record)
+    hooks = [layer.register_forward_hook(recorder(outputs)) for (layer, _, _), outputs in zip(layers, seen, strict=True)]
     run()
-    hook.remove()
-    together = torch.cat(seen)
-    factor = deviation / together.std(0)
-    layer.weight.mul_(factor.reshape(-1, *[1] * (layer.weight.ndim - 1)))
-    layer.bias.copy_((layer.bias - together.mean(0)) * factor + mean)
+    for hook, outputs, (layer, deviation, mean) in zip(hooks, seen, layers, strict=True):
+        hook.remove()
+        together = torch.cat(outputs)
+        factor = deviation / together.std(0)
+        layer.weight.mul_(factor.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+        layer.bias.copy_((layer.bias - together.mean(0)) * factor + mean)

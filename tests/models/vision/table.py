@@ -51,7 +51,7 @@ def _rcnn(masks: bool) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from tests.models.vision.rcnn import FasterRcnn
 
-        heads = {"proposals.score": (2.0, 0.0), "proposals.box": (0.3, 0.0), "label": (1.5, 0.0), "box": (0.5, 0.0)}
+        heads = ({"proposals.score": (2.0, 0.0), "proposals.box": (0.3, 0.0)}, {"label": (1.5, 0.0), "box": (0.5, 0.0)})
         return settled(lambda: FasterRcnn(masks, blocks=(2, 2, 2, 2)), (160, 192), heads)
 
     return build
@@ -142,7 +142,7 @@ def _detr() -> nn.Module:
     def build() -> nn.Module:
         model = DetrForObjectDetection(config)
         nn.init.normal_(model.model.query_position_embeddings.weight, std=4.0)  # untrained queries would all find the same box
-        return QueryDetector(model, True, 0.8)
+        return QueryDetector(model, True, 0.6)
 
     return settled(build, (160, 192), {"model.class_labels_classifier": (1.5, 0.0)})
 
