@@ -111,7 +111,7 @@ def compile(
         states: What a session remembers from run to run: outputs by the inputs that they become. By default pairs whose names say so (``past_0`` and
             ``present_0``); an empty mapping keeps all of them as inputs and outputs.
         context: For a language model's directory: the most tokens that its caches can hold; by default as many as it was trained for.
-        cache: For a language model's directory: the type of its caches, ``f32`` (default), ``f16`` or ``bf16``.
+        cache: For a language model's directory: the type of its caches, ``f32`` (default), ``f16``, ``bf16`` or ``int8``.
         tune: Measure the best candidates for each matrix product and convolution on this machine, and remember what was fastest.
         tune_file: A file of tuning results. With ``tune``, where they are remembered, by default ``ingot/tuning.json`` in the user's cache folder;
             without, results to use as they are, measuring nothing. If neither is given, no earlier result decides anything.

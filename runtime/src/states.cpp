@@ -91,6 +91,7 @@ void States::Prepare(const std::map<std::string, int64_t, std::less<>>& known, s
     // Nothing is lost by new shapes.
     for (size_t i = 0; i < slots_.size(); ++i) {
       std::vector<int64_t> shape;
+      shape.reserve(info(i).shape.size());
       for (size_t axis = 0; axis < info(i).shape.size(); ++axis) shape.push_back(extent(info(i), axis));
       if (slots_[i].memory == nullptr || slots_[i].shape != shape) Allocate(i, std::move(shape));
     }

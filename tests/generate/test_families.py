@@ -56,11 +56,33 @@ def test_rows_of_different_lengths_run_together(compiled: Compiled) -> None:
     np.testing.assert_allclose(found[1, 0], logits(reference, [[*tokens[1, :3], 5]])[0, -1], atol=1e-5)
 
 
-@pytest.mark.parametrize(("cache", "tolerance"), [("f16", 2e-3), ("bf16", 2e-2)])
-def test_caches_of_16_bits_change_logits_by_their_rounding(cache: str, tolerance: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+def test_a_ring_that_goes_round_many_times_gives_the_text_of_transformers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingot.export.decoder.CHUNK", 4)
+    ingot.compile(save(name, tmp_path / "model"), tmp_path / "m.ingot")
+    model = ingot.load(tmp_path / "m.ingot", threads=2)
+    assert {(s.kind, s.shape[1]) for s in model.states if s.kind != "carry"} >= {("ring", "window_5")}
+    reference = build(name)
+    batch = Batch(model, 2)
+    texts = [batch.add(prompt, Options(max_new_tokens=64)) for prompt in PROMPTS]
+    batch.run()
+    assert [t.tokens for t in texts] == [greedy(reference, prompt, 64) for prompt in PROMPTS]
+
+
+def test_a_model_of_windows_alone_goes_on_beyond_its_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingot.export.decoder.CHUNK", 4)
+    ingot.compile(save("mistral", tmp_path / "model"), tmp_path / "m.ingot")
+    generation = ingot.load(tmp_path / "m.ingot").generate([1, 2, 3], max_new_tokens=400)
+    generation.wait()
+    assert generation.finish_reason == "length"
+    assert len(generation.tokens) == 400
+
+
+@pytest.mark.parametrize(("cache", "dtype", "tolerance"), [("f16", "float16", 2e-3), ("bf16", "bfloat16", 2e-2), ("int8", "int8", 2e-2)])
+def test_caches_of_fewer_bits_change_logits_by_their_rounding(cache: str, dtype: str, tolerance: float, tmp_path: Path) -> None:
     ingot.compile(save("llama", tmp_path / "model"), tmp_path / "m.ingot", cache=cache)
     model = ingot.load(tmp_path / "m.ingot")
-    assert {s.dtype for s in model.states if s.kind == "cache"} == {{"f16": "float16", "bf16": "bfloat16"}[cache]}
+    assert {s.dtype for s in model.states if s.kind == "cache" and not s.name.endswith("scale")} == {dtype}
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (1, 30))
     found = model.run(input_ids=tokens, token_counts=np.array([30]), logits_at=np.array([[29]]))["logits"][0, 0]
     expected = logits(build("llama"), tokens.tolist())[0, -1]
@@ -90,7 +112,7 @@ def test_an_artifact_verifies_against_transformers_if_asked_to(tmp_path: Path) -
 def test_wrong_directories_and_options_are_explained(tmp_path: Path) -> None:
     directory = save("llama", tmp_path / "model", shard="200KB")
     output = tmp_path / "m.ingot"
-    with pytest.raises(CompileError, match="there is no cache type 'f8'; they are f32, f16, bf16"):
+    with pytest.raises(CompileError, match="there is no cache type 'f8'; they are f32, f16, bf16, int8"):
         ingot.compile(directory, output, cache="f8")
     with pytest.raises(CompileError, match="a context of 0 tokens cannot be"):
         ingot.compile(directory, output, context=0)

@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     command.add_argument("--no-states", action="store_true", help="keep past_… and present_… as inputs and outputs")
     command.add_argument("--context", type=options.positive, metavar="N", help="for a language model's directory: the most tokens that its caches "
                          "hold (default: what it was trained for)")
-    command.add_argument("--cache", metavar="TYPE", help="for a language model's directory: the type of its caches, f32 (default), f16 or bf16")
+    command.add_argument("--cache", metavar="TYPE", help="for a language model's directory: the type of its caches, f32 (default), f16, bf16 or int8")
     command.add_argument("--name", help="the model's name in the artifact (default: from its file)")
     command.add_argument("--tune", action="store_true", help="measure the best candidates for each matrix product and convolution on this machine, "
                          "and use the fastest; results are remembered")

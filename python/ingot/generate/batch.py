@@ -16,8 +16,7 @@ from ingot.runtime.model import Model
 
 Array = np.ndarray[Any, Any]
 
-#: Tokens of a prompt that run at once: enough for matrix products to be at their best, few enough for little scratch memory.
-CHUNK = 512
+_UNBOUNDED = 1 << 62
 
 
 class Batch:
@@ -36,7 +35,8 @@ class Batch:
         generation = model.manifest.get("generation")
         if generation is None or generation.get("kind") != "decoder":
             raise InputError(f"{model.path}: this is not a language model that text can be generated with; compile one from a Hugging Face directory")
-        bound = next(d["max"] for d in model.manifest["dims"] if d["name"] == "context")
+        # A model whose layers all have windows goes on for ever.
+        bound = next((d["max"] for d in model.manifest["dims"] if d["name"] == "context"), _UNBOUNDED)
         if context is not None and not 1 <= context <= bound:
             raise InputError(f"a context of {context} tokens cannot be; the artifact was compiled for 1 to {bound} (--context)")
         if rows < 1:
@@ -48,7 +48,9 @@ class Batch:
         self.text = _tokenizer(model)
         self.session = model.session()
         self.session.set_dimension("batch", rows)
-        self.session.set_dimension("context", self.context)
+        if bound != _UNBOUNDED:
+            self.session.set_dimension("context", self.context)
+        self._chunk: int = generation["chunk"]
         self._ring = any(state.kind == "ring" for state in model.states)
         self._active: list[Generation | None] = [None] * rows
         self._held: list[list[int]] = [[] for _ in range(rows)]  # the tokens that each row's caches hold
@@ -126,8 +128,8 @@ class Batch:
         try:
             self.session.select_rows(row, 1)
             logits: Array | None = None
-            for begin in range(shared, len(prompt), CHUNK):
-                chunk = prompt[begin:begin + CHUNK]
+            for begin in range(shared, len(prompt), self._chunk):
+                chunk = prompt[begin:begin + self._chunk]
                 logits = self._run([chunk], [len(chunk)], [[len(chunk) - 1]])[0, 0]
                 self._held[row] += chunk
         except BaseException:
@@ -178,7 +180,7 @@ class Batch:
         rows = max(row for row, active in enumerate(self._active) if active is not None) + 1
         for row in range(rows):
             active = self._active[row]
-            if active is not None and not self._ring and len(self._held[row]) >= self.context:
+            if active is not None and len(self._held[row]) >= self.context:
                 active.out_of_context()
                 self.release(active)
         active_rows = [row for row in range(rows) if self._active[row] is not None]

@@ -164,7 +164,8 @@ INGOT_API ingot_status ingot_model_state(const ingot_model* model, size_t index,
                                          ingot_state_kind* kind);
 
 /* Sets the extent of a symbolic dimension of the states: the capacity of caches, or more rows than one run has. Without
- * it, a dimension has the extent that the inputs of the first run give it, or else its bound, which the manifest has. */
+ * it, a dimension has the extent that the inputs of the first run give it, or else its bound, which the manifest has.
+ */
 INGOT_API ingot_status ingot_session_set_dimension(ingot_session* session, const char* name, int64_t extent);
 /* Later runs see only rows first to first + count - 1; count 0: all rows again. */
 INGOT_API ingot_status ingot_session_select_rows(ingot_session* session, int64_t first, int64_t count);

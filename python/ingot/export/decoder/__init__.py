@@ -13,10 +13,12 @@ from onnx import TensorProto
 from ingot.errors import CompileError, UnsupportedError
 from ingot.export.decoder.checkpoint import Checkpoint
 from ingot.export.decoder.families import FAMILIES
-from ingot.export.decoder.graph import DecoderGraph
+from ingot.export.decoder.graph import Caches, DecoderGraph
 from ingot.sources import Source
 
-CACHE_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+CACHE_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.INT8}
+#: Tokens of a prompt that run at once: enough for matrix products to be at their best, few enough for little scratch memory.
+CHUNK = 512
 #: What travels in the artifact, where the directory has it.
 _ASSETS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -35,7 +37,7 @@ def export_decoder(directory: Path, folder: Path, context: int | None = None, ca
         directory: With ``config.json`` and safetensors files; a tokenizer travels along.
         folder: Not used: nothing has to be written.
         context: The most tokens that caches can hold; by default as many as the model was trained for.
-        cache: ``f32``, ``f16`` or ``bf16``.
+        cache: ``f32``, ``f16``, ``bf16`` or ``int8``.
 
     Raises:
         FileError: A file is missing.
@@ -55,15 +57,16 @@ def export_decoder(directory: Path, folder: Path, context: int | None = None, ca
     if longest < 1 or (decoder.names.positions and longest > decoder.context):
         raise CompileError(f"{directory}: a context of {longest} tokens cannot be; the model has positions for 1 to {decoder.context}")
     checkpoint = Checkpoint(directory)
-    graph = DecoderGraph(decoder, checkpoint, CACHE_TYPES[cache or "f32"])
+    caches = Caches(CACHE_TYPES[cache or "f32"], longest, CHUNK)
+    graph = DecoderGraph(decoder, checkpoint, caches)
     model = graph.build()
     assets = {name: directory / name for name in _ASSETS if (directory / name).is_file()}
-    generation = {"kind": "decoder", "vocabulary": decoder.vocabulary, "trained_context": decoder.context,
+    generation = {"kind": "decoder", "vocabulary": decoder.vocabulary, "trained_context": decoder.context, "chunk": CHUNK,
                   "stop_tokens": _stop_tokens(config, directory)}
     metadata = {"framework": "transformers", "class": (config.architectures or ["?"])[0], "family": config.model_type}
     return Source(model, directory.name, str(checkpoint.root), directory.name, metadata, reference=_Reference(directory),
                   reference_name=f"transformers {transformers.__version__}", examples=_example(decoder.vocabulary), states=graph.states,
-                  bounds={"context": longest}, assets=assets, generation=generation, samples=0)
+                  bounds=caches.bounds, assets=assets, generation=generation, samples=0)
 
 
 def _example(vocabulary: int) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 Inputs:   input_ids [batch, sequence] int64; token_counts [batch] int64, how many of each row's ids are real, from the left;
           logits_at [batch, kept] int64, the positions in the sequence after which logits are wanted
 Outputs:  logits [batch, kept, vocabulary] float32
-States:   length [batch] int64, the tokens that a row has seen; key_i and value_i [batch, context, kv_heads * head_size]
+States:   length [batch] int64, the tokens that a row has seen; key_i and value_i [batch, slots, kv_heads * head_size], and of int8 their scales
+          [batch, slots, kv_heads]; slots are the context, or of a sliding window a ring
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,21 +20,58 @@ from ingot.export.decoder.checkpoint import Checkpoint
 from ingot.export.decoder.families import Decoder, Layer, Rotary
 
 OPSET = 24
+DOMAIN = "ingot"  # importer/ops/cached_attention.py
 _PREFIXES = ("transformer.", "model.", "language_model.")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One kind of cache: the name of its dimension of steps, how many it has, and whether it is a ring."""
+
+    dimension: str
+    slots: int
+    ring: bool
+
+
+@dataclass
+class Caches:
+    """The caches of a model: their type, and how many tokens they hold.
+
+    Attributes:
+        dtype: float32, float16, bfloat16 or int8, as ONNX numbers them.
+        context: The most tokens of a text.
+        chunk: The most tokens of one run: a ring has room for a window before each of them.
+        bounds: The extents of the dimensions that were used.
+    """
+
+    dtype: int
+    context: int
+    chunk: int
+    bounds: dict[str, int] = field(default_factory=dict)
+
+    def of(self, window: int | None) -> Cache:
+        """The cache of a layer."""
+        slots = self.context if window is None else window + self.chunk - 1
+        ring = slots < self.context
+        cache = Cache(f"window_{window}" if ring else "context", min(slots, self.context), ring)
+        self.bounds[cache.dimension] = cache.slots
+        return cache
 
 
 class DecoderGraph:
     """Builds the graph. Methods take and give names of values."""
 
-    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, cache_type: int) -> None:
+    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, caches: Caches) -> None:
         self.d = decoder
         self.checkpoint = checkpoint
-        self.cache_type = cache_type
+        self.caches = caches
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.states: dict[str, str] = {"length": "next_length"}
+        self.shapes: dict[str, tuple[int, list[Any]]] = {"length": (TensorProto.INT64, ["batch"])}
         self._count = 0
         self._angles: dict[tuple[bytes, float], tuple[str, str]] = {}
+        self._places: dict[str, tuple[str, str]] = {}
 
     # ---- Pieces of a graph --------------------------------------------------------------------------------
 
@@ -157,20 +196,46 @@ class DecoderGraph:
             rotated = 2 * len(layer.rotary.frequencies)
             q, k = (self.node("RotaryEmbedding", t, cosines, sines, num_heads=heads, rotary_embedding_dim=rotated if rotated < d.head_size else 0)
                     for t, heads in ((q, d.heads), (k, d.kv_heads)))
-        stored = []
+        cache = self.caches.of(layer.window)
+        stored, scales = [], []
         for name, new in ((f"key_{i}", k), (f"value_{i}", v)):
-            if self.cache_type != TensorProto.FLOAT:
-                new = self.node("Cast", new, to=self.cache_type)
-            stored.append(self.node("TensorScatter", name, new, "length", name=f"next_{name}", axis=1))
-            self.states[name] = f"next_{name}"
-        attributes: dict[str, Any] = {"softcap": d.attention_softcap} if d.attention_softcap else {}
-        if d.attention_scale is not None:
-            attributes["scale"] = d.attention_scale
-        if layer.window is not None:
-            attributes["left_window_size"] = layer.window - 1
-        y = self.node("Attention", q, *stored, "", "", "", self.filled, name=f"/attention.{i}", is_causal=1, q_num_heads=d.heads,
-                      kv_num_heads=d.kv_heads, **attributes)
+            if self.caches.dtype == TensorProto.INT8:
+                new, factors = self.rounded(new)
+                scales.append(self.store(f"{name}_scale", factors, cache, TensorProto.FLOAT, d.kv_heads))
+            elif self.caches.dtype != TensorProto.FLOAT:
+                new = self.node("Cast", new, to=self.caches.dtype)
+            stored.append(self.store(name, new, cache, self.caches.dtype, d.kv_heads * d.head_size))
+        lengths, ring = self.places(cache)
+        window = {} if layer.window is None else {"left_window_size": layer.window - 1}
+        y = self.node("CachedAttention", q, *stored, lengths, ring, *scales, name=f"/attention.{i}", domain=DOMAIN, num_heads=d.heads,
+                      kv_num_heads=d.kv_heads, scale=d.attention_scale or d.head_size ** -0.5, softcap=d.attention_softcap, **window)
         return self.linear(y, n.out.format(i))
+
+    def store(self, name: str, new: str, cache: Cache, dtype: int, width: int) -> str:
+        """New steps [batch, sequence, width] go into a state; the name of what it holds then."""
+        self.states[name] = f"next_{name}"
+        self.shapes[name] = (dtype, ["batch", cache.dimension, width])
+        return str(self.node("TensorScatter", name, new, "length", name=f"next_{name}", axis=1, mode="circular" if cache.ring else "linear"))
+
+    def rounded(self, x: str) -> tuple[str, str]:
+        """Keys or values [batch, sequence, heads * size] as int8, and the scales of their heads [batch, sequence, heads]."""
+        apart = self.node("Reshape", x, self.constant([0, 0, self.d.kv_heads, self.d.head_size]))
+        most = self.node("ReduceMax", self.node("Abs", apart), self.constant([3]), keepdims=1)
+        scales = self.node("Div", self.node("Max", most, self.constant(1e-30, np.float32)), self.constant(127.0, np.float32))
+        codes = self.node("Cast", self.node("Round", self.node("Div", apart, scales)), to=TensorProto.INT8)
+        flat = self.node("Reshape", codes, self.constant([0, 0, self.d.kv_heads * self.d.head_size]))
+        return flat, self.node("Squeeze", scales, self.constant([3]))
+
+    def places(self, cache: Cache) -> tuple[str, str]:
+        """How many keys each row has, and position and slot of the oldest one [batch, 2] of a ring ("" otherwise)."""
+        if not cache.ring:
+            return self.filled, ""
+        if cache.dimension not in self._places:
+            slots = self.constant([cache.slots])
+            oldest = self.node("Max", self.node("Sub", self.filled, slots), self.constant([0]))
+            pair = [self.node("Unsqueeze", t, self.constant([1])) for t in (oldest, self.node("Mod", oldest, slots))]
+            self._places[cache.dimension] = self.node("Min", self.filled, slots), self.node("Concat", *pair, axis=1)
+        return self._places[cache.dimension]
 
     def projections(self, x: str, i: int) -> tuple[str, str, str]:
         """Queries, keys and values [batch, sequence, heads * head_size]."""
@@ -225,15 +290,11 @@ class DecoderGraph:
     def model(self) -> onnx.ModelProto:
         """The nodes with their inputs and outputs."""
         d = self.d
-        width = d.kv_heads * d.head_size
-        shapes: dict[str, tuple[int, list[Any]]] = {"length": (TensorProto.INT64, ["batch"])}
-        for name in self.states:
-            shapes.setdefault(name, (self.cache_type, ["batch", "context", width]))
         inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
                   helper.make_tensor_value_info("token_counts", TensorProto.INT64, ["batch"]),
                   helper.make_tensor_value_info("logits_at", TensorProto.INT64, ["batch", "kept"])]
-        inputs += [helper.make_tensor_value_info(n, *shapes[n]) for n in self.states]
+        inputs += [helper.make_tensor_value_info(n, *self.shapes[n]) for n in self.states]
         outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "kept", d.vocabulary])]
-        outputs += [helper.make_tensor_value_info(self.states[n], *shapes[n]) for n in self.states]
+        outputs += [helper.make_tensor_value_info(self.states[n], *self.shapes[n]) for n in self.states]
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.values()))
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="ingot")
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)], producer_name="ingot")

@@ -2,6 +2,7 @@
 
 from ingot.importer.ops import activation as activation
 from ingot.importer.ops import attention as attention
+from ingot.importer.ops import cached_attention as cached_attention
 from ingot.importer.ops import cast as cast
 from ingot.importer.ops import causal_conv as causal_conv
 from ingot.importer.ops import contrib as contrib
