@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -249,24 +250,25 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_session_on_two_threads_is_refused(cached: ingot.Model) -> None:
+def test_two_threads_in_one_session_get_errors_and_leave_it_usable(cached: ingot.Model) -> None:
     with cached.session() as session:
         session.set_dimension("batch", 1)
-        problems: list[Exception] = []
+        others: list[BaseException] = []
 
         def work() -> None:
-            for _ in range(200):
-                try:
-                    session.reset()
-                    feed(session, [1])
-                except IngotError as error:
-                    problems.append(error)
+            try:
+                for _ in range(200):
+                    with contextlib.suppress(IngotError):  # busy, or what the other thread has taken or not set yet
+                        session.reset()
+                        feed(session, [1])
+            except BaseException as error:
+                others.append(error)
 
         threads = [threading.Thread(target=work) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert all("another thread" in str(p) or "not been set" in str(p) for p in problems)
+        assert not others
         session.reset()
         assert feed(session, [3]).tolist() == [3]
