@@ -129,10 +129,15 @@ class _Program:
     def tile(self, tile: _Tile) -> Any:
         what, lanes = self.what, self.what.lanes
         sums = Local("sums", tile.rows * what.tile.columns, self.dtype)
-        starts = [nest.variable(f"start{i}") for i in range(tile.rows)]
+        clamped, places = Local("rows", tile.rows, "int64"), Local("starts", tile.rows, "int64")
         group = simplify(tirx.floordiv(tile.block, what.blocks)) if what.groups > 1 else index(0)
         base = simplify(tirx.floordiv(tile.block, what.blocks) * self.rows) if what.batch > 1 else index(0)
-        bound = [tirx.Bind(s, self.start(simplify(base + self.row(tile, i, clamped=True)), group)) for i, s in enumerate(starts)]
+        # Stored rather than bound to names: TVM's code generator simplifies what contains a bound name with the name's value in place, which
+        # with symbolic extents takes seconds for each function.
+        bound = [clamped.allocate(), places.allocate(), *(sequence(
+            clamped.store(i, simplify(base + self.row(tile, i, clamped=True))), places.store(i, self.start(clamped.load(i), group)))
+            for i in range(tile.rows))]
+        starts = [places.load(i) for i in range(tile.rows)]
         zero = tirx.Broadcast(tirx.const(0, self.dtype), lanes)
         zeros = [sums.store(i * what.tile.columns + v * lanes, zero, lanes) for i in range(tile.rows) for v in range(what.vectors)]
 
