@@ -230,7 +230,8 @@ void Artifact::ReadStates(const json::Node& node) {
   for (size_t i = 0; i < states_.size(); ++i) {
     if (states_[i].kind != StateInfo::Kind::kCache) continue;
     const StateInfo& length = states_[states_[i].length];
-    if (length.kind != StateInfo::Kind::kCarry || length.dtype->name != "int64" || length.shape.size() != 1)
+    if (length.kind != StateInfo::Kind::kCarry || length.dtype->name != "int64" || length.shape.size() != 1 ||
+        length.dims[0] != states_[i].dims[0])
       node.At(i)["length"].Fail("'", length.name, "' does not count steps: it is no int64 tensor [batch]");
   }
 }

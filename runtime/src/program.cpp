@@ -306,7 +306,12 @@ void CheckStates(const Node& node, const Artifact& artifact, const Function& mai
   }
   for (size_t s = 0; s < main.steps.size(); ++s) {
     const Step& step = main.steps[s];
-    if (step.in_place && !is_cache[static_cast<size_t>(root(step.inputs[0]))])
+    if (!step.in_place) continue;
+    const Value& before = main.values[static_cast<size_t>(step.inputs[0])];
+    const Value& after = main.values[static_cast<size_t>(step.outputs[0])];
+    if (before.dtype != after.dtype || before.shape != after.shape)
+      node["steps"].At(s).Fail("kernel '", step.name, "' changes a cache in place, and gives another type or shape");
+    if (!is_cache[static_cast<size_t>(root(step.inputs[0]))])
       node["steps"].At(s).Fail("kernel '", step.name, "' changes memory in place that is no cache");
   }
 }

@@ -151,7 +151,7 @@ void Session::Run() {
   }
   ran_ = false;
   executor_.strings().Clear();
-  if (states_.count() > 0) PrepareStates();
+  if (states_.count() > 0 && (states_.changed() || main_ == nullptr)) PrepareStates();
   const ThreadPool::Run run(model_->pool(), executor_.workspace());
   if (main_ == nullptr) main_ = &executor_.Enter(0, extents_, 0);
   PointInputs();

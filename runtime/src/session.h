@@ -21,11 +21,8 @@ class Session {
   const DLTensor& Output(size_t index) const;
   DLManagedTensorVersioned* TakeOutput(size_t index);
   void SetProfiling(bool enabled);
-  // What is remembered from run to run. Changing it makes the next run look at its shapes anew.
-  States& states() {
-    main_ = nullptr;
-    return states_;
-  }
+  // What is remembered from run to run.
+  States& states() { return states_; }
   const std::shared_ptr<Model>& model() const { return model_; }
   const Profile& profile() const { return profile_; }
 

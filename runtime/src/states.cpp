@@ -28,6 +28,7 @@ void States::SetDimension(std::string_view name, int64_t extent) {
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "dimension '", name,
          "' cannot change while the session's states hold something; "
          "reset it first");
+  changed_ = true;
   dimensions_.insert_or_assign(std::string(name), extent);
   allocated_ = false;
 }
@@ -44,21 +45,21 @@ bool States::HasRows() const {
       states, [&](const StateInfo& state) { return !state.dims.empty() && state.dims[0] == states[0].dims[0]; });
 }
 
-int64_t States::Rows() const { return slots_.empty() || slots_[0].shape.empty() ? 0 : slots_[0].shape[0]; }
-
 void States::SelectRows(int64_t first, int64_t count) {
   if (slots_.empty()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has no states");
   if (!HasRows())
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "rows cannot be selected: axis 0 of the model's states is not one batch");
   const bool known = allocated_ || dimensions_.contains(artifact_.states()[0].dims[0]);
-  const int64_t rows = allocated_ ? Rows() : known ? dimensions_.find(artifact_.states()[0].dims[0])->second : 0;
+  const int64_t rows = allocated_ ? Rows(0) : known ? dimensions_.find(artifact_.states()[0].dims[0])->second : 0;
   if (count == 0 && first == 0) {
+    changed_ = true;
     first_row_ = row_count_ = 0;
     return;
   }
-  if (first < 0 || count < 1 || first + count > rows)
+  if (first < 0 || count < 1 || count > rows || first > rows - count)
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "rows ", first, " to ", first + count - 1, " are selected, but the states have ",
          rows, known ? "" : " yet: set the dimension of their axis 0");
+  changed_ = true;
   first_row_ = first;
   row_count_ = count;
 }
@@ -97,6 +98,11 @@ void States::Prepare(const std::map<std::string, int64_t, std::less<>>& known, s
     }
     allocated_ = true;
   }
+  changed_ = false;
+  if (row_count_ > 0 && first_row_ + row_count_ > Rows(0))
+    Fail(INGOT_ERROR_INPUT, "rows ", first_row_, " to ", first_row_ + row_count_ - 1,
+         " are selected, but the session's states have ", Rows(0),
+         "; select others, or set the dimension of their axis 0");
   size_t next = 0;
   for (const Slot& slot : slots_) {
     for (size_t axis = 0; axis < slot.shape.size(); ++axis)
@@ -105,7 +111,7 @@ void States::Prepare(const std::map<std::string, int64_t, std::less<>>& known, s
   if (slots_.empty() || !HasRows()) return;
   const std::string& batch = artifact_.states()[0].dims[0];
   const auto given = known.find(batch);
-  const int64_t rows = row_count_ > 0 ? row_count_ : Rows();
+  const int64_t rows = row_count_ > 0 ? row_count_ : Rows(0);
   if (given != known.end() && given->second != rows)
     Fail(INGOT_ERROR_INPUT, "the inputs have '", batch, "' = ", given->second, ", but the session's states have ", rows,
          row_count_ > 0 ? " selected rows" : " rows", fresh_ ? "" : "; reset the session to run with another number");
@@ -130,6 +136,7 @@ void States::Take(size_t index, const DLTensor& tensor) {
     if (shape.empty() || shape[0] != row_count_ || !std::equal(shape.begin() + 1, shape.end(), slot.shape.begin() + 1))
       Fail(INGOT_ERROR_EXECUTION, "state '", info(index).name, "' changed its shape, which selected rows cannot");
   } else if (!std::ranges::equal(shape, slot.shape)) {
+    changed_ = true;
     // It grows: room for half as much again, so that later steps need no new memory.
     if (bytes > slot.memory->size()) slot.memory->Reserve(bytes + bytes / 2);
     slot.shape.assign(shape.begin(), shape.end());
@@ -146,14 +153,16 @@ void States::RequireMemory(const char* what) const {
 void States::CheckRow(int64_t row) const {
   if (row != -1 && !HasRows())
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "axis 0 of the model's states is not one batch: use row -1, all of them");
-  if (row < -1 || row >= Rows())
-    Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no row ", row, "; the states have ", Rows());
+  if (row < -1 || (row >= 0 && row >= Rows(0)))
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no row ", row, "; the states have ", Rows(0));
+}
+
+int64_t* States::Lengths(size_t cache) const {
+  return reinterpret_cast<int64_t*>(slots_[info(cache).length].memory->data());
 }
 
 int64_t States::Filled(size_t index, int64_t row) const {
-  const StateInfo& state = info(index);
-  const auto* lengths = reinterpret_cast<const int64_t*>(slots_[state.length].memory->data());
-  return std::clamp<int64_t>(lengths[row], 0, slots_[index].shape[static_cast<size_t>(state.axis)]);
+  return std::clamp<int64_t>(Lengths(index)[row], 0, slots_[index].shape[static_cast<size_t>(info(index).axis)]);
 }
 
 template <typename Body>
@@ -177,6 +186,7 @@ void States::Reset(int64_t row) {
   if (row == -1) {
     // Fresh memory is zero, and pages that were touched go back.
     for (Slot& slot : slots_) slot.memory.reset();
+    changed_ = true;
     allocated_ = false;
     fresh_ = true;
     return;
@@ -202,12 +212,14 @@ void States::Truncate(int64_t row, int64_t length) {
       Fail(INGOT_ERROR_INVALID_ARGUMENT, "state '", states[i].name,
            "' is a hidden state, which cannot go back; fork the session before");
   }
-  const int64_t begin = row == -1 ? 0 : row;
-  const int64_t end = row == -1 ? Rows() : row + 1;
-  for (int64_t r = begin; r < end; ++r) {
-    for (size_t i = 0; i < states.size(); ++i) {
-      if (states[i].kind != StateInfo::Kind::kCache) continue;
-      const int64_t steps = reinterpret_cast<const int64_t*>(slots_[states[i].length].memory->data())[r];
+  const auto rows = [&](size_t index) {
+    return std::pair<int64_t, int64_t>(row == -1 ? 0 : row, row == -1 ? Rows(index) : row + 1);
+  };
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (states[i].kind != StateInfo::Kind::kCache) continue;
+    const auto [begin, end] = rows(i);
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t steps = Lengths(i)[r];
       if (length < 0 || length > steps)
         Fail(INGOT_ERROR_INVALID_ARGUMENT, "row ", r, " holds ", steps, " steps; it cannot be cut to ", length);
       if (states[i].ring && steps > slots_[i].shape[static_cast<size_t>(states[i].axis)])
@@ -217,9 +229,9 @@ void States::Truncate(int64_t row, int64_t length) {
     }
   }
   for (size_t i = 0; i < states.size(); ++i) {
-    if (!counts[i]) continue;
-    auto* lengths = reinterpret_cast<int64_t*>(slots_[i].memory->data());
-    std::fill(lengths + begin, lengths + end, length);
+    if (states[i].kind != StateInfo::Kind::kCache) continue;
+    const auto [begin, end] = rows(i);
+    std::fill(Lengths(i) + begin, Lengths(i) + end, length);
   }
 }
 
@@ -252,7 +264,7 @@ void States::CopyFrom(const States& other) {
       std::memcpy(data, source, Bytes(i));
       continue;
     }
-    for (int64_t row = 0; row < Rows(); ++row) {
+    for (int64_t row = 0; row < Rows(i); ++row) {
       other.ForFilled(i, row, [&](size_t offset, size_t bytes) { std::memcpy(data + offset, source + offset, bytes); });
     }
   }
@@ -270,7 +282,7 @@ void States::Save(const std::string& path) const {
         writer.Bytes(data, Bytes(i));
         continue;
       }
-      for (int64_t row = 0; row < Rows(); ++row)
+      for (int64_t row = 0; row < Rows(i); ++row)
         ForFilled(i, row, [&](size_t offset, size_t bytes) { writer.Bytes(data + offset, bytes); });
     }
   }
@@ -293,8 +305,7 @@ void States::Load(const std::string& path) {
   for (size_t i = 0; i < slots_.size(); ++i) {
     const StateInfo& state = info(i);
     if (state.kind != StateInfo::Kind::kCache) continue;
-    if (loaded.slots_[state.length].shape[0] != loaded.slots_[i].shape[0] || loaded.slots_[i].shape[0] != loaded.Rows())
-      reader.Fail("states have different numbers of rows");
+    if (loaded.Rows(state.length) != loaded.Rows(i)) reader.Fail("states have different numbers of rows");
   }
   for (const auto kind : {StateInfo::Kind::kCarry, StateInfo::Kind::kCache}) {
     for (size_t i = 0; i < slots_.size(); ++i) {
@@ -304,12 +315,13 @@ void States::Load(const std::string& path) {
         reader.Bytes(data, loaded.Bytes(i));
         continue;
       }
-      for (int64_t row = 0; row < loaded.Rows(); ++row)
+      for (int64_t row = 0; row < loaded.Rows(i); ++row)
         loaded.ForFilled(i, row, [&](size_t offset, size_t bytes) { reader.Bytes(data + offset, bytes); });
     }
   }
   reader.Finish();
   slots_ = std::move(loaded.slots_);
+  changed_ = true;
   first_row_ = row_count_ = 0;
   allocated_ = true;
   fresh_ = false;

@@ -20,8 +20,8 @@ class States {
   size_t count() const { return slots_.size(); }
   // The number of extents of all states.
   size_t Ranks() const;
-  // Whether nothing has been remembered yet.
-  bool fresh() const { return fresh_; }
+  // Whether the next run has to be prepared: its shapes or rows may not be those of the last one.
+  bool changed() const { return changed_; }
 
   // The extent of a dimension that no input has, or that is to be larger than that of one run.
   void SetDimension(std::string_view name, int64_t extent);
@@ -59,8 +59,10 @@ class States {
   const StateInfo& info(size_t index) const { return artifact_.states()[index]; }
   size_t Bytes(size_t index) const;
   size_t RowBytes(size_t index) const;
-  int64_t Rows() const;
+  int64_t Rows(size_t index) const { return slots_[index].shape[0]; }
   bool HasRows() const;
+  // The counters of a cache's steps, one for each row.
+  int64_t* Lengths(size_t cache) const;
   void RequireMemory(const char* what) const;
   void CheckRow(int64_t row) const;
   void Allocate(size_t index, std::vector<int64_t> shape);
@@ -76,7 +78,8 @@ class States {
   int64_t first_row_ = 0;
   int64_t row_count_ = 0;  // 0: all
   bool allocated_ = false;
-  bool fresh_ = true;
+  bool fresh_ = true;  // nothing has been remembered yet
+  bool changed_ = true;
 };
 
 }  // namespace ingot

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ingot
+from ingot.cli.main import main
 from ingot.errors import CompileError, FileError, IngotError, InputError
 
 #: Keys go into a cache, and what it holds is added up: the sum tells what is in it.
@@ -145,6 +146,32 @@ def test_rows_run_by_themselves(cached: ingot.Model) -> None:
         assert session.state("past_0")[2, :3, 0].tolist() == [7, 7, 0]
         with pytest.raises(IngotError, match="rows 2 to 3 are selected, but the states have 3"):
             session.select_rows(2, 2)
+
+
+def test_rows_that_are_selected_must_still_be_there(cached: ingot.Model) -> None:
+    with cached.session() as session:
+        feed(session, [1], [2], [3])
+        session.select_rows(2, 1)
+        session.reset()
+        with pytest.raises(InputError, match="rows 2 to 2 are selected, but the session's states have 1; select others"):
+            feed(session, [1])
+        session.select_rows()
+        assert feed(session, [4], [5]).tolist() == [4, 5]
+
+
+def test_inspect_shows_states(cached: ingot.Model, ring: ingot.Model, capsys: pytest.CaptureFixture[str]) -> None:
+    for model, kind in ((cached, "cache"), (ring, "ring")):
+        assert main(["inspect", str(model.path)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert any(line.split()[:1] == ["past_0"] and line.split()[-1] == kind for line in lines)
+
+
+def test_a_step_beyond_any_text_is_refused(ring: ingot.Model) -> None:
+    with ring.session() as session:
+        feed(session, [1])
+        session.set_state("length", np.array([(1 << 63) - 2]))
+        with pytest.raises(IngotError, match="which is beyond any text"):
+            feed(session, [1, 1])
 
 
 def test_forks_go_their_own_ways(cached: ingot.Model) -> None:

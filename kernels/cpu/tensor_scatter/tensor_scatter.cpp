@@ -9,6 +9,9 @@
 namespace ingot {
 namespace {
 
+// Far from where a sum of steps would leave 64 bits.
+constexpr int64_t kMostStart = int64_t{1} << 48;
+
 // Where steps go.
 struct Slots {
   int64_t capacity;
@@ -85,6 +88,7 @@ void TensorScatter(KernelContext& context) {
   for (int64_t b = 0; b < extents.batches; ++b) {
     const int64_t start = first == nullptr ? 0 : Indices(*first)[b];
     if (start < 0) FailKernel("batch ", b, " starts at step ", start, ", which is before the first");
+    if (start > kMostStart) FailKernel("batch ", b, " starts at step ", start, ", which is beyond any text");
     if (!slots.circular && start + extents.steps > slots.capacity)
       FailKernel("the cache is full: it has room for ", slots.capacity, " steps, holds ", start, " in batch ", b,
                  " and is given ", extents.steps, " more");
