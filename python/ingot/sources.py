@@ -64,7 +64,7 @@ def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, inpu
         from ingot.export.decoder import export_decoder, is_decoder
 
         if is_decoder(path):
-            return export_decoder(path, folder, context, cache)
+            return export_decoder(path, context, cache)
         exported = export_directory(path, folder)
         label = path.name
     elif type(model).__module__.split(".")[0] == "torch" or _is_module(model):

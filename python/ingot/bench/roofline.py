@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ingot.bench.svg import Axis, line, text
+from ingot.bench.svg import Axis, grid, text
 
 #: The size of the picture and the space for the labels around the plot: left, right, top, bottom.
 _WIDTH, _HEIGHT = 900, 480
@@ -34,12 +34,7 @@ def roofline_svg(steps: Sequence[Mapping[str, Any]], peak: float, bandwidth: flo
     x = Axis([ridge / 10, ridge * 10, *(i for _, i, _ in points)], _LEFT, _WIDTH - _RIGHT)
     y = Axis([peak, peak / 100, *(r for _, _, r in points)], _HEIGHT - _BOTTOM, _TOP)
     lines = [f'<svg class="roofline" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Roofline: operations per byte against GFLOP/s">']
-    for power in x.powers():
-        lines += [line("grid", x(10.0**power), _TOP, x(10.0**power), _HEIGHT - _BOTTOM),
-                  text("tick middle", x(10.0**power), _HEIGHT - _BOTTOM + 18, f"{10.0**power:g}")]
-    for power in y.powers():
-        lines += [line("grid", _LEFT, y(10.0**power), _WIDTH - _RIGHT, y(10.0**power)),
-                  text("tick end", _LEFT - 8, y(10.0**power) + 4, f"{10.0**power:g}")]
+    lines += grid(x, y, _LEFT, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM)
     lines += [text("label middle", (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "operations per byte"), text("label", 8, _TOP - 8, "GFLOP/s")]
     # The roof: the slope of memory up to the ridge, then flat. The slope starts where it enters the picture.
     start = max(x.least, y.least / bandwidth)

@@ -25,6 +25,16 @@ class Axis:
         return range(self._low, self._high + 1)
 
 
+def grid(x: Axis, y: Axis, left: float, right: float, top: float, bottom: float) -> list[str]:
+    """Lines at the powers of ten, with their numbers below and to the left."""
+    lines = []
+    for power in x.powers():
+        lines += [line("grid", x(10.0**power), top, x(10.0**power), bottom), text("tick middle", x(10.0**power), bottom + 18, f"{10.0**power:g}")]
+    for power in y.powers():
+        lines += [line("grid", left, y(10.0**power), right, y(10.0**power)), text("tick end", left - 8, y(10.0**power) + 4, f"{10.0**power:g}")]
+    return lines
+
+
 def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
     """A line of a class."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'

@@ -51,7 +51,7 @@ def describe(path: str, dims: Mapping[str, int], target: str | None = None) -> d
     samples = manifest.get("samples") or {}
     return {
         "file": path, "size": os.path.getsize(path), "format": manifest["format"], "model": manifest["model"], "producer": manifest["producer"],
-        "inputs": manifest["inputs"], "outputs": manifest["outputs"], "dims": manifest["dims"],
+        "inputs": manifest["inputs"], "outputs": manifest["outputs"], "states": manifest.get("states", []), "dims": manifest["dims"],
         "weights": {"tensors": len(weights), "bytes": sum(w["nbytes"] for w in weights)},
         "samples": {"cases": len(samples.get("cases", [])), "reference": samples.get("reference")},
         "targets": [{"name": t["name"], "arch": t["arch"], "features": t["features"], "functions": len(t["code"].get("functions", {})),
@@ -96,6 +96,10 @@ def _print(found: Mapping[str, Any]) -> None:
     for side in ("inputs", "outputs"):
         printing.heading(side)
         printing.table(["name", "dtype", "shape"], [(t["name"], t["dtype"], printing.shape(t["shape"])) for t in found[side]])
+    if found["states"]:
+        printing.heading("states")
+        printing.table(["name", "dtype", "shape", "kind"], [(t["name"], t["dtype"], printing.shape(t["shape"]),
+                                                             "ring" if t.get("ring") else t["kind"]) for t in found["states"]])
     if found["dims"]:
         printing.heading("symbolic dimensions")
         printing.table(["name", "largest"], [(d["name"], "any" if d["max"] is None else d["max"]) for d in found["dims"]])

@@ -11,7 +11,7 @@ import numpy as np
 from ingot.errors import InputError
 from ingot.generate.generation import Generation, Options
 from ingot.generate.grammar import Grammar
-from ingot.generate.text import Stream, Text
+from ingot.generate.text import Stream
 from ingot.runtime.model import Model
 
 Array = np.ndarray[Any, Any]
@@ -45,7 +45,7 @@ class Batch:
         self.context: int = context or bound
         self.vocabulary: int = generation["vocabulary"]
         self.stop_tokens: tuple[int, ...] = tuple(generation["stop_tokens"])
-        self.text = _tokenizer(model)
+        self.text = model.tokenizer
         self.session = model.session()
         self.session.set_dimension("batch", rows)
         if bound != _UNBOUNDED:
@@ -251,11 +251,6 @@ class Batch:
         if found is None:
             raise InputError(f"{self.model.path}: the artifact has no {name}, which grammars need")
         return found
-
-
-def _tokenizer(model: Model) -> Text | None:
-    definition = model.asset("tokenizer.json")
-    return None if definition is None else Text(definition, model.asset("tokenizer_config.json"), model.asset("chat_template.jinja"))
 
 
 def _step_bytes(model: Model) -> int:

@@ -39,20 +39,21 @@ class Grammar:
         Raises:
             InputError: Several are given, or the schema is not JSON.
         """
-        if sum(x is not None for x in (schema, grammar, regex)) > 1:
+        given = sum(x is not None for x in (schema, grammar, regex))
+        if given > 1:
             raise InputError("give one of json_schema, grammar and regex")
+        if not given:
+            return None
         try:
             from llguidance import LLMatcher
         except ImportError as error:
-            if schema is None and grammar is None and regex is None:
-                return None
             raise IngotError("grammars need the package 'llguidance': pip install llguidance") from error
         if schema is not None:
             try:
                 return str(LLMatcher.grammar_from_json_schema(schema if isinstance(schema, str) else json.dumps(schema)))
             except ValueError as error:
                 raise InputError(f"the JSON schema cannot be used: {error}") from error
-        return str(LLMatcher.grammar_from_lark(grammar)) if grammar is not None else str(LLMatcher.grammar_from_regex(regex)) if regex else None
+        return str(LLMatcher.grammar_from_lark(grammar) if grammar is not None else LLMatcher.grammar_from_regex(regex or ""))
 
     def allowed(self) -> Array:
         """[vocabulary] bool: the tokens that can come next."""

@@ -21,6 +21,7 @@ from ingot.runtime.session import Session
 
 if TYPE_CHECKING:
     from ingot.generate import Generation
+    from ingot.generate.text import Text
 
 Array = np.ndarray[Any, Any]
 
@@ -81,6 +82,20 @@ class Model:
         manifest: dict[str, Any] = json.loads(self._native.manifest())
         return manifest
 
+    @cached_property
+    def _artifact(self) -> Artifact:
+        return Artifact(self.path)
+
+    @cached_property
+    def tokenizer(self) -> Text | None:
+        """The tokenizer that travels in the artifact, read once; None if there is none."""
+        definition = self.asset("tokenizer.json")
+        if definition is None:
+            return None
+        from ingot.generate.text import Text
+
+        return Text(definition, self.asset("tokenizer_config.json"), self.asset("chat_template.jinja"))
+
     def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False, **named: Any) -> dict[str, Array]:
         """Runs the model once. States start from zero: what is to be remembered takes a :meth:`session`.
 
@@ -122,7 +137,7 @@ class Model:
         found = next((f for f in entry["files"] if f["name"] == name), None)
         if found is None:
             return None
-        segment = Artifact(self.path).segment(entry["segment"])
+        segment = self._artifact.segment(entry["segment"])
         return bytes(segment[found["offset"]:found["offset"] + found["nbytes"]])
 
     def generate(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], *, max_new_tokens: int = 128, stop: str | Sequence[str] = (),

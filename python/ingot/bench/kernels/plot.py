@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from ingot.bench.kernels.points import ROOFS, Point
-from ingot.bench.svg import Axis, line, text
+from ingot.bench.svg import Axis, grid, text
 
 #: The size of the picture and the space for the labels around the plot: left, right, top, bottom.
 _WIDTH, _HEIGHT = 900, 480
@@ -28,12 +28,7 @@ def roofline_svg(points: Sequence[Point], limits: Mapping[str, Any], colours: Ma
     x = Axis([min(ridges) / 10, max(ridges) * 10, *(p.intensity for p in points)], _LEFT, _WIDTH - _RIGHT)
     y = Axis([max(peaks.values()), min(peaks.values()) / 100, *(p.rate for p in points)], _HEIGHT - _BOTTOM, _TOP)
     lines = [f'<svg class="roofline" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Roofline: operations per byte against Gop/s">']
-    for power in x.powers():
-        lines += [line("grid", x(10.0**power), _TOP, x(10.0**power), _HEIGHT - _BOTTOM),
-                  text("tick middle", x(10.0**power), _HEIGHT - _BOTTOM + 18, f"{10.0**power:g}")]
-    for power in y.powers():
-        lines += [line("grid", _LEFT, y(10.0**power), _WIDTH - _RIGHT, y(10.0**power)),
-                  text("tick end", _LEFT - 8, y(10.0**power) + 4, f"{10.0**power:g}")]
+    lines += grid(x, y, _LEFT, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM)
     lines += [text("label middle", (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "operations per byte"), text("label", 8, _TOP - 10, "Gop/s")]
     # A roof is the slope of memory up to its ridge, then flat. The slope starts where it enters the picture.
     start = max(x.least, y.least / bandwidth)

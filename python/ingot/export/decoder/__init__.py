@@ -30,12 +30,11 @@ def is_decoder(directory: Path) -> bool:
     return generates and config.get("model_type") in FAMILIES and not config.get("auto_map") and not config.get("quantization_config")
 
 
-def export_decoder(directory: Path, folder: Path, context: int | None = None, cache: str | None = None) -> Source:
+def export_decoder(directory: Path, context: int | None = None, cache: str | None = None) -> Source:
     """The directory's model with its caches as states.
 
     Args:
         directory: With ``config.json`` and safetensors files; a tokenizer travels along.
-        folder: Not used: nothing has to be written.
         context: The most tokens that caches can hold; by default as many as the model was trained for.
         cache: ``f32``, ``f16``, ``bf16`` or ``int8``.
 

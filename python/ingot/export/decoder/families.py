@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,6 @@ class Decoder:
     attention_scale: float | None = None
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
-    stop_tokens: tuple[int, ...] = field(default=())
 
 
 #: Hugging Face's names of activations.

@@ -108,10 +108,7 @@ class DecoderGraph:
         """The product x W^T + b, for weights [out, in], or x W + b for transposed ones."""
         weight = self.tensor(f"{name}.weight")
         if not (self.d.transposed if transposed is None else transposed):
-            turned = f"{name}:turned"
-            if not any(n.output[0] == turned for n in self.nodes[-64:]):
-                self.node("Transpose", weight, name=turned, perm=[1, 0])
-            weight = turned
+            weight = self.node("Transpose", weight, perm=[1, 0])
         product = self.node("MatMul", x, weight, name=f"/{name}")
         return self.node("Add", product, self.tensor(f"{name}.bias")) if self.has(f"{name}.bias") else str(product)
 
