@@ -25,6 +25,8 @@ FEATURES = {"scalar": (), "avx2": ("avx2", "fma", "f16c"), "avx_vnni": ("avx2", 
 INSTRUCTION_SETS = [name for name, needed in FEATURES.items() if set(needed) <= set(ingot.machine()["features"])]
 UNIT = 2.0**-24  # the rounding error of float32
 OUTPUT_UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+#: Half the smallest number of each type: numbers below the smallest normal one are rounded to a multiple of it.
+OUTPUT_STEP = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
 NF4_IN_INTEGERS = Format("nf4 in integers", 3, 4, values=tuple(np.round(np.array(FORMATS["nf4"].values) * 127) / 127))
 
 
@@ -144,7 +146,7 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
         bound = 1.13 * bound + 16 * UNIT * np.abs(sums)
     if data.residual is not None:
         y = y + data.residual.astype(np.float64)
-    return y, bound + (UNIT + OUTPUT_UNIT[case.dtype]) * (np.abs(y) + bound) + 1e-30
+    return y, bound + (UNIT + OUTPUT_UNIT[case.dtype]) * (np.abs(y) + bound) + OUTPUT_STEP[case.dtype] + 1e-30
 
 
 def run(case: Case, data: Data, folder: Path, threads: int = 2) -> np.ndarray:
