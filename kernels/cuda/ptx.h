@@ -1,0 +1,52 @@
+// PTX instructions as functions, one each, in namespace ingot::ptx. All inline assembly of the CUDA kernels is in the
+// ptx_*.h files that this one includes; the emulator has functions of the same names (emulator/ptx_*.h), so that
+// kernels run on a CPU in tests. A new instruction goes into both.
+//
+// Addresses in shared memory are 32-bit numbers, which SharedAddress gives. What needs a newer GPU than the code is
+// compiled for traps.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+#include "launch.h"
+
+#define INGOT_PTX __device__ __forceinline__
+
+namespace ingot::ptx {
+
+// The layout in which bytes lie in shared memory: with k128, the 16-byte piece i of a 128-byte row r is at place i ^ (r
+// % 8); k64 and k32 do the same to 64-byte and 32-byte rows with (r / 2) % 4 and (r / 4) % 2. In all of them it is the
+// bits of the address that count: bits 4.. are replaced by their exclusive or with bits 7.. (3, 2 or 1 bits). The
+// values are those of matrix descriptors.
+enum class Swizzle : uint32_t { kNone = 0, k128 = 1, k64 = 2, k32 = 3 };
+
+// What Swizzle does to an offset from the start of memory that is aligned to 1,024 bytes.
+__host__ __device__ __forceinline__ constexpr uint32_t Swizzled(Swizzle swizzle, uint32_t offset) {
+  const uint32_t bits = swizzle == Swizzle::k128  ? 0x70
+                        : swizzle == Swizzle::k64 ? 0x30
+                        : swizzle == Swizzle::k32 ? 0x10
+                                                  : 0;
+  return offset ^ ((offset >> 3) & bits);
+}
+
+struct Tf32 {};  // the element type of products that round float to 10 bits of mantissa
+
+}  // namespace ingot::ptx
+
+#if defined(INGOT_EMULATE)
+#include "emulator/ptx_barrier.h"
+#include "emulator/ptx_copy.h"
+#include "emulator/ptx_math.h"
+#include "emulator/ptx_mma.h"
+#else
+#include "ptx_barrier.h"
+#include "ptx_copy.h"
+#include "ptx_math.h"
+#include "ptx_mma.h"
+#endif
+#include "ptx_wgmma.h"
