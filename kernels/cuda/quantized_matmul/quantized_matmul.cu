@@ -1,0 +1,230 @@
+#include "cuda/quantized_matmul/quantized_matmul.h"
+
+#include <algorithm>
+#include <bit>
+#include <initializer_list>
+#include <limits>
+#include <string>
+
+#include "cpu/quantized_matmul/quantized_matmul.h"
+#include "cpu/quantized_matmul/tables.h"
+#include "cuda/quantized_matmul/problem.h"
+
+namespace ingot::cuda {
+namespace {
+
+using namespace quantized_matmul;
+
+// From so many rows on, products on Hopper are bound by arithmetic.
+constexpr int kLeastWgmmaRows = 65;
+
+bool Is(const DLTensor& tensor, uint8_t code, int bits) {
+  return tensor.dtype.code == code && tensor.dtype.bits == bits && tensor.dtype.lanes == 1;
+}
+
+Element FloatOf(const DLTensor& tensor, const char* name) {
+  if (Is(tensor, kDLFloat, 32)) return Element::kFloat;
+  if (Is(tensor, kDLFloat, 16)) return Element::kHalf;
+  if (Is(tensor, kDLBfloat, 16)) return Element::kBfloat;
+  FailKernel("quantized_matmul takes ", std::string_view(name), " of float32, float16 or bfloat16, not ", DTypeText(tensor.dtype));
+}
+
+const DLTensor* Typed(const DLTensor* tensor, const char* name, uint8_t code, int bits) {
+  if (tensor != nullptr && !Is(*tensor, code, bits))
+    FailKernel("quantized_matmul does not take ", std::string_view(name), " of ", DTypeText(tensor->dtype));
+  return tensor;
+}
+
+void CheckShape(const DLTensor* tensor, const char* name, std::initializer_list<int64_t> shape) {
+  if (tensor == nullptr || std::ranges::equal(ShapeOf(*tensor), shape)) return;
+  std::string wanted;
+  for (const int64_t extent : shape) wanted += Text(wanted.empty() ? "" : ", ", extent);
+  FailKernel("quantized_matmul: ", std::string_view(name), " is ", ShapeText(*tensor), ", not [", wanted, "]");
+}
+
+// A float in 16 bits, to nearest even; for the normal numbers and zeros of tables.
+uint16_t Rounded(float value, Element type) {
+  uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>(bits >> 31 << 15);
+  if ((bits & 0x7FFFFFFF) == 0) return sign;
+  if (type == Element::kHalf) bits -= uint32_t{127 - 15} << 23;
+  const int dropped = type == Element::kHalf ? 13 : 16;
+  bits += (uint32_t{1} << (dropped - 1)) - 1 + (bits >> dropped & 1);
+  return static_cast<uint16_t>(sign | (bits >> dropped & 0x7FFF));
+}
+
+class Call {
+ public:
+  explicit Call(CudaContext& context) : context_(context) {
+    ReadOperands();
+    ReadFormat();
+    ReadGroups();
+    ReadEpilogue();
+  }
+
+  void Run() {
+    Problem& p = problem_;
+    if (p.rows == 0 || p.columns == 0) return;
+    const bool in_floats = p.depth == 0 || p.zero_type == Element::kFloat || (p.x_type == Element::kFloat && !rounds_);
+    if (in_floats) return LaunchFloats(context_, p);
+    // Rows are copied in pieces of 16 bytes.
+    const bool aligned = p.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0;
+    if (p.x_type == Element::kFloat || !aligned) {
+      const Element type = p.x_type == Element::kHalf ? Element::kHalf : Element::kBfloat;
+      const int64_t stride = CeilDivide(p.depth, 8) * 8;
+      void* x = context_.DeviceScratch(static_cast<size_t>(p.rows * stride * 2));
+      LaunchPrepare(context_, p, type, x, stride);
+      p.x = x;
+      p.x_type = type;
+      p.x_stride = stride;
+      p.depth = static_cast<int32_t>(stride);
+    }
+    FillTable();
+    const Choice choice = ReadChoice();
+    if (choice.path == 3 || (choice.path == 0 && TakesWgmma())) return LaunchWgmma(context_, p, choice);
+    LaunchStreamed(context_, p, choice);
+  }
+
+ private:
+  void ReadOperands() {
+    Problem& p = problem_;
+    const DLTensor& x = context_.Input(0);
+    const DLTensor& w = context_.Input(1);
+    const DLTensor& y = context_.Output(0);
+    p.x_type = FloatOf(x, "X");
+    p.y_type = FloatOf(y, "Y");
+    const bool fits = x.ndim >= 1 && x.ndim == y.ndim && p.y_type == p.x_type && std::equal(x.shape, x.shape + x.ndim - 1, y.shape);
+    if (!fits)
+      FailKernel("quantized_matmul of X ", DTypeText(x.dtype), " ", ShapeText(x), " to Y ", DTypeText(y.dtype), " ", ShapeText(y),
+                 " does not fit together");
+    p.rows = Extent(ElementCount(ShapeOf(x).first(static_cast<size_t>(x.ndim - 1))), "rows");
+    p.depth = Extent(x.shape[x.ndim - 1], "columns of X");
+    p.columns = Extent(y.shape[y.ndim - 1], "columns");
+    p.x_stride = p.depth;
+    p.panels = static_cast<int32_t>(CeilDivide(p.columns, kPanel));
+    p.steps = static_cast<int32_t>(CeilDivide(p.depth, kStep));
+    if (!Is(w, kDLUInt, 8)) FailKernel("quantized_matmul takes packed weights of uint8, not ", DTypeText(w.dtype));
+    p.x = Data<std::byte>(x);
+    p.y = Data<std::byte>(y);
+    p.weights = Data<uint8_t>(w);
+  }
+
+  // Offsets within a row, a panel's scales and tiles are of 32 bits.
+  static int32_t Extent(int64_t extent, const char* name) {
+    constexpr int64_t kMost = int64_t{1} << 24;
+    if (extent > kMost) FailKernel("quantized_matmul: ", extent, " ", std::string_view(name), " are more than ", kMost);
+    return static_cast<int32_t>(extent);
+  }
+
+  void ReadFormat() {
+    const int64_t format = context_.ints()[0];
+    switch (static_cast<QuantizedFormat>(format)) {
+      case QuantizedFormat::kInt8:
+        problem_.codes = Codes::kBytes;
+        break;
+      case QuantizedFormat::kInt4:
+        problem_.codes = Codes::kNibbles;
+        break;
+      case QuantizedFormat::kMxfp4:
+        SetTable(ingot::quantized_matmul::kMxfp4Table);
+        break;
+      case QuantizedFormat::kNf4:
+        SetTable(ingot::quantized_matmul::kNf4Table);
+        break;
+      default:
+        FailKernel("quantized_matmul has no format ", format);
+    }
+    CheckShape(&context_.Input(1), "packed W", {problem_.panels, int64_t{problem_.steps} * StepBytes(problem_.codes)});
+  }
+
+  void SetTable(const ingot::quantized_matmul::Table& table) {
+    problem_.codes = Codes::kTable;
+    std::copy_n(table.floats, 16, problem_.table_floats);
+  }
+
+  void FillTable() {
+    if (problem_.codes != Codes::kTable) return;
+    std::fill_n(problem_.table, 8, 0);
+    for (unsigned i = 0; i < 16; ++i) {
+      const uint32_t number = Rounded(problem_.table_floats[i], problem_.x_type);
+      problem_.table[i / 4] |= (number & 0xFF) << (i % 4 * 8);
+      problem_.table[4 + i / 4] |= (number >> 8) << (i % 4 * 8);
+    }
+  }
+
+  static int64_t Group(int64_t group, const char* name) {
+    if (group == 0) return int64_t{1} << 30;
+    if (group < kLeastGroup || !std::has_single_bit(static_cast<uint64_t>(group)))
+      FailKernel("quantized_matmul: ", std::string_view(name), " is ", group,
+                 "; it is a power of two of at least 16, or 0 for a whole row");
+    return std::min(group, int64_t{1} << 30);
+  }
+
+  void ReadGroups() {
+    Problem& p = problem_;
+    const auto ints = context_.ints();
+    const int64_t group = Group(ints[1], "group");
+    p.group_shift = std::countr_zero(static_cast<uint64_t>(group));
+    p.groups = static_cast<int32_t>(CeilDivide(p.depth, group));
+    rounds_ = ints[2] != 0;
+    Group(ints[3], "the group of activations");
+    const DLTensor& scales = context_.Input(2);
+    p.scale_type = Is(scales, kDLUInt, 8) ? Element::kPower : FloatOf(scales, "scales");
+    CheckShape(&scales, "scales", {p.panels, p.groups, kPanel});
+    p.scales = Data<uint8_t>(scales);
+    p.zero_type = Element::kByte;
+    const DLTensor* zeros = context_.OptionalInput(3);
+    if (zeros == nullptr) return;
+    if (p.codes == Codes::kTable) FailKernel("quantized_matmul: weights that are looked up have no zeros");
+    if (!Is(*zeros, kDLInt, 8)) {
+      Typed(zeros, "zeros", kDLFloat, 32);
+      p.zero_type = Element::kFloat;
+    }
+    CheckShape(zeros, "zeros", {p.panels, p.groups, kPanel});
+    p.zeros = Data<uint8_t>(*zeros);
+  }
+
+  void ReadEpilogue() {
+    const int64_t activation = context_.ints()[4];
+    if (activation < 0 || activation > static_cast<int64_t>(Activation::kSilu))
+      FailKernel("quantized_matmul has no activation ", activation);
+    problem_.activation = static_cast<Activation>(activation);
+    const DLTensor* bias = Typed(context_.OptionalInput(4), "a bias", kDLFloat, 32);
+    CheckShape(bias, "the bias", {problem_.columns});
+    if (bias != nullptr) problem_.bias = Data<float>(*bias);
+    const DLTensor& y = context_.Output(0);
+    const DLTensor* residual = Typed(context_.OptionalInput(5), "a residual", y.dtype.code, y.dtype.bits);
+    if (residual == nullptr) return;
+    if (!std::ranges::equal(ShapeOf(*residual), ShapeOf(y)))
+      FailKernel("quantized_matmul: the residual is ", ShapeText(*residual), ", but Y is ", ShapeText(y));
+    problem_.residual = Data<std::byte>(*residual);
+  }
+
+  Choice ReadChoice() const {
+    const auto ints = context_.ints();
+    const int64_t variant = ints.size() > 5 ? ints[5] : 0;
+    if (variant < 0 || variant / 1'000'000 > 3) FailKernel("quantized_matmul has no variant ", variant);
+    const Choice choice = {static_cast<int>(variant / 1'000'000), static_cast<int>(variant / 10'000 % 100),
+                           static_cast<int>(variant / 100 % 100), static_cast<int>(variant % 100)};
+    if (choice.path == 3 && context_.capability() != 90)
+      FailKernel("quantized_matmul: variant ", variant, " is for compute capability 9.0, not ", context_.capability() / 10, ".",
+                 context_.capability() % 10);
+    return choice;
+  }
+
+  // Weights times their scales may not fit in float16 where scales are any powers of two.
+  bool TakesWgmma() const {
+    const bool fits = problem_.x_type != Element::kHalf || problem_.scale_type != Element::kPower;
+    return context_.capability() == 90 && problem_.rows >= kLeastWgmmaRows && fits;
+  }
+
+  CudaContext& context_;
+  Problem problem_{};
+  bool rounds_ = false;  // X of float32
+};
+
+}  // namespace
+
+void QuantizedMatmul(CudaContext& context) { Call(context).Run(); }
+
+}  // namespace ingot::cuda
