@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "checksum.h"
+#include "device_code.h"
 #include "machine.h"
 
 static_assert(std::endian::native == std::endian::little, "artifacts are little-endian and are mapped as they are");
@@ -327,21 +328,46 @@ void Artifact::CheckWeights() const {
   }
 }
 
-const Target& Artifact::ChooseTarget(std::string_view name) const {
+const Target& Artifact::ChooseTarget(std::string_view name, int32_t device) const {
   std::string offered;
   for (const Target& target : targets_) {
     if (!offered.empty()) offered += ", ";
     offered += target.name;
-    const std::string missing = MissingFeatures(target.architecture, target.features);
-    if (!name.empty() ? target.name == name : missing.empty()) {
-      if (missing.empty()) return target;
-      Fail(INGOT_ERROR_TARGET, path(), ": target '", name, "' needs ", missing, ", which this machine does not have");
-    }
-    if (!missing.empty()) offered += Text(" (needs ", missing, ")");
+    const bool cuda = target.architecture == kCuda;
+    const bool wanted = name.empty() || target.name == name;
+    if (!wanted && cuda) continue;  // a GPU is not looked for in vain
+    const std::string missing = Missing(target, device);
+    if (wanted && missing.empty()) return target;
+    if (wanted && !name.empty())
+      Fail(INGOT_ERROR_TARGET, path(), ": target '", name, "' ",
+           cuda ? missing : Text("needs ", missing, ", which this machine does not have"),
+           OfferAnother(target));
+    if (!missing.empty()) offered += Text(cuda ? " (" : " (needs ", missing, ")");
   }
   if (offered.empty()) Fail(INGOT_ERROR_TARGET, path(), ": the artifact has code for no target");
   if (!name.empty()) Fail(INGOT_ERROR_TARGET, path(), ": there is no target '", name, "'; the artifact has ", offered);
   Fail(INGOT_ERROR_TARGET, path(), ": none of its targets runs on this machine: ", offered);
+}
+
+// What this machine lacks of a target, or "".
+std::string Artifact::Missing(const Target& target, int32_t device) const {
+  if (target.architecture != kCuda) return MissingFeatures(target.architecture, target.features);
+  const DeviceCodeInfo info = ReadDeviceCodeInfo(target.code);
+  try {
+    return MissingDeviceCode(Device::Open(device), info.architectures, info.ptx);
+  } catch (const Error& error) {
+    return Text("cannot run: ", error.what());
+  }
+}
+
+// "; load it with target 'cpu:x86-64-v3' to run on the CPU", if there is one that can.
+std::string Artifact::OfferAnother(const Target& but) const {
+  if (but.architecture != kCuda) return "";
+  for (const Target& target : targets_) {
+    if (target.architecture != kCuda && Missing(target, 0).empty())
+      return Text("; load it with target '", target.name, "' to run on the CPU");
+  }
+  return "";
 }
 
 }  // namespace ingot

@@ -81,8 +81,9 @@ class Artifact {
   const std::vector<Weight>& weights() const { return weights_; }
   const std::vector<Target>& targets() const { return targets_; }
 
-  // The target of a name, or the first that this machine can run if `name` is empty; an error if there is none.
-  const Target& ChooseTarget(std::string_view name) const;
+  // The target of a name, or the first that this machine can run if `name` is empty; an error if there is none. `device`:
+  // the GPU for CUDA targets.
+  const Target& ChooseTarget(std::string_view name, int32_t device = 0) const;
   // Fails if the checksum of a segment's bytes is not what the segment table says.
   void CheckSegment(size_t index) const;
   // Checks every byte, and names the first segment or weight that differs.
@@ -102,6 +103,8 @@ class Artifact {
   void ReadWeights(const json::Node& node);
   void CheckSamples(const json::Node& node) const;
   void CheckWeights() const;
+  std::string Missing(const Target& target, int32_t device) const;
+  std::string OfferAnother(const Target& but) const;
 
   MappedFile file_;
   std::vector<Segment> segments_;

@@ -1,4 +1,4 @@
-// Memory of tensors: shared buffers that a session recycles, and the arena of its planned values.
+// Memory of tensors, on the CPU or a GPU: shared buffers that a session recycles, and the arena of its planned values.
 #pragma once
 
 #include <atomic>
@@ -16,12 +16,17 @@ constexpr size_t kTensorAlignment = 64;
 inline size_t AlignUp(size_t value, size_t alignment) { return (value + alignment - 1) / alignment * alignment; }
 
 class BufferPool;
+class Device;
+class DeviceEvent;
+class DeviceStream;
 
-// The header of a buffer; its bytes follow.
+// The header of a buffer. On the CPU its bytes follow it.
 struct alignas(kTensorAlignment) Buffer {
   std::atomic<int32_t> references{1};
   size_t capacity = 0;
   BufferPool* pool = nullptr;
+  std::byte* data = nullptr;
+  DeviceEvent* fence = nullptr;  // of the last work of someone else's that used the bytes
 };
 
 // Shared ownership of a buffer. The last owner's thread gives it back to its pool, which may have outlived its session.
@@ -41,8 +46,10 @@ class BufferRef {
 
   explicit operator bool() const { return buffer_ != nullptr; }
   bool operator==(const BufferRef& other) const { return buffer_ == other.buffer_; }
-  std::byte* data() const { return reinterpret_cast<std::byte*>(buffer_ + 1); }
+  std::byte* data() const { return buffer_->data; }
   size_t capacity() const { return buffer_->capacity; }
+  // What the pool's stream does with the memory after it was released waits for what is on this stream now.
+  void Fence(void* stream) const;
   bool unique() const { return buffer_->references.load(std::memory_order_acquire) == 1; }
 
  private:
@@ -59,18 +66,27 @@ class BufferPool {
   };
   using Ptr = std::unique_ptr<BufferPool, Closer>;
 
-  static Ptr Create() { return Ptr(new BufferPool); }
+  enum class Kind : uint8_t { kHost, kPinned, kDevice };
+  static Ptr Create() { return Ptr(new BufferPool(Kind::kHost, nullptr)); }
+  // Of memory on the stream's GPU, or on the CPU such that copies from and to that GPU are fast. The stream lives until
+  // the pool is given up.
+  static Ptr Create(Kind kind, DeviceStream& stream) { return Ptr(new BufferPool(kind, &stream)); }
 
   // At least `bytes` bytes, aligned to kTensorAlignment. Contents are undefined.
   BufferRef Allocate(size_t bytes);
 
  private:
   friend class BufferRef;
-  BufferPool() = default;
+  BufferPool(Kind kind, DeviceStream* stream);
+  Buffer* New(size_t capacity);
+  void Free(Buffer* buffer) const;
   void Release(Buffer* buffer);
   void Close();
   void Trim(size_t keep_bytes);
 
+  const Kind kind_;
+  const Device* const device_;  // of kPinned and kDevice
+  DeviceStream* stream_;        // until the pool is closed
   std::mutex mutex_;
   std::vector<Buffer*> free_;  // the one that was released last stands last
   size_t free_bytes_ = 0;
@@ -80,10 +96,12 @@ class BufferPool {
   bool closed_ = false;
 };
 
-// One range of memory that grows; growing moves it and loses its contents. Pages that nobody touches take no memory.
+// One range of memory that grows; growing moves it and loses its contents. On the CPU it starts as zeros, and pages that
+// nobody touches take no memory.
 class Arena {
  public:
-  Arena() = default;
+  // On a GPU, or on the CPU if it is nullptr.
+  explicit Arena(const Device* device = nullptr) : device_(device) {}
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -93,6 +111,9 @@ class Arena {
   size_t size() const { return size_; }
 
  private:
+  void Release();
+
+  const Device* device_;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
 };

@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-
 #include "builtins.h"
+#include "device_step.h"
 #include "kernel_call.h"
 #include "loop.h"
 
@@ -22,7 +21,19 @@ constexpr size_t kMostFrames = 8;
 }  // namespace
 
 Executor::Executor(Model& model)
-    : model_(model), buffers_(BufferPool::Create()), frames_(model.program().functions.size()) {}
+    : model_(model),
+      stream_(model.device() == nullptr ? nullptr : std::make_unique<DeviceStream>(*model.device())),
+      memory_(stream_.get()),
+      scratch_(stream_ == nullptr ? nullptr : std::make_unique<DeviceScratch>(stream_->device())),
+      buffers_(stream_ == nullptr ? BufferPool::Create() : BufferPool::Create(BufferPool::Kind::kDevice, *stream_)),
+      host_buffers_(stream_ == nullptr ? nullptr : BufferPool::Create(BufferPool::Kind::kPinned, *stream_)),
+      strings_(host_buffers()),
+      frames_(model.program().functions.size()) {}
+
+Executor::~Executor() {
+  // Work that still runs may use what goes now.
+  if (stream_ != nullptr) stream_->device().Try(&DeviceLibrary::synchronize, stream_->handle());
+}
 
 Frame& Executor::Enter(int32_t function, std::span<const int64_t> input_extents, size_t depth) {
   auto& frames = frames_[static_cast<size_t>(function)];
@@ -36,7 +47,7 @@ Frame& Executor::Enter(int32_t function, std::span<const int64_t> input_extents,
     if (frames.size() > kMostFrames) frames.pop_back();
   }
   Frame& frame = *frames.front();
-  while (arenas_.size() <= depth) arenas_.push_back(std::make_unique<Arena>());
+  while (arenas_.size() <= depth) arenas_.push_back(std::make_unique<Arena>(model_.device()));
   arenas_[depth]->Reserve(frame.plan()->arena_bytes);
   frame.SetArena(arenas_[depth]->data());
   return frame;
@@ -44,7 +55,11 @@ Frame& Executor::Enter(int32_t function, std::span<const int64_t> input_extents,
 
 void Executor::Execute(Frame& frame, size_t depth, Profile* profile) {
   try {
-    profile == nullptr ? RunInstructions(frame, depth) : RunProfiled(frame, depth, *profile);
+    if (profile != nullptr) {
+      stream_ == nullptr ? RunProfiled(frame, depth, *profile) : RunTimed(frame, depth, *profile);
+    } else if (stream_ == nullptr || depth > 0 || !RunGraph(frame)) {
+      RunInstructions(frame, depth);
+    }
   } catch (...) {
     frame.ReleaseOwners();
     throw;
@@ -65,6 +80,70 @@ void Executor::RunProfiled(Frame& frame, size_t depth, Profile& profile) {
         std::chrono::nanoseconds(Clock::now() - start).count();
   }
   ++profile.runs;
+}
+
+// On a GPU, where steps take no time on the CPU: events between them say when each was done.
+void Executor::RunTimed(Frame& frame, size_t depth, Profile& profile) {
+  graphs_.reason = "steps are timed";
+  const Step* first = frame.function().steps.data();
+  std::list<DeviceEvent> events;
+  events.emplace_back(stream_->device()).Record(stream_->handle());
+  for (const Instruction& instruction : frame.instructions()) {
+    RunInstruction(frame, instruction, depth);
+    events.emplace_back(stream_->device()).Record(stream_->handle());
+  }
+  auto event = events.begin();
+  for (const Instruction& instruction : frame.instructions()) {
+    const auto next = std::next(event);
+    profile.nanoseconds[static_cast<size_t>(instruction.step - first)] += event->NanosecondsUntil(*next);
+    event = next;
+  }
+  ++profile.runs;
+}
+
+bool Executor::RunGraph(Frame& frame) {
+  graphs_.reason = model_.program().data_dependence;
+  if (!graphs_.reason.empty()) return false;
+  GraphCache& cache = frame.graphs();
+  const Function& function = frame.function();
+  std::vector<const void*> addresses = {frame.arena()};
+  for (const auto* values : {&function.inputs, &function.outputs}) {
+    for (const int32_t value : *values) addresses.push_back(frame.tensor(value).data);
+  }
+  void* graph = cache.Find(addresses);
+  if (graph == nullptr) {
+    if (!cache.warm) {
+      cache.warm = true;
+      graphs_.reason = "shapes are run for the first time";
+    } else if (!cache.failure.empty()) {
+      graphs_.reason = cache.failure;
+    } else if (cache.captures_left == 0) {
+      graphs_.reason = "addresses of inputs or outputs change from run to run";
+    } else {
+      --cache.captures_left;
+      graph = Capture(frame);
+      if (graph != nullptr) cache.Add(stream_->device(), addresses, graph);
+    }
+    if (graph == nullptr) return false;
+  }
+  stream_->device().Call(&DeviceLibrary::launch_graph, graph, stream_->handle());
+  ++graphs_.replayed;
+  return true;
+}
+
+// nullptr if the driver does not let these steps be captured; they can still run one by one.
+void* Executor::Capture(Frame& frame) {
+  void* graph = nullptr;
+  try {
+    DeviceStream::Capture capture(*stream_);
+    RunInstructions(frame, 0);
+    graph = capture.End();
+  } catch (const Error& error) {
+    graphs_.reason = frame.graphs().failure = Text("it cannot be captured: ", error.what());
+    return nullptr;
+  }
+  ++graphs_.captured;
+  return graph;
 }
 
 void Executor::RunInstruction(Frame& frame, const Instruction& instruction, size_t depth) {
@@ -123,7 +202,15 @@ void Executor::RunCall(Frame& frame, const Step& step) {
   frame.FillLateDims(step);
   const bool empty =
       std::all_of(step.outputs.begin(), step.outputs.end(), [&](int32_t v) { return frame.Bytes(v) == 0; });
-  if (!empty && step.function(frame.args(step)) != 0) FailCall(step);
+  if (empty) return;
+  if (step.device_function != nullptr) {
+    WithContext(Place(step), [&] {
+      const size_t pointers = step.inputs.size() + step.outputs.size();
+      step.device_function->Launch(*stream_, frame.args(step), pointers, step.dims.size());
+    });
+  } else if (step.function(frame.args(step)) != 0) {
+    FailCall(step);
+  }
 }
 
 void Executor::RunView(Frame& frame, const Step& step) {
@@ -136,16 +223,28 @@ void Executor::RunView(Frame& frame, const Step& step) {
 
 void Executor::RunBuiltin(Frame& frame, const Step& step) {
   PrepareOutputs(frame, step);
-  ::ingot::RunBuiltin(frame, step);
+  ::ingot::RunBuiltin(frame, step, memory_);
 }
 
 void Executor::RunKernel(Frame& frame, const Step& step) {
   PrepareOutputs(frame, step);
-  KernelCall(frame, step, *buffers_, strings_, workspace_, model_.pool()).Run();
+  if (step.host) {
+    HostKernelCall(frame, step, *buffers_, *host_buffers_, strings_, workspace_, model_.pool(), *stream_,
+                   model_.artifact().weights())
+        .Run();
+    return;
+  }
+  KernelCall call(frame, step, *buffers_, strings_, workspace_, model_.pool());
+  if (stream_ == nullptr) {
+    call.Run();
+    return;
+  }
+  WithContext(Place(step), [&] { DeviceKernelRun(call, *stream_, *scratch_, workspace_).Run(step); });
+  call.CheckOutputs();
 }
 
 void Executor::RunIf(Frame& frame, const Step& step, size_t depth) {
-  const bool condition = ReadCondition(frame, step, step.condition);
+  const bool condition = ReadCondition(frame, step, step.condition, memory_);
   std::vector<TensorRef> inputs;
   for (const int32_t value : condition ? step.inputs : step.else_inputs) inputs.push_back(Ref(frame, value));
   Frame& body = RunFunction(step.bodies[condition ? 0 : 1], inputs, depth + 1);
@@ -179,7 +278,7 @@ TensorRef Executor::TakeResult(Frame& frame, size_t index) {
   if (frame.owner(root)) return {&tensor, frame.owner(root)};
   const size_t bytes = frame.Bytes(output);
   BufferRef copy = buffers_->Allocate(bytes);
-  std::memcpy(copy.data(), tensor.data, bytes);
+  memory_.Copy(copy.data(), tensor.data, bytes);
   return {&tensor, std::move(copy)};
 }
 

@@ -6,12 +6,15 @@
 #include <vector>
 
 #include "buffer.h"
+#include "device.h"
 #include "frame.h"
 #include "model.h"
 #include "string_tensor.h"
 #include "workspace.h"
 
 namespace ingot {
+
+class DeviceScratch;
 
 // Nanoseconds gathered for each step of the main function.
 struct Profile {
@@ -22,6 +25,7 @@ struct Profile {
 class Executor {
  public:
   explicit Executor(Model& model);
+  ~Executor();
 
   // The frame of a function for inputs of these extents, at a depth of calls (0: the main function). It stays valid
   // until the function is entered again.
@@ -29,7 +33,13 @@ class Executor {
   // Runs a frame whose inputs and outputs have been pointed at memory.
   void Execute(Frame& frame, size_t depth, Profile* profile);
 
+  // Where tensors are. Buffers of it are the same memory.
+  const TensorMemory& memory() const { return memory_; }
+  DeviceStream* stream() { return stream_.get(); }
   BufferPool& buffers() { return *buffers_; }
+  // On the CPU, for copies from and to a GPU if tensors are there.
+  BufferPool& host_buffers() { return host_buffers_ == nullptr ? *buffers_ : *host_buffers_; }
+  const GraphCounts& graphs() const { return graphs_; }
   Workspace& workspace() { return workspace_; }
   StringHeap& strings() { return strings_; }
 
@@ -37,6 +47,10 @@ class Executor {
   friend class LoopRun;
 
   void RunInstructions(Frame& frame, size_t depth);
+  void RunTimed(Frame& frame, size_t depth, Profile& profile);
+  // Runs the main function as a graph, which is captured now if it is worth it; false if it has to run step by step.
+  bool RunGraph(Frame& frame);
+  void* Capture(Frame& frame);
   void RunProfiled(Frame& frame, size_t depth, Profile& profile);
   void RunInstruction(Frame& frame, const Instruction& instruction, size_t depth);
   void RunStep(Frame& frame, const Step& step, size_t depth);
@@ -59,8 +73,13 @@ class Executor {
   void Adopt(Frame& frame, const Step& step, int32_t value, TensorRef result);
 
   Model& model_;
+  std::unique_ptr<DeviceStream> stream_;  // nullptr on the CPU
+  TensorMemory memory_;
+  std::unique_ptr<DeviceScratch> scratch_;
   BufferPool::Ptr buffers_;
-  StringHeap strings_{*buffers_};
+  BufferPool::Ptr host_buffers_;  // nullptr on the CPU
+  StringHeap strings_;
+  GraphCounts graphs_;
   Workspace workspace_;
   std::vector<std::unique_ptr<Arena>> arenas_;             // one for each depth
   std::vector<std::list<std::unique_ptr<Frame>>> frames_;  // of each function; the one that was used last comes first

@@ -53,6 +53,25 @@ const OperatorRow* FindOperator(std::string_view name) {
 
 int OperandCount(Operator op) { return kOperators[static_cast<size_t>(op)].operand_count; }
 
+Expression ReadExpression(const json::Node& node, size_t index, size_t symbols) {
+  const size_t size = node.ArraySize();
+  if (size == 0) node.Fail("an expression starts with an operator");
+  const OperatorRow* row = FindOperator(node.At(0).String());
+  if (row == nullptr) node.Fail("there is no operator '", node.At(0).String(), "'");
+  Expression expression{row->op, {0, 0, 0}, 0};
+  const bool leaf = row->operand_count == 0;
+  if (size != static_cast<size_t>(leaf ? 2 : row->operand_count + 1)) node.Fail("wrong number of operands");
+  if (row->op == Operator::kConst) {
+    expression.constant = node.At(1).Integer();
+  } else if (row->op == Operator::kSymbol) {
+    expression.operands[0] = node.At(1).Index(symbols);
+  } else {
+    for (int i = 0; i < row->operand_count; ++i)
+      expression.operands[i] = node.At(static_cast<size_t>(i) + 1).Index(index);
+  }
+  return expression;
+}
+
 int64_t EvaluateExpression(const Expression& expression, std::span<const int64_t> values,
                            std::span<const int64_t> symbols) {
   if (expression.op == Operator::kConst) return expression.constant;

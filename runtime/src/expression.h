@@ -7,6 +7,8 @@
 #include <span>
 #include <string_view>
 
+#include "json.h"
+
 namespace ingot {
 
 enum class Operator : uint8_t {
@@ -51,6 +53,9 @@ struct OperatorRow {
 
 const OperatorRow* FindOperator(std::string_view name);
 int OperandCount(Operator op);
+
+// Reads an expression, which stands behind `index` others and may refer to this many symbols.
+Expression ReadExpression(const json::Node& node, size_t index, size_t symbols);
 
 // The value of an expression, given those of all expressions before it and of the symbols.
 int64_t EvaluateExpression(const Expression& expression, std::span<const int64_t> values,

@@ -5,16 +5,11 @@
 #include "builtins.h"
 
 namespace ingot {
-namespace {
 
-// What tensors without bytes point at; some code expects any address but NULL.
-alignas(kTensorAlignment) std::byte g_nothing[kTensorAlignment];
-
-}  // namespace
-
-Frame::Frame(const Function& function, std::span<const Weight> weights, std::span<const TensorInfo> names,
+Frame::Frame(const Function& function, const FrameMemory& memory, std::span<const TensorInfo> names,
              std::span<const Dimension> dimensions, std::span<const int64_t> input_extents)
     : function_(function),
+      nothing_(memory.nothing),
       input_extents_(input_extents.begin(), input_extents.end()),
       symbols_(function.symbols.size(), kUndefinedInteger),
       expressions_(function.expressions.size(), kUndefinedInteger),
@@ -25,8 +20,8 @@ Frame::Frame(const Function& function, std::span<const Weight> weights, std::spa
       args_(function.args) {
   for (size_t v = 0; v < tensors_.size(); ++v) {
     const Value& value = function.values[v];
-    tensors_[v] = {g_nothing,
-                   {kDLCPU, 0},
+    tensors_[v] = {nothing_,
+                   memory.device,
                    static_cast<int32_t>(value.shape.size()),
                    value.dtype->type,
                    extents_.data() + value.extents,
@@ -36,14 +31,14 @@ Frame::Frame(const Function& function, std::span<const Weight> weights, std::spa
   BindInputs(names, dimensions);
   for (const int32_t value : function.weights) {
     SetEarlyShape(value);
-    SetPointer(value, const_cast<std::byte*>(
-                          weights[static_cast<size_t>(function.values[static_cast<size_t>(value)].slot)].bytes.data()));
+    const auto weight = static_cast<size_t>(function.values[static_cast<size_t>(value)].slot);
+    SetPointer(value, const_cast<std::byte*>(memory.weights[weight]));
   }
   RunEarlySteps();
   for (const DimensionArgument& dim : function.dims) args_[dim.position] = expression(dim.expression);
   for (const auto& pointers : function.pointers) {
     for (const size_t position : pointers) {
-      if (args_[position] == 0) args_[position] = reinterpret_cast<intptr_t>(g_nothing);
+      if (args_[position] == 0) args_[position] = reinterpret_cast<intptr_t>(nothing_);
     }
   }
   BuildInstructions();
@@ -180,7 +175,7 @@ void Frame::SetArena(std::byte* arena) {
 }
 
 void Frame::SetPointer(int32_t root, void* data) {
-  if (data == nullptr) data = g_nothing;
+  if (data == nullptr) data = nothing_;
   for (const int32_t value : function_.views[static_cast<size_t>(root)])
     tensors_[static_cast<size_t>(value)].data = data;
   for (const size_t position : function_.pointers[static_cast<size_t>(root)])

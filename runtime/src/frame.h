@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "device_graph.h"
 #include "planner.h"
 #include "program.h"
 
@@ -17,6 +18,13 @@ namespace ingot {
 struct TensorRef {
   const DLTensor* tensor;
   BufferRef owner;  // empty if the memory is someone else's
+};
+
+// Where the tensors of a frame are that it is not given.
+struct FrameMemory {
+  std::span<const std::byte* const> weights;  // addresses, by the index in the artifact
+  DLDevice device;
+  void* nothing;  // what tensors without bytes point at; some code expects any address but NULL
 };
 
 // What to do next: a call whose arguments are complete, or a step that needs more.
@@ -29,7 +37,7 @@ struct Instruction {
 class Frame {
  public:
   // `names`: those of the inputs, for messages; `dimensions` bound the first symbols (both of the main function alone).
-  Frame(const Function& function, std::span<const Weight> weights, std::span<const TensorInfo> names,
+  Frame(const Function& function, const FrameMemory& memory, std::span<const TensorInfo> names,
         std::span<const Dimension> dimensions, std::span<const int64_t> input_extents);
   Frame(const Frame&) = delete;
   Frame& operator=(const Frame&) = delete;
@@ -45,6 +53,10 @@ class Frame {
   void SetPlan(std::shared_ptr<const MemoryPlan> plan) { plan_ = std::move(plan); }
   // Points the planned values at an arena; cheap if it has not moved.
   void SetArena(std::byte* arena);
+
+  std::byte* arena() const { return arena_; }
+  // What was captured of this frame on a GPU.
+  GraphCache& graphs() { return graphs_; }
 
   const DLTensor& tensor(int32_t value) const { return tensors_[static_cast<size_t>(value)]; }
   // Points a root value and its views, and the arguments that are their addresses, at memory.
@@ -78,6 +90,7 @@ class Frame {
   [[noreturn]] void FailInput(std::span<const TensorInfo> names, int32_t value, size_t axis) const;
 
   const Function& function_;
+  void* const nothing_;
   std::vector<int64_t> input_extents_;
   std::vector<int64_t> symbols_;
   std::vector<int64_t> expressions_;
@@ -89,6 +102,7 @@ class Frame {
   std::vector<Instruction> instructions_;
   std::shared_ptr<const MemoryPlan> plan_;
   std::byte* arena_ = nullptr;
+  GraphCache graphs_;
 };
 
 }  // namespace ingot

@@ -33,6 +33,10 @@ void KernelCall::Run() {
   } catch (const Error& error) {
     throw Error(error.status(), Text(Place(step_), ": ", std::string_view(error.what())));
   }
+  CheckOutputs();
+}
+
+void KernelCall::CheckOutputs() const {
   for (size_t i = 0; i < outputs_.size(); ++i) {
     if (!ready_[i]) Fail(INGOT_ERROR_INTERNAL, "kernel '", step_.name, "' did not give output ", i, " a shape");
   }

@@ -1,7 +1,6 @@
 #include "loop.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "builtins.h"
@@ -13,8 +12,8 @@ namespace {
 constexpr int64_t kFirstCapacity = 16;
 constexpr int64_t kMostReserved = 4096;
 
-DLTensor Scalar(void* data, const char* dtype) {
-  return {data, {kDLCPU, 0}, 0, FindDType(dtype)->type, nullptr, nullptr, 0};
+DLTensor Scalar(void* data, const char* dtype, DLDevice device) {
+  return {data, device, 0, FindDType(dtype)->type, nullptr, nullptr, 0};
 }
 
 }  // namespace
@@ -25,13 +24,14 @@ LoopRun::LoopRun(Executor& executor, Frame& frame, const Step& step, size_t dept
       step_(step),
       depth_(depth),
       trip_count_(step.trip_count == kAbsent ? std::numeric_limits<int64_t>::max()
-                                             : ReadCount(frame, step, step.trip_count)),
-      iteration_tensor_(Scalar(&iteration_, "int64")),
-      condition_tensor_(Scalar(&condition_, "bool")),
+                                             : ReadCount(frame, step, step.trip_count, executor.memory_)),
+      scalars_(executor.buffers().Allocate(2 * sizeof(int64_t))),
+      iteration_tensor_(Scalar(scalars_.data(), "int64", executor.memory_.dlpack())),
+      condition_tensor_(Scalar(scalars_.data() + sizeof(int64_t), "bool", executor.memory_.dlpack())),
       carried_(step.carried.size()),
       scans_(step.outputs.size() - step.carried.size()) {
   static_assert(sizeof condition_ == 1, "a bool tensor has one byte an element");
-  if (step.condition != kAbsent) condition_ = ReadCondition(frame, step, step.condition);
+  if (step.condition != kAbsent) condition_ = ReadCondition(frame, step, step.condition, executor.memory_);
   for (size_t i = 0; i < carried_.size(); ++i) {
     TensorRef initial = Ref(frame, step.carried[i]);
     carried_[i].tensor = *initial.tensor;
@@ -59,10 +59,16 @@ std::span<const TensorRef> LoopRun::Inputs() {
   return inputs_;
 }
 
+void LoopRun::StoreScalars() {
+  executor_.memory_.Store(iteration_tensor_.data, &iteration_, sizeof iteration_);
+  executor_.memory_.Store(condition_tensor_.data, &condition_, sizeof condition_);
+}
+
 void LoopRun::Iterate() {
+  StoreScalars();
   Frame& body = executor_.RunFunction(step_.bodies[0], Inputs(), depth_ + 1);
   for (size_t i = 0; i < scans_.size(); ++i) Append(body, i);
-  const bool condition = ReadCondition(body, step_, body.function().outputs[0]);
+  const bool condition = ReadCondition(body, step_, body.function().outputs[0], executor_.memory_);
   Carry(body);
   condition_ = condition;
   body.ReleaseOwners();
@@ -104,10 +110,10 @@ void LoopRun::Append(Frame& body, size_t index) {
   if (iteration_ == scan.capacity) {
     scan.capacity = iteration_ == 0 ? (trip_count_ <= kMostReserved ? trip_count_ : kFirstCapacity) : 2 * scan.capacity;
     BufferRef larger = executor_.buffers().Allocate(offset(scan.capacity));
-    if (scan.buffer) std::memcpy(larger.data(), scan.buffer.data(), offset(iteration_));
+    if (scan.buffer) executor_.memory_.Copy(larger.data(), scan.buffer.data(), offset(iteration_));
     scan.buffer = std::move(larger);
   }
-  std::memcpy(scan.buffer.data() + offset(iteration_), result.data, scan.bytes);
+  executor_.memory_.Copy(scan.buffer.data() + offset(iteration_), result.data, scan.bytes);
 }
 
 // A loop that did not run once still gives scan results: no rows, of the shape that the body would have given.
@@ -133,7 +139,7 @@ void LoopRun::Finish() {
     if (!carried.owner) {  // never replaced, and someone else's memory
       const size_t bytes = frame_.Bytes(step_.carried[i]);
       carried.owner = executor_.buffers().Allocate(bytes);
-      std::memcpy(carried.owner.data(), carried.tensor.data, bytes);
+      executor_.memory_.Copy(carried.owner.data(), carried.tensor.data, bytes);
     }
     executor_.Adopt(frame_, step_, step_.outputs[i], {&carried.tensor, std::move(carried.owner)});
   }
@@ -142,7 +148,7 @@ void LoopRun::Finish() {
     shape.insert(shape.end(), scans_[i].shape.begin(), scans_[i].shape.end());
     const int32_t value = step_.outputs[carried_.size() + i];
     const DLTensor stacked = {
-        nullptr, {kDLCPU, 0}, static_cast<int32_t>(shape.size()), frame_.tensor(value).dtype, shape.data(), nullptr, 0};
+        nullptr, executor_.memory_.dlpack(), static_cast<int32_t>(shape.size()), frame_.tensor(value).dtype, shape.data(), nullptr, 0};
     executor_.Adopt(frame_, step_, value, {&stacked, std::move(scans_[i].buffer)});
   }
 }

@@ -25,6 +25,7 @@ class LoopRun {
     BufferRef buffer;
   };
 
+  void StoreScalars();
   void Iterate();
   void Carry(Frame& body);
   void Append(Frame& body, size_t index);
@@ -39,6 +40,8 @@ class LoopRun {
   int64_t trip_count_;
   int64_t iteration_ = 0;
   bool condition_ = true;
+  // Where the body sees the iteration number and the condition: 8 bytes each.
+  BufferRef scalars_;
   DLTensor iteration_tensor_;
   DLTensor condition_tensor_;
   std::vector<Carried> carried_;

@@ -1,9 +1,15 @@
 #include "model.h"
 
+#include <algorithm>
+
 #include "machine.h"
 
 namespace ingot {
 namespace {
+
+// What tensors without bytes point at on a CPU.
+alignas(kTensorAlignment) std::byte g_nothing[kTensorAlignment];
+constexpr size_t kDeviceAlignment = 256;
 
 int32_t ThreadCount(int32_t requested) {
   constexpr int32_t kMostThreads = 1024;
@@ -16,24 +22,63 @@ int32_t ThreadCount(int32_t requested) {
 
 }  // namespace
 
+DeviceWeights::DeviceWeights(const Device& device, const Artifact& artifact, const Program& program)
+    : memory_(&device), addresses_(artifact.weights().size()) {
+  std::vector<bool> used(addresses_.size());
+  for (const Function& function : program.functions) {
+    for (const int32_t value : function.weights)
+      used[static_cast<size_t>(function.values[static_cast<size_t>(value)].slot)] = true;
+  }
+  size_t bytes = 0;
+  std::vector<size_t> offsets(used.size());
+  for (size_t i = 0; i < used.size(); ++i) {
+    offsets[i] = bytes;
+    if (used[i]) bytes += AlignUp(artifact.weights()[i].bytes.size(), kDeviceAlignment);
+  }
+  if (bytes == 0) return;
+  WithContext("the weights", [&] { memory_.Reserve(bytes); });
+  const DeviceStream stream(device);
+  for (size_t i = 0; i < used.size(); ++i) {
+    if (!used[i]) continue;
+    addresses_[i] = memory_.data() + offsets[i];
+    const auto weight = artifact.weights()[i].bytes;
+    stream.Copy(memory_.data() + offsets[i], weight.data(), weight.size(), CopyKind::kToDevice);
+  }
+  stream.Synchronize();
+}
+
 Model::Model(const std::string& path, const LoadOptions& options)
-    : artifact_(path), target_(&artifact_.ChooseTarget(options.target)), pool_(ThreadCount(options.threads)) {
+    : artifact_(path), target_(&artifact_.ChooseTarget(options.target, options.device)), pool_(ThreadCount(options.threads)) {
   if (options.verify) artifact_.Verify();
   WithContext(path, [&] {
     artifact_.CheckSegment(artifact_.SegmentIndex(target_->code["segment"], Segment::kCode));
-    image_.emplace(artifact_, target_->code);
+    LoadCode(options.device);
     artifact_.CloseDescriptor();
-    program_ = ReadProgram(artifact_, target_->program, *image_);
   });
   plans_ = std::vector<PlanCache>(program_.functions.size());
   PlanAtBounds();
+}
+
+void Model::LoadCode(int32_t device) {
+  if (target_->architecture == kCuda) {
+    Device& gpu = Device::Open(device);
+    code_.emplace(gpu, artifact_, target_->code);
+    program_ = ReadProgram(artifact_, target_->program, {.device = &*code_});
+    device_weights_.emplace(gpu, artifact_, program_);
+    memory_ = {device_weights_->addresses(), gpu.dlpack(), gpu.nothing()};
+    return;
+  }
+  image_.emplace(artifact_, target_->code);
+  program_ = ReadProgram(artifact_, target_->program, {.image = &*image_});
+  for (const Weight& weight : artifact_.weights()) mapped_weights_.push_back(weight.bytes.data());
+  memory_ = {mapped_weights_, {kDLCPU, 0}, g_nothing};
 }
 
 std::unique_ptr<Frame> Model::NewFrame(int32_t function, std::span<const int64_t> input_extents) {
   const bool is_main = function == 0;
   const Function& body = program_.functions[static_cast<size_t>(function)];
   auto frame = std::make_unique<Frame>(
-      body, artifact_.weights(), is_main ? std::span(artifact_.taken()) : std::span<const TensorInfo>(),
+      body, memory_, is_main ? std::span(artifact_.taken()) : std::span<const TensorInfo>(),
       is_main ? std::span(artifact_.dimensions()) : std::span<const Dimension>(), input_extents);
   frame->SetPlan(plans_[static_cast<size_t>(function)].Get(body, frame->sizes()));
   return frame;
@@ -74,7 +119,7 @@ void Model::PlanAtBounds() {
   }
   if (bounds.empty()) return;
   try {
-    const Frame frame(program_.functions[0], artifact_.weights(), artifact_.taken(), artifact_.dimensions(),
+    const Frame frame(program_.functions[0], memory_, artifact_.taken(), artifact_.dimensions(),
                       InputExtents(bounds));
     plans_[0].SetBound(std::make_shared<MemoryPlan>(PlanMemory(program_.functions[0], frame.sizes())));
   } catch (const Error&) {

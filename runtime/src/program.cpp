@@ -11,16 +11,17 @@ using json::Node;
 // Reads one function. Indices are checked here; what depends on the order of steps is checked by Analyze.
 class FunctionReader {
  public:
-  FunctionReader(const Artifact& artifact, const CodeImage& image, const Node& node, size_t function_count,
+  FunctionReader(const Artifact& artifact, const TargetCode& code, const Node& node, size_t function_count,
                  size_t index)
-      : artifact_(artifact), image_(image), node_(node), function_count_(function_count), index_(index) {}
+      : artifact_(artifact), code_(code), node_(node), function_count_(function_count), index_(index) {}
 
   Function Read() {
     function_.name = node_["name"].String();
     function_.symbols = node_["symbols"].Map([](const Node& node) { return node.String(); });
     const Node expressions = node_["exprs"];
     const size_t count = expressions.ArraySize();
-    for (size_t i = 0; i < count; ++i) function_.expressions.push_back(ReadExpression(expressions.At(i), i));
+    for (size_t i = 0; i < count; ++i) 
+      function_.expressions.push_back(ReadExpression(expressions.At(i), i, function_.symbols.size()));
     function_.values = node_["values"].Map([&](const Node& node) { return ReadValue(node); });
     function_.inputs = Values(node_["inputs"]);
     function_.outputs = Values(node_["outputs"]);
@@ -30,29 +31,11 @@ class FunctionReader {
   }
 
  private:
-  Expression ReadExpression(const Node& node, size_t index) const {
-    const size_t size = node.ArraySize();
-    if (size == 0) node.Fail("an expression starts with an operator");
-    const OperatorRow* row = FindOperator(node.At(0).String());
-    if (row == nullptr) node.Fail("there is no operator '", node.At(0).String(), "'");
-    Expression expression{row->op, {0, 0, 0}, 0};
-    const bool leaf = row->operand_count == 0;
-    if (size != static_cast<size_t>(leaf ? 2 : row->operand_count + 1)) node.Fail("wrong number of operands");
-    if (row->op == Operator::kConst) {
-      expression.constant = node.At(1).Integer();
-    } else if (row->op == Operator::kSymbol) {
-      expression.operands[0] = node.At(1).Index(function_.symbols.size());
-    } else {
-      for (int i = 0; i < row->operand_count; ++i)
-        expression.operands[i] = node.At(static_cast<size_t>(i) + 1).Index(index);
-    }
-    return expression;
-  }
-
   Value ReadValue(const Node& node) const {
     const Node name = node["dtype"];
     const DType* dtype = FindDType(name.String());
     if (dtype == nullptr) name.Fail("there is no element type '", name.String(), "'");
+    if (code_.device != nullptr && IsString(dtype->type)) name.Fail("a CUDA program has no strings");
     return Value{.dtype = dtype, .shape = Expressions(node["shape"])};
   }
 
@@ -111,11 +94,19 @@ class FunctionReader {
   void ReadCall(const Node& node, Step& step) const {
     step.kind = StepKind::kCall;
     step.name = node["function"].String();
-    step.function = image_.Find(step.name);
-    if (step.function == nullptr) node["function"].Fail("the code has no function '", step.name, "'");
+    if (code_.device == nullptr) {
+      step.function = code_.image->Find(step.name);
+    } else {
+      step.device_function = code_.device->Find(step.name);
+    }
+    if (step.function == nullptr && step.device_function == nullptr)
+      node["function"].Fail("the code has no function '", step.name, "'");
     step.inputs = Values(node["inputs"]);
     step.outputs = Values(node["outputs"]);
     step.dims = Expressions(node["dims"]);
+    if (step.device_function != nullptr && step.dims.size() < step.device_function->symbols())
+      node["dims"].Fail("function '", step.name, "' is called with ", step.dims.size(), " dimensions, but its grids need ",
+                        step.device_function->symbols());
   }
 
   void ReadView(const Node& node, Step& step) const {
@@ -198,17 +189,14 @@ class FunctionReader {
   void ReadKernel(const Node& node, Step& step) const {
     step.kind = StepKind::kKernel;
     ReadOperation(node, step);
-    step.kernel = FindKernel(step.name);
-    if (step.kernel == nullptr) {
-      Fail(INGOT_ERROR_VERSION, node.Path(), ": this version of libingot has no kernel '", step.name, "'");
-    }
-    const Arity& arity = step.kernel->arity;
+    if (const auto host = node.Find("host")) step.host = code_.device != nullptr && host->Bool();
+    const auto [arity, contract] = FindKernelOf(node, step);
     const auto within = [](size_t count, Count limits) { return count >= limits.least && count <= limits.most; };
     if (!within(step.inputs.size(), arity.inputs) || !within(step.outputs.size(), arity.outputs) ||
         step.dims.size() != arity.dims || step.ints.size() != arity.ints || step.floats.size() != arity.floats) {
       node.Fail("kernel '", step.name, "' is given ", step.inputs.size(), " inputs, ", step.outputs.size(),
                 " outputs, ", step.dims.size(), " dims, ", step.ints.size(), " ints and ", step.floats.size(),
-                " floats; it takes: ", step.kernel->contract);
+                " floats; it takes: ", contract);
     }
     for (size_t i = 0; i < arity.inputs.least; ++i) {
       if (step.inputs[i] == kAbsent) node.Fail("kernel '", step.name, "' needs input ", i);
@@ -216,6 +204,26 @@ class FunctionReader {
     if (const auto in_place = node.Find("in_place")) step.in_place = in_place->Bool();
     if (step.in_place && (step.inputs.empty() || step.outputs.empty() || index_ != 0))
       node.Fail("only the main function changes states in place, by a kernel that takes and gives one");
+  }
+
+  // The kernel of a step: how many of each it takes, and the line that says what.
+  std::pair<Arity, std::string_view> FindKernelOf(const Node& node, Step& step) const {
+    if (code_.device == nullptr || step.host) {
+      step.kernel = FindKernel(step.name);
+      if (step.kernel == nullptr)
+        Fail(INGOT_ERROR_VERSION, node.Path(), ": this version of libingot has no kernel '", step.name, "'");
+      return {step.kernel->arity, step.kernel->contract};
+    }
+    const DeviceKernelRow row = code_.device->device().FindKernel(step.name);
+    step.device_kernel = row.kernel;
+    if (row.kernel == nullptr)
+      Fail(INGOT_ERROR_VERSION, node.Path(), ": this version of libingot_cuda has no kernel '", step.name, "'");
+    const Arity arity{{row.inputs[0], std::min(row.inputs[1], kMostTensors)},
+                      {row.outputs[0], std::min(row.outputs[1], kMostTensors)},
+                      row.dims,
+                      row.ints,
+                      row.floats};
+    return {arity, row.contract};
   }
 
   void ReadIf(const Node& node, Step& step) const {
@@ -267,12 +275,26 @@ class FunctionReader {
   };
 
   const Artifact& artifact_;
-  const CodeImage& image_;
+  const TargetCode& code_;
   Node node_;
   size_t function_count_;
   size_t index_;
   Function function_;
 };
+
+// Whether a main function is the same work whatever its data are, so that it can be captured: "", or what is against it.
+std::string FindDataDependence(const Function& main) {
+  for (const Step& step : main.steps) {
+    const bool runs_function = step.kind == StepKind::kIf || step.kind == StepKind::kLoop;
+    const bool reads = step.kind == StepKind::kBuiltin && step.builtin == Builtin::kToDims;
+    const auto late = [&](int32_t value) { return main.values[static_cast<size_t>(value)].late; };
+    const bool depends = !step.late_expressions.empty() || std::ranges::any_of(step.outputs, late);
+    if (step.host) return Text("kernel '", step.name, "' runs on the CPU");
+    if (runs_function || reads) return Text("step '", step.name, "' reads what was computed");
+    if (depends) return Text("a shape that '", step.name, "' gives depends on data");
+  }
+  return "";
+}
 
 // What the model is said to take or give, against what its main function does.
 void CheckSignature(const Node& node, const char* what, std::vector<TensorInfo> stated,
@@ -380,13 +402,13 @@ void CheckDepth(const Node& functions, const Program& program) {
 
 }  // namespace
 
-Program ReadProgram(const Artifact& artifact, const Node& node, const CodeImage& image) {
+Program ReadProgram(const Artifact& artifact, const Node& node, const TargetCode& code) {
   const Node functions = node["functions"];
   const size_t count = functions.ArraySize();
   if (count == 0) functions.Fail("a program has at least the main function");
   Program program;
   for (size_t i = 0; i < count; ++i) {
-    program.functions.push_back(FunctionReader(artifact, image, functions.At(i), count, i).Read());
+    program.functions.push_back(FunctionReader(artifact, code, functions.At(i), count, i).Read());
     WithContext(functions.At(i).Path(), [&] { Analyze(program.functions.back(), artifact); });
   }
   CheckDepth(functions, program);
@@ -394,6 +416,7 @@ Program ReadProgram(const Artifact& artifact, const Node& node, const CodeImage&
   CheckSignature(functions.At(0), "input", artifact.inputs(), artifact.states(), main, main.inputs);
   CheckSignature(functions.At(0), "output", artifact.outputs(), artifact.states(), main, main.outputs);
   CheckStates(functions.At(0), artifact, main);
+  if (code.device != nullptr) program.data_dependence = FindDataDependence(main);
   if (main.symbols.size() < artifact.dimensions().size())
     functions.At(0).Fail("the main function has fewer symbols than the model dimensions");
   for (size_t i = 0; i < count; ++i) {

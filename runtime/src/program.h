@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "artifact.h"
 #include "code_image.h"
+#include "device_code.h"
 #include "expression.h"
 #include "registry.h"
 
@@ -66,9 +68,12 @@ struct Step {
   std::vector<int64_t> ints;
   std::vector<double> floats;
 
-  GeneratedFunction function = nullptr;  // kCall
+  GeneratedFunction function = nullptr;             // kCall, on a CPU
+  const DeviceFunction* device_function = nullptr;  // kCall, on a GPU
   Builtin builtin = Builtin::kShape;     // kBuiltin
-  const Kernel* kernel = nullptr;        // kKernel
+  const Kernel* kernel = nullptr;        // kKernel that runs on the CPU
+  const void* device_kernel = nullptr;   // kKernel that runs on a GPU
+  bool host = false;                     // kKernel: of a GPU's program, but runs on the CPU
   bool in_place = false;                 // kKernel: output 0 is input 0, changed
   int32_t condition = kAbsent;           // kIf, kLoop
   int32_t trip_count = kAbsent;          // kLoop
@@ -118,10 +123,17 @@ struct Function {
 
 struct Program {
   std::vector<Function> functions;  // functions[0] is the model
+  std::string data_dependence;      // of a GPU's: why functions[0] cannot be captured as a graph, or ""
+};
+
+// What the names of functions in a program stand for: one of the two.
+struct TargetCode {
+  const CodeImage* image = nullptr;
+  const DeviceCode* device = nullptr;
 };
 
 // Reads a target's "program". Errors name the place in the manifest.
-Program ReadProgram(const Artifact& artifact, const json::Node& node, const CodeImage& image);
+Program ReadProgram(const Artifact& artifact, const json::Node& node, const TargetCode& code);
 
 // Fills in what follows from a function's steps; errors say which rule of the format it breaks.
 void Analyze(Function& function, const Artifact& artifact);

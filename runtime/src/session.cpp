@@ -26,30 +26,13 @@ std::string ExpectedShape(const TensorInfo& info) {
   return text += ']';
 }
 
-// What holds for any tensor of the caller's: checks that it is what `info` says, but for symbolic extents.
-void CheckTensor(const char* what, const TensorInfo& info, const DLTensor& tensor) {
-  const auto fail = [&](const auto&... parts) {
-    Fail(INGOT_ERROR_INPUT, std::string_view(what), " '", info.name, "' ", parts...);
-  };
-  if (tensor.device.device_type != kDLCPU) {
-    fail("is on device ", static_cast<int>(tensor.device.device_type), ":", tensor.device.device_id,
-         " (DLPack); copy it to the CPU first");
-  }
-  if (!(tensor.dtype == info.dtype->type)) fail("has type ", DTypeText(tensor.dtype), ", expected ", info.dtype->name);
-  if (tensor.ndim < 0 || (tensor.ndim > 0 && tensor.shape == nullptr)) fail("has no shape");
-  const std::span<const int64_t> shape(tensor.shape, static_cast<size_t>(tensor.ndim));
-  bool fits = shape.size() == info.shape.size();
-  for (size_t i = 0; fits && i < shape.size(); ++i)
-    fits = shape[i] >= 0 && (info.shape[i] < 0 || shape[i] == info.shape[i]);
-  if (!fits) fail("has shape ", ShapeText(shape), ", expected ", ExpectedShape(info));
-  const auto bytes = ByteCount(shape, info.dtype->bytes);
-  if (!bytes) fail("has shape ", ShapeText(shape), ", which is beyond memory");
-  if (!IsContiguous(tensor)) fail("is not C-contiguous; copy it first (in NumPy: numpy.ascontiguousarray)");
-  if (*bytes > 0 && tensor.data == nullptr) fail("has no data");
-  // Complex numbers are two floats, and are aligned as such.
-  const size_t alignment = std::min<size_t>(info.dtype->bytes, 8);
-  if (*bytes > 0 && reinterpret_cast<uintptr_t>(Address(tensor)) % alignment != 0)
-    fail("is not aligned to ", alignment, " bytes");
+bool IsHost(DLDevice device) { return device.device_type == kDLCPU || device.device_type == kDLCUDAHost; }
+
+// "the CPU", "GPU 1".
+std::string DeviceText(DLDevice device) {
+  if (IsHost(device)) return "the CPU";
+  if (device.device_type == kDLCUDA || device.device_type == kDLCUDAManaged) return Text("GPU ", device.device_id);
+  return Text("device ", static_cast<int>(device.device_type), ":", device.device_id, " (DLPack)");
 }
 
 // The elements of an input of strings, checked, where the caller can no longer change them.
@@ -69,7 +52,15 @@ struct Taken {
   std::vector<int64_t> shape;
   std::vector<int64_t> strides;
   BufferRef buffer;
+  std::unique_ptr<DeviceEvent> ready;  // on a GPU: when the run that computes it has ended
+  void* consumer = nullptr;            // the stream on which it was last used
+
+  ~Taken() {
+    if (consumer != nullptr) buffer.Fence(consumer);
+  }
 };
+
+void DeleteTaken(DLManagedTensorVersioned* self) { delete static_cast<Taken*>(self->manager_ctx); }
 
 }  // namespace
 
@@ -80,10 +71,11 @@ Session::Use::Use(Session& session) : session_(session) {
 }
 
 Session::Session(std::shared_ptr<Model> model)
-    : model_(std::move(model)), executor_(*model_), states_(model_->artifact()) {
+    : model_(std::move(model)), executor_(*model_), states_(model_->artifact(), executor_.memory()) {
   const Artifact& artifact = model_->artifact();
   for (const TensorInfo& info : artifact.inputs()) {
-    inputs_.push_back({false, nullptr, extents_.size(), {}});
+    inputs_.emplace_back();
+    inputs_.back().first_extent = extents_.size();
     extents_.resize(extents_.size() + info.shape.size(), -1);
   }
   for (const StateInfo& info : artifact.states()) extents_.resize(extents_.size() + info.shape.size(), -1);
@@ -110,6 +102,37 @@ size_t Session::Checked(size_t index, size_t count, const char* what) const {
   return index;
 }
 
+// What holds for any tensor of the caller's: checks that it is what `info` says, but for symbolic extents.
+void Session::CheckTensor(const char* what, const TensorInfo& info, const DLTensor& tensor) const {
+  const auto fail = [&](const auto&... parts) {
+    Fail(INGOT_ERROR_INPUT, std::string_view(what), " '", info.name, "' ", parts...);
+  };
+  const Device* device = executor_.memory().device();
+  const DLDeviceType type = tensor.device.device_type;
+  const bool here = device != nullptr && (type == kDLCUDA || type == kDLCUDAManaged) &&
+                    tensor.device.device_id == device->index();
+  if (!IsHost(tensor.device) && !here) {
+    fail("is on ", DeviceText(tensor.device), ", the model is on ",
+         device == nullptr ? std::string("the CPU") : device->text(), "; copy it to ",
+         device == nullptr ? "the CPU" : "that GPU or to the CPU", " first");
+  }
+  if (!(tensor.dtype == info.dtype->type)) fail("has type ", DTypeText(tensor.dtype), ", expected ", info.dtype->name);
+  if (tensor.ndim < 0 || (tensor.ndim > 0 && tensor.shape == nullptr)) fail("has no shape");
+  const std::span<const int64_t> shape(tensor.shape, static_cast<size_t>(tensor.ndim));
+  bool fits = shape.size() == info.shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i)
+    fits = shape[i] >= 0 && (info.shape[i] < 0 || shape[i] == info.shape[i]);
+  if (!fits) fail("has shape ", ShapeText(shape), ", expected ", ExpectedShape(info));
+  const auto bytes = ByteCount(shape, info.dtype->bytes);
+  if (!bytes) fail("has shape ", ShapeText(shape), ", which is beyond memory");
+  if (!IsContiguous(tensor)) fail("is not C-contiguous; copy it first (in NumPy: numpy.ascontiguousarray)");
+  if (*bytes > 0 && tensor.data == nullptr) fail("has no data");
+  // Complex numbers are two floats, and are aligned as such.
+  const size_t alignment = std::min<size_t>(info.dtype->bytes, 8);
+  if (*bytes > 0 && reinterpret_cast<uintptr_t>(Address(tensor)) % alignment != 0)
+    fail("is not aligned to ", alignment, " bytes");
+}
+
 void Session::SetInput(size_t index, const DLTensor& tensor) {
   const TensorInfo& info = model_->artifact().inputs()[Checked(index, inputs_.size(), "input")];
   CheckTensor("input", info, tensor);
@@ -117,7 +140,7 @@ void Session::SetInput(size_t index, const DLTensor& tensor) {
   void* data = tensor.data == nullptr ? nullptr : Address(tensor);
   if (IsString(tensor.dtype)) {
     input.set = false;
-    input.strings = CopyStrings(info, data, tensor, executor_.buffers());
+    input.strings = CopyStrings(info, data, tensor, executor_.host_buffers());
     data = input.strings.data();
   }
   int64_t* extents = extents_.data() + input.first_extent;
@@ -126,6 +149,7 @@ void Session::SetInput(size_t index, const DLTensor& tensor) {
     main_ = nullptr;
   }
   input.data = data;
+  input.on_host = executor_.memory().device() != nullptr && IsHost(tensor.device);
   input.set = true;
 }
 
@@ -142,7 +166,40 @@ void Session::BindOutput(size_t index, const DLTensor* tensor) {
          "' holds strings, whose size no caller can know: it cannot be bound");
   output.bound_shape.assign(tensor->shape, tensor->shape + tensor->ndim);
   output.bound = tensor->data == nullptr ? nullptr : Address(*tensor);
+  output.on_host = IsHost(tensor->device);
+  output.tensor.device = tensor->device;
   output.is_bound = true;
+}
+
+void Session::SetOutputDevice(size_t index, DLDevice device) {
+  OutputSlot& output = outputs_[Checked(index, model_->artifact().outputs().size(), "output")];
+  const std::string& name = model_->artifact().outputs()[index].name;
+  if (output.is_bound)
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", name, "' is bound to memory, which says where it is given");
+  const DLDevice here = model_->dlpack();
+  const bool host = IsHost(device);
+  if (!host && (device.device_type != here.device_type || device.device_id != here.device_id))
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", name, "' cannot be given on ", DeviceText(device),
+         ": the model is on ", DeviceText(here));
+  if (output.on_host == host) return;
+  output.on_host = host;
+  output.tensor.device = host ? DLDevice{kDLCPU, 0} : here;
+  output.buffer = BufferRef();
+  ran_ = false;
+}
+
+void Session::SetStream(void* stream) {
+  if (executor_.stream() == nullptr) {
+    if (stream == nullptr) return;
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model runs on the CPU, which has no streams");
+  }
+  executor_.stream()->Use(stream);
+}
+
+void* Session::Stream() { return executor_.stream() == nullptr ? nullptr : executor_.stream()->handle(); }
+
+void Session::Synchronize() {
+  if (executor_.stream() != nullptr) executor_.stream()->Synchronize();
 }
 
 void Session::Run() {
@@ -165,6 +222,10 @@ void Session::Run() {
     if (model_->artifact().states()[i].kind == StateInfo::Kind::kCarry)
       states_.Take(i, main_->tensor(main_->function().outputs[given + i]));
   }
+  // What is on a GPU is waited for by those who use it.
+  const bool wait = std::ranges::any_of(outputs_.begin(), outputs_.begin() + static_cast<ptrdiff_t>(given),
+                                        [&](const OutputSlot& output) { return Staged(output); });
+  if (wait) executor_.stream()->Synchronize();
   if (states_.count() > 0) states_.MarkUsed();
   executor_.strings().Clear();
   main_->ReleaseOwners();
@@ -189,18 +250,30 @@ void Session::PrepareStates() {
 void Session::PointInputs() {
   const Function& function = main_->function();
   for (size_t i = 0; i < states_.count(); ++i) main_->SetPointer(function.inputs[inputs_.size() + i], states_.Data(i));
-  for (size_t i = 0; i < inputs_.size(); ++i) main_->SetPointer(function.inputs[i], inputs_[i].data);
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    InputSlot& input = inputs_[i];
+    void* data = input.data;
+    if (input.on_host) {
+      const size_t bytes = main_->Bytes(function.inputs[i]);
+      if (!input.copy || input.copy.capacity() < bytes) {
+        input.copy = BufferRef();
+        input.copy = executor_.buffers().Allocate(bytes);
+      }
+      executor_.memory().Store(input.copy.data(), input.data, bytes);
+      data = input.copy.data();
+    }
+    main_->SetPointer(function.inputs[i], data);
+  }
 }
 
 // Memory of the session's for an output. The last run's is used again unless the caller took it.
-void* Session::Reserve(OutputSlot& output, size_t bytes) {
-  const bool reusable =
-      output.buffer && output.buffer.capacity() >= bytes && output.buffer.capacity() / 2 <= bytes + kTensorAlignment;
+void* Session::Reserve(BufferRef& buffer, BufferPool& pool, size_t bytes) {
+  const bool reusable = buffer && buffer.capacity() >= bytes && buffer.capacity() / 2 <= bytes + kTensorAlignment;
   if (!reusable) {
-    output.buffer = BufferRef();
-    output.buffer = executor_.buffers().Allocate(bytes);
+    buffer = BufferRef();
+    buffer = pool.Allocate(bytes);
   }
-  return output.buffer.data();
+  return buffer.data();
 }
 
 // A step may read an input after it has written an output.
@@ -232,8 +305,12 @@ void Session::PointOutputs() {
     }
     const size_t bytes = main_->Bytes(root);
     if (output.is_bound) CheckBoundShape(i, main_->tensor(function.outputs[i]));
+    if (Staged(output)) {
+      main_->SetPointer(root, Reserve(output.staging, executor_.buffers(), bytes));
+      continue;
+    }
     const bool direct = output.is_bound && !OverlapsAnInput(output, bytes);
-    main_->SetPointer(root, direct ? output.bound : Reserve(output, bytes));
+    main_->SetPointer(root, direct ? output.bound : Reserve(output.buffer, executor_.buffers(), bytes));
   }
 }
 
@@ -241,7 +318,7 @@ void Session::PackOutput(size_t index) {
   const DLTensor& tensor = main_->tensor(main_->function().outputs[index]);
   if (!IsString(tensor.dtype)) return;
   const size_t count = main_->Bytes(main_->function().outputs[index]) / sizeof(ingot_string);
-  outputs_[index].packed = PackStrings({static_cast<const ingot_string*>(tensor.data), count}, executor_.buffers());
+  outputs_[index].packed = PackStrings({static_cast<const ingot_string*>(tensor.data), count}, executor_.host_buffers());
 }
 
 // Makes what the run left in a value the output: in place if it was computed there, by ownership of its buffer, or else
@@ -258,9 +335,17 @@ void Session::CollectOutput(size_t index) {
     output.strides[axis] = stride;
     stride *= std::max<int64_t>(output.shape[axis], 1);
   }
+  if (Staged(output)) {
+    if (output.is_bound) CheckBoundShape(index, tensor);
+    void* target = output.is_bound ? output.bound : Reserve(output.buffer, executor_.host_buffers(), bytes);
+    executor_.stream()->Copy(target, tensor.data, bytes, CopyKind::kToHost);
+    output.tensor.data = target;
+    if (output.is_bound) output.buffer = BufferRef();
+    return;
+  }
   if (output.is_bound) {
     CheckBoundShape(index, tensor);
-    if (bytes > 0 && tensor.data != output.bound) std::memcpy(output.bound, tensor.data, bytes);
+    if (tensor.data != output.bound) executor_.memory().Copy(output.bound, tensor.data, bytes);
     output.buffer = BufferRef();
     output.tensor.data = output.bound;
     return;
@@ -272,7 +357,7 @@ void Session::CollectOutput(size_t index) {
     if (owner && owner.unique()) {
       output.buffer = std::move(owner);
     } else {
-      std::memcpy(Reserve(output, bytes), tensor.data, bytes);
+      executor_.memory().Copy(Reserve(output.buffer, executor_.buffers(), bytes), tensor.data, bytes);
     }
   }
   output.tensor.data = output.buffer.data();
@@ -299,14 +384,26 @@ DLManagedTensorVersioned* Session::TakeOutput(size_t index) {
   taken->strides = output.strides;
   taken->managed.version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION};
   taken->managed.manager_ctx = taken.get();
-  taken->managed.deleter = [](DLManagedTensorVersioned* self) { delete static_cast<Taken*>(self->manager_ctx); };
+  taken->managed.deleter = DeleteTaken;
   taken->managed.flags = tensor.dtype.bits < 8 ? DLPACK_FLAG_BITMASK_IS_SUBBYTE_TYPE_PADDED : 0;
   taken->managed.dl_tensor = tensor;
   taken->managed.dl_tensor.shape = taken->shape.data();
   taken->managed.dl_tensor.strides = taken->strides.data();
+  if (!output.on_host) {
+    taken->ready = std::make_unique<DeviceEvent>(executor_.stream()->device());
+    taken->ready->Record(executor_.stream()->handle());
+  }
   taken->buffer = std::move(output.buffer);
   output.taken = true;
   return &taken.release()->managed;
+}
+
+void AwaitOutput(DLManagedTensorVersioned* output, void* stream) {
+  if (output->deleter != DeleteTaken) Fail(INGOT_ERROR_INVALID_ARGUMENT, "output was not taken out of a session");
+  auto* taken = static_cast<Taken*>(output->manager_ctx);
+  if (taken->ready == nullptr) return;  // on the CPU it is ready
+  taken->ready->Wait(stream);
+  taken->consumer = stream;
 }
 
 void Session::SetProfiling(bool enabled) {

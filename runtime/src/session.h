@@ -17,6 +17,13 @@ class Session {
 
   void SetInput(size_t index, const DLTensor& tensor);
   void BindOutput(size_t index, const DLTensor* tensor);
+  // Where an output that is not bound is given: on the CPU, or on the model's GPU.
+  void SetOutputDevice(size_t index, DLDevice device);
+  // The caller's stream; nullptr: the session's own.
+  void SetStream(void* stream);
+  void* Stream();
+  void Synchronize();
+  const GraphCounts& graphs() const { return executor_.graphs(); }
   void Run();
   const DLTensor& Output(size_t index) const;
   DLManagedTensorVersioned* TakeOutput(size_t index);
@@ -44,6 +51,8 @@ class Session {
     void* data = nullptr;
     size_t first_extent = 0;  // where its shape starts in extents_
     BufferRef strings;        // a copy of the elements, if they are strings
+    bool on_host = false;     // and the model is on a GPU:
+    BufferRef copy;           // where its elements are copied to there, at the same address if it is large enough
   };
   struct OutputSlot {
     DLTensor tensor{};
@@ -55,14 +64,18 @@ class Session {
     std::vector<int64_t> bound_shape;  // of the caller's memory
     bool is_bound = false;
     bool taken = false;
+    bool on_host = true;  // where it is given
+    BufferRef staging;    // on the GPU, of an output that is given on the CPU
   };
 
   void PrepareStates();
   void PointInputs();
+  bool Staged(const OutputSlot& output) const { return executor_.memory().device() != nullptr && output.on_host; }
+  void CheckTensor(const char* what, const TensorInfo& info, const DLTensor& tensor) const;
   void PointOutputs();
   void PackOutput(size_t index);
   void CollectOutput(size_t index);
-  void* Reserve(OutputSlot& output, size_t bytes);
+  void* Reserve(BufferRef& buffer, BufferPool& pool, size_t bytes);
   bool OverlapsAnInput(const OutputSlot& output, size_t bytes) const;
   void CheckBoundShape(size_t index, const DLTensor& tensor) const;
   size_t Checked(size_t index, size_t count, const char* what) const;
@@ -79,5 +92,8 @@ class Session {
   Profile profile_;
   std::atomic<bool> busy_{false};
 };
+
+// What is put on the stream from now on waits for a taken output that is on a GPU, and its memory is not used again before.
+void AwaitOutput(DLManagedTensorVersioned* output, void* stream);
 
 }  // namespace ingot

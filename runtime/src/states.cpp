@@ -70,8 +70,11 @@ void States::Allocate(size_t index, std::vector<int64_t> shape) {
   if (!bytes)
     Fail(INGOT_ERROR_MEMORY, "state '", info(index).name, "' would have shape ", ShapeText(shape),
          ", which is beyond memory");
-  slot.memory = std::make_unique<Arena>();
-  slot.memory->Reserve(std::max<size_t>(*bytes, 1));
+  slot.memory.reset();  // there may not be room for both
+  auto memory = std::make_unique<Arena>(memory_.device());
+  WithContext(Text("state '", info(index).name, "'"), [&] { memory->Reserve(std::max<size_t>(*bytes, 1)); });
+  if (memory_.device() != nullptr) memory_.Zero(memory->data(), *bytes);
+  slot.memory = std::move(memory);
   slot.shape = std::move(shape);
 }
 
@@ -138,10 +141,18 @@ void States::Take(size_t index, const DLTensor& tensor) {
   } else if (!std::ranges::equal(shape, slot.shape)) {
     changed_ = true;
     // It grows: room for half as much again, so that later steps need no new memory.
-    if (bytes > slot.memory->size()) slot.memory->Reserve(bytes + bytes / 2);
+    if (bytes > slot.memory->size()) {
+      auto larger = std::make_unique<Arena>(memory_.device());
+      larger->Reserve(bytes + bytes / 2);
+      slot.memory = std::move(larger);
+    }
     slot.shape.assign(shape.begin(), shape.end());
   }
-  if (bytes > 0) std::memmove(Data(index), tensor.data, bytes);
+  if (bytes > 0 && memory_.device() == nullptr) {
+    std::memmove(Data(index), tensor.data, bytes);
+  } else if (Data(index) != tensor.data) {
+    memory_.Copy(Data(index), tensor.data, bytes);
+  }
 }
 
 void States::RequireMemory(const char* what) const {
@@ -157,16 +168,24 @@ void States::CheckRow(int64_t row) const {
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no row ", row, "; the states have ", Rows(0));
 }
 
-int64_t* States::Lengths(size_t cache) const {
-  return reinterpret_cast<int64_t*>(slots_[info(cache).length].memory->data());
+std::vector<int64_t> States::Lengths(size_t cache) const {
+  if (info(cache).kind != StateInfo::Kind::kCache) return {};
+  const size_t counter = info(cache).length;
+  std::vector<int64_t> lengths(static_cast<size_t>(Rows(counter)));
+  memory_.Load(lengths.data(), slots_[counter].memory->data(), lengths.size() * sizeof(int64_t));
+  return lengths;
 }
 
-int64_t States::Filled(size_t index, int64_t row) const {
-  return std::clamp<int64_t>(Lengths(index)[row], 0, slots_[index].shape[static_cast<size_t>(info(index).axis)]);
+const std::byte* States::OnHost(size_t index, std::vector<std::byte>& copy) const {
+  const std::byte* data = slots_[index].memory->data();
+  if (memory_.device() == nullptr) return data;
+  copy.resize(Bytes(index));
+  memory_.Load(copy.data(), data, copy.size());
+  return copy.data();
 }
 
 template <typename Body>
-void States::ForFilled(size_t index, int64_t row, Body&& body) const {
+void States::ForFilled(size_t index, int64_t row, std::span<const int64_t> lengths, Body&& body) const {
   const Slot& slot = slots_[index];
   const size_t start = static_cast<size_t>(row) * RowBytes(index);
   if (info(index).kind == StateInfo::Kind::kCarry) {
@@ -176,7 +195,8 @@ void States::ForFilled(size_t index, int64_t row, Body&& body) const {
   const auto axis = static_cast<size_t>(info(index).axis);
   const size_t outer = Product(std::span(slot.shape).subspan(1, axis - 1));
   const size_t step = Product(std::span(slot.shape).subspan(axis + 1)) * info(index).dtype->bytes;
-  const size_t filled = static_cast<size_t>(Filled(index, row)) * step;
+  const int64_t steps = std::clamp<int64_t>(lengths[static_cast<size_t>(row)], 0, slot.shape[axis]);
+  const size_t filled = static_cast<size_t>(steps) * step;
   const size_t whole = static_cast<size_t>(slot.shape[axis]) * step;
   for (size_t o = 0; o < outer; ++o) body(start + o * whole, filled);
 }
@@ -184,8 +204,11 @@ void States::ForFilled(size_t index, int64_t row, Body&& body) const {
 void States::Reset(int64_t row) {
   if (slots_.empty()) return;
   if (row == -1) {
-    // Fresh memory is zero, and pages that were touched go back.
-    for (Slot& slot : slots_) slot.memory.reset();
+    // Fresh memory is zero, and pages that were touched go back. A GPU's memory stays, as graphs know its address.
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      if (memory_.device() == nullptr) slots_[i].memory.reset();
+      if (slots_[i].memory != nullptr) memory_.Zero(slots_[i].memory->data(), Bytes(i));
+    }
     changed_ = true;
     allocated_ = false;
     fresh_ = true;
@@ -195,7 +218,7 @@ void States::Reset(int64_t row) {
   CheckRow(row);
   for (size_t i = 0; i < slots_.size(); ++i) {
     if (info(i).kind == StateInfo::Kind::kCarry)
-      std::memset(slots_[i].memory->data() + static_cast<size_t>(row) * RowBytes(i), 0, RowBytes(i));
+      memory_.Zero(slots_[i].memory->data() + static_cast<size_t>(row) * RowBytes(i), RowBytes(i));
   }
 }
 
@@ -218,8 +241,9 @@ void States::Truncate(int64_t row, int64_t length) {
   for (size_t i = 0; i < states.size(); ++i) {
     if (states[i].kind != StateInfo::Kind::kCache) continue;
     const auto [begin, end] = rows(i);
+    const std::vector<int64_t> lengths = Lengths(i);
     for (int64_t r = begin; r < end; ++r) {
-      const int64_t steps = Lengths(i)[r];
+      const int64_t steps = lengths[static_cast<size_t>(r)];
       if (length < 0 || length > steps)
         Fail(INGOT_ERROR_INVALID_ARGUMENT, "row ", r, " holds ", steps, " steps; it cannot be cut to ", length);
       if (states[i].ring && steps > slots_[i].shape[static_cast<size_t>(states[i].axis)])
@@ -231,7 +255,10 @@ void States::Truncate(int64_t row, int64_t length) {
   for (size_t i = 0; i < states.size(); ++i) {
     if (states[i].kind != StateInfo::Kind::kCache) continue;
     const auto [begin, end] = rows(i);
-    std::fill(Lengths(i) + begin, Lengths(i) + end, length);
+    const std::vector<int64_t> lengths(static_cast<size_t>(end - begin), length);
+    std::byte* counters = slots_[states[i].length].memory->data();
+    memory_.Store(counters + static_cast<size_t>(begin) * sizeof(int64_t), lengths.data(),
+                  lengths.size() * sizeof(int64_t));
   }
 }
 
@@ -244,7 +271,11 @@ void States::CopyRow(int64_t from, int64_t to) {
   for (size_t i = 0; i < slots_.size(); ++i) {
     std::byte* data = slots_[i].memory->data();
     const size_t row = RowBytes(i);
-    ForFilled(i, from, [&](size_t offset, size_t bytes) {
+    if (memory_.device() != nullptr) {  // one copy of everything is faster than many of what is filled
+      memory_.Copy(data + static_cast<size_t>(to) * row, data + static_cast<size_t>(from) * row, row);
+      continue;
+    }
+    ForFilled(i, from, Lengths(i), [&](size_t offset, size_t bytes) {
       const size_t target = offset - static_cast<size_t>(from) * row + static_cast<size_t>(to) * row;
       if (bytes > 0) std::memcpy(data + target, data + offset, bytes);
     });
@@ -256,18 +287,22 @@ void States::CopyFrom(const States& other) {
   allocated_ = other.allocated_;
   fresh_ = other.fresh_;
   if (!allocated_) return;
+  if (memory_.device() != nullptr) memory_.stream()->WaitFor(other.memory_.stream()->handle());
   for (size_t i = 0; i < slots_.size(); ++i) {
     Allocate(i, other.slots_[i].shape);
     const std::byte* source = other.slots_[i].memory->data();
     std::byte* data = slots_[i].memory->data();
-    if (info(i).kind == StateInfo::Kind::kCarry) {
-      std::memcpy(data, source, Bytes(i));
+    if (info(i).kind == StateInfo::Kind::kCarry || memory_.device() != nullptr) {
+      memory_.Copy(data, source, Bytes(i));
       continue;
     }
+    const std::vector<int64_t> lengths = other.Lengths(i);
     for (int64_t row = 0; row < Rows(i); ++row) {
-      other.ForFilled(i, row, [&](size_t offset, size_t bytes) { std::memcpy(data + offset, source + offset, bytes); });
+      other.ForFilled(i, row, lengths,
+                      [&](size_t offset, size_t bytes) { std::memcpy(data + offset, source + offset, bytes); });
     }
   }
+  if (memory_.device() != nullptr) other.memory_.stream()->WaitFor(memory_.stream()->handle());
 }
 
 void States::Save(const std::string& path) const {
@@ -277,13 +312,15 @@ void States::Save(const std::string& path) const {
   for (const auto kind : {StateInfo::Kind::kCarry, StateInfo::Kind::kCache}) {  // lengths before what they measure
     for (size_t i = 0; i < slots_.size(); ++i) {
       if (info(i).kind != kind) continue;
-      const std::byte* data = slots_[i].memory->data();
+      std::vector<std::byte> copy;
+      const std::byte* data = OnHost(i, copy);
       if (kind == StateInfo::Kind::kCarry) {
         writer.Bytes(data, Bytes(i));
         continue;
       }
+      const std::vector<int64_t> lengths = Lengths(i);
       for (int64_t row = 0; row < Rows(i); ++row)
-        ForFilled(i, row, [&](size_t offset, size_t bytes) { writer.Bytes(data + offset, bytes); });
+        ForFilled(i, row, lengths, [&](size_t offset, size_t bytes) { writer.Bytes(data + offset, bytes); });
     }
   }
   writer.Finish();
@@ -292,7 +329,7 @@ void States::Save(const std::string& path) const {
 void States::Load(const std::string& path) {
   if (slots_.empty()) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the model has no states to load");
   StateReader reader(path, artifact_.manifest());
-  States loaded(artifact_);
+  States loaded(artifact_, memory_);
   for (size_t i = 0; i < slots_.size(); ++i) {
     const std::vector<int64_t> shape = reader.Shape();
     const StateInfo& state = info(i);
@@ -310,13 +347,17 @@ void States::Load(const std::string& path) {
   for (const auto kind : {StateInfo::Kind::kCarry, StateInfo::Kind::kCache}) {
     for (size_t i = 0; i < slots_.size(); ++i) {
       if (info(i).kind != kind) continue;
-      std::byte* data = loaded.slots_[i].memory->data();
+      const bool on_host = memory_.device() == nullptr;
+      std::vector<std::byte> copy(on_host ? 0 : loaded.Bytes(i));
+      std::byte* data = on_host ? loaded.slots_[i].memory->data() : copy.data();
+      const std::vector<int64_t> lengths = loaded.Lengths(i);
       if (kind == StateInfo::Kind::kCarry) {
         reader.Bytes(data, loaded.Bytes(i));
-        continue;
+      } else {
+        for (int64_t row = 0; row < loaded.Rows(i); ++row)
+          loaded.ForFilled(i, row, lengths, [&](size_t offset, size_t bytes) { reader.Bytes(data + offset, bytes); });
       }
-      for (int64_t row = 0; row < loaded.Rows(i); ++row)
-        loaded.ForFilled(i, row, [&](size_t offset, size_t bytes) { reader.Bytes(data + offset, bytes); });
+      if (!on_host) memory_.Store(loaded.slots_[i].memory->data(), data, copy.size());
     }
   }
   reader.Finish();
@@ -333,13 +374,30 @@ const DLTensor& States::Tensor(size_t index) {
   RequireMemory("see");
   Slot& slot = slots_[index];
   slot.tensor = {slot.memory->data(),
-                 {kDLCPU, 0},
+                 memory_.dlpack(),
                  static_cast<int32_t>(slot.shape.size()),
                  info(index).dtype->type,
                  slot.shape.data(),
                  nullptr,
                  0};
   return slot.tensor;
+}
+
+void States::Read(size_t index, void* data, size_t bytes) {
+  Tensor(index);
+  CheckSize(index, bytes);
+  memory_.Load(data, slots_[index].memory->data(), bytes);
+}
+
+void States::Write(size_t index, const void* data, size_t bytes) {
+  Tensor(index);
+  CheckSize(index, bytes);
+  memory_.Store(slots_[index].memory->data(), data, bytes);
+}
+
+void States::CheckSize(size_t index, size_t bytes) const {
+  if (bytes != Bytes(index))
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "state '", info(index).name, "' has ", Bytes(index), " bytes, not ", bytes);
 }
 
 }  // namespace ingot

@@ -10,12 +10,15 @@
 
 #include "artifact.h"
 #include "buffer.h"
+#include "device.h"
 
 namespace ingot {
 
 class States {
  public:
-  explicit States(const Artifact& artifact) : artifact_(artifact), slots_(artifact.states().size()) {}
+  // `memory`: where they are.
+  States(const Artifact& artifact, const TensorMemory& memory)
+      : artifact_(artifact), memory_(memory), slots_(artifact.states().size()) {}
 
   size_t count() const { return slots_.size(); }
   // The number of extents of all states.
@@ -48,6 +51,9 @@ class States {
 
   // A state as it is, all rows; its data may be read and written between runs.
   const DLTensor& Tensor(size_t index);
+  // Copies a state, all rows, to the host and back. `bytes` has to be its size.
+  void Read(size_t index, void* data, size_t bytes);
+  void Write(size_t index, const void* data, size_t bytes);
 
  private:
   struct Slot {
@@ -62,17 +68,21 @@ class States {
   int64_t Rows(size_t index) const { return slots_[index].shape[0]; }
   bool HasRows() const;
   // The counters of a cache's steps, one for each row.
-  int64_t* Lengths(size_t cache) const;
+  std::vector<int64_t> Lengths(size_t cache) const;
+  void CheckSize(size_t index, size_t bytes) const;
   void RequireMemory(const char* what) const;
   void CheckRow(int64_t row) const;
+  // Memory of zeros.
   void Allocate(size_t index, std::vector<int64_t> shape);
-  // How many steps of a row of a cache hold something.
-  int64_t Filled(size_t index, int64_t row) const;
-  // Calls body(offset, bytes) for the stretches of a state that hold something.
+  // Calls body(offset, bytes) for the stretches of a row of a state that hold something, of which `lengths` are the
+  // counters.
   template <typename Body>
-  void ForFilled(size_t index, int64_t row, Body&& body) const;
+  void ForFilled(size_t index, int64_t row, std::span<const int64_t> lengths, Body&& body) const;
+  // The bytes of a state on the host: as they are there, or a copy in `copy`.
+  const std::byte* OnHost(size_t index, std::vector<std::byte>& copy) const;
 
   const Artifact& artifact_;
+  const TensorMemory& memory_;
   std::vector<Slot> slots_;
   std::map<std::string, int64_t, std::less<>> dimensions_;
   int64_t first_row_ = 0;
