@@ -51,6 +51,7 @@ struct AttentionProblem {
 
   const int32_t* pages;  // [batches, page_row], or nullptr
   int64_t page_row, page_size;
+  int64_t pool_pages;  // how many K and V have
 
   const void* ring;  // [batches, 2] position and slot of the oldest key, or nullptr
   bool long_ring;    // int64 rather than int32

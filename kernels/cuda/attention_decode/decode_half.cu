@@ -1,0 +1,7 @@
+#include "cuda/attention_decode/decode.h"
+
+namespace ingot::cuda::decode {
+
+INGOT_DECODE_ELEMENT(AttentionElement::kHalf)
+
+}  // namespace ingot::cuda::decode
