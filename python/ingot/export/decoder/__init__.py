@@ -20,12 +20,12 @@ CACHE_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": Ten
 #: Tokens of a prompt that run at once: enough for matrix products to be at their best, few enough for little scratch memory.
 CHUNK = 512
 #: What travels in the artifact, where the directory has it.
-_ASSETS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+ASSETS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def is_decoder(directory: Path) -> bool:
     """Whether a directory holds a language model of a family that Ingot generates text with."""
-    config = _config(directory)
+    config = config_of(directory)
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or [])
     return generates and config.get("model_type") in FAMILIES and not config.get("auto_map") and not config.get("quantization_config")
 
@@ -59,7 +59,7 @@ def export_decoder(directory: Path, context: int | None = None, cache: str | Non
     caches = Caches(CACHE_TYPES[cache or "f32"], longest, CHUNK)
     graph = DecoderGraph(decoder, checkpoint, caches)
     model = graph.build()
-    assets = {name: directory / name for name in _ASSETS if (directory / name).is_file()}
+    assets = {name: directory / name for name in ASSETS if (directory / name).is_file()}
     generation = {"kind": "decoder", "vocabulary": decoder.vocabulary, "trained_context": decoder.context, "chunk": CHUNK,
                   "stop_tokens": _stop_tokens(config, directory)}
     metadata = {"framework": "transformers", "class": (config.architectures or ["?"])[0], "family": config.model_type}
@@ -90,7 +90,8 @@ class _Reference:
         return {"logits": np.take_along_axis(logits, np.asarray(inputs["logits_at"])[:, :, None], axis=1)}
 
 
-def _config(directory: Path) -> dict[str, Any]:
+def config_of(directory: Path) -> dict[str, Any]:
+    """The content of the directory's config.json; nothing where there is none."""
     path = directory / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}

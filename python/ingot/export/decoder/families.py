@@ -105,7 +105,7 @@ class Decoder:
 
 
 #: Hugging Face's names of activations.
-_ACTIVATIONS = {"silu": "Silu", "swish": "Silu", "gelu": "Gelu", "gelu_new": "GeluTanh", "gelu_pytorch_tanh": "GeluTanh", "gelu_fast": "GeluTanh",
+ACTIVATIONS = {"silu": "Silu", "swish": "Silu", "gelu": "Gelu", "gelu_new": "GeluTanh", "gelu_pytorch_tanh": "GeluTanh", "gelu_fast": "GeluTanh",
                 "relu": "Relu"}
 
 _LLAMA = Names(
@@ -133,9 +133,9 @@ def _base(c: Any, names: Names, **changes: Any) -> Decoder:
 
 def _activation(c: Any) -> str:
     name = getattr(c, "hidden_activation", None) or getattr(c, "hidden_act", None) or getattr(c, "activation_function", None)
-    if name not in _ACTIVATIONS:
-        raise UnsupportedError(f"the activation '{name}' is not supported; Ingot knows {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
+    if name not in ACTIVATIONS:
+        raise UnsupportedError(f"the activation '{name}' is not supported; Ingot knows {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def _windows(c: Any) -> list[tuple[int | None, str]]:

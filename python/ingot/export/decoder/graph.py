@@ -14,14 +14,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ingot.export.decoder.checkpoint import Checkpoint
 from ingot.export.decoder.families import Decoder, Layer, Rotary
-
-OPSET = 24
-DOMAIN = "ingot"  # importer/ops/cached_attention.py
-_PREFIXES = ("transformer.", "model.", "language_model.")
+from ingot.export.decoder.pieces import DOMAIN, OPSET, Pieces
 
 
 @dataclass(frozen=True)
@@ -58,59 +55,23 @@ class Caches:
         return cache
 
 
-class DecoderGraph:
+class DecoderGraph(Pieces):
     """Builds the graph. Methods take and give names of values."""
 
     def __init__(self, decoder: Decoder, checkpoint: Checkpoint, caches: Caches) -> None:
+        super().__init__(checkpoint)
         self.d = decoder
-        self.checkpoint = checkpoint
         self.caches = caches
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
         self.states: dict[str, str] = {"length": "next_length"}
         self.shapes: dict[str, tuple[int, list[Any]]] = {"length": (TensorProto.INT64, ["batch"])}
-        self._count = 0
         self._angles: dict[tuple[bytes, float], tuple[str, str]] = {}
         self._places: dict[str, tuple[str, str]] = {}
 
     # ---- Pieces of a graph --------------------------------------------------------------------------------
 
-    def node(self, op: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: Any) -> Any:
-        """Adds a node; returns the name of its output, or of all of several."""
-        self._count += 1
-        label = name or f"{op}_{self._count}"
-        results = [f"{label}:{i}" if outputs > 1 else label for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, list(inputs), results, name=label, **attributes))
-        return results if outputs > 1 else results[0]
-
-    def constant(self, value: Any, dtype: type = np.int64) -> str:
-        """A small constant."""
-        array: np.ndarray[Any, Any] = np.asarray(value, dtype)
-        name = f"constant:{array.dtype}:{array.tolist()}" if array.size <= 8 else f"constant:{len(self.initializers)}"
-        self.initializers.setdefault(name, numpy_helper.from_array(array, name))
-        return name
-
-    def tensor(self, name: str) -> str:
-        """A tensor of the checkpoint in float32."""
-        name = self.checkpoint.prefixed(name, _PREFIXES)
-        wide = f"{name}:float32" if self.checkpoint.dtype(name) != TensorProto.FLOAT else name
-        if name not in self.initializers:
-            self.initializers[name] = self.checkpoint.initializer(name)
-            if wide != name:
-                self.node("Cast", name, name=wide, to=TensorProto.FLOAT)
-        return wide
-
-    def has(self, name: str) -> bool:
-        """Whether the checkpoint has a tensor."""
-        return self.checkpoint.prefixed(name, _PREFIXES) in self.checkpoint
-
     def linear(self, x: str, name: str, transposed: bool | None = None) -> str:
         """The product x W^T + b, for weights [out, in], or x W + b for transposed ones."""
-        weight = self.tensor(f"{name}.weight")
-        if not (self.d.transposed if transposed is None else transposed):
-            weight = self.node("Transpose", weight, perm=[1, 0])
-        product = self.node("MatMul", x, weight, name=f"/{name}")
-        return self.node("Add", product, self.tensor(f"{name}.bias")) if self.has(f"{name}.bias") else str(product)
+        return super().linear(x, name, self.d.transposed if transposed is None else transposed)
 
     def norm(self, x: str, name: str, axis: int = -1) -> str:
         """The family's normalization over the last axis."""
@@ -121,14 +82,6 @@ class DecoderGraph:
         if self.d.norm == "rms1":
             weight = self.node("Add", weight, self.constant(1.0, np.float32))
         return str(self.node("RMSNormalization", x, weight, name=f"/{name}", axis=axis, epsilon=self.d.epsilon))
-
-    def activation(self, x: str) -> str:
-        """The family's activation."""
-        if self.d.activation == "Silu":
-            return str(self.node("Mul", x, self.node("Sigmoid", x)))
-        if self.d.activation == "GeluTanh":
-            return str(self.node("Gelu", x, approximate="tanh"))
-        return str(self.node(self.d.activation, x))
 
     # ---- The model ------------------------------------------------------------------------------------------
 
@@ -149,7 +102,7 @@ class DecoderGraph:
             x = self.node("Add", x, self.node("Gather", self.tensor(f"{d.names.positions}.weight"), positions))
         for i, layer in enumerate(d.layers):
             x = self.block(x, i, layer)
-        logits = self.head(self.norm(self.kept(x, steps), d.names.final_norm))
+        logits = self.head(self.norm(self.kept(x, steps, d.hidden), d.names.final_norm))
         self.node("Identity", logits, name="logits")
         self.node("Add", length, counts, name="next_length")
         return self.model()
@@ -172,14 +125,14 @@ class DecoderGraph:
 
     def mlp(self, x: str, i: int) -> str:
         """The feed-forward part."""
-        n = self.d.names
+        d, n = self.d, self.d.names
         if n.gate_up:
             gate, up = self.node("Split", self.linear(x, n.gate_up.format(i)), outputs=2, axis=-1, num_outputs=2)
-            inner = self.node("Mul", self.activation(gate), up)
+            inner = self.node("Mul", self.activation(gate, d.activation), up)
         elif n.gate:
-            inner = self.node("Mul", self.activation(self.linear(x, n.gate.format(i))), self.linear(x, n.up.format(i)))
+            inner = self.node("Mul", self.activation(self.linear(x, n.gate.format(i)), d.activation), self.linear(x, n.up.format(i)))
         else:
-            inner = self.activation(self.linear(x, n.up.format(i)))
+            inner = self.activation(self.linear(x, n.up.format(i)), d.activation)
         return self.linear(inner, n.down.format(i))
 
     def attention(self, x: str, i: int, layer: Layer) -> str:
@@ -265,14 +218,6 @@ class DecoderGraph:
                 pair = [self.node("Mul", p, self.constant(rotary.factor, np.float32)) for p in pair]
             self._angles[key] = (pair[0], pair[1])
         return self._angles[key]
-
-    def kept(self, x: str, steps: str) -> str:
-        """The vectors [batch, kept, hidden] of the tokens whose logits are wanted."""
-        rows = self.node("Shape", x, start=0, end=1)
-        numbers = self.node("Range", self.constant(0), self.node("Squeeze", rows, self.constant([0])), self.constant(1))
-        starts = self.node("Unsqueeze", self.node("Mul", numbers, steps), self.constant([1]))
-        flat = self.node("Reshape", x, self.constant([-1, self.d.hidden]))
-        return str(self.node("Gather", flat, self.node("Add", starts, "logits_at"), axis=0))
 
     def head(self, x: str) -> str:
         """Logits."""

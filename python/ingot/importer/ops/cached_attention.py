@@ -1,9 +1,11 @@
 """CachedAttention of Ingot's own domain: attention over caches that ONNX's Attention does not reach, of int8 or in a ring.
 
     ingot.CachedAttention(q [batch, sequence, heads * size], k [batch, slots, key heads * size], v like k, lengths [batch],
-                          ring [batch, 2]?, k_scales [batch, slots, key heads]?, v_scales?) -> [batch, sequence, heads * size]
+                          ring [batch, 2]?, k_scales [batch, slots, key heads]?, v_scales?,
+                          bias, can be broadcast to [batch, heads, sequence, slots]?) -> [batch, sequence, heads * size]
 
-It is causal, the last query standing at the last key. Operands are those of kernels/cpu/attention/attention.h.
+With `causal` the last query stands at the last key and none sees a later one; without, every query sees all of its batch's keys.
+Operands are those of kernels/cpu/attention/attention.h.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ DOMAIN = "ingot"
 
 @onnx_op("CachedAttention", domain=DOMAIN)
 def cached_attention(cx: Context, q: Value, k: Value, v: Value, lengths: Value, ring: Value | None = None, k_scales: Value | None = None,
-                     v_scales: Value | None = None, *, num_heads: int, kv_num_heads: int, scale: float, left_window_size: int = -1,
-                     softcap: float = 0.0) -> Value:
+                     v_scales: Value | None = None, bias: Value | None = None, *, num_heads: int, kv_num_heads: int, scale: float,
+                     left_window_size: int = -1, softcap: float = 0.0, causal: int = 1) -> Value:
     q, k, v = (split_heads(cx, t, heads, what) for t, heads, what in ((q, num_heads, "q"), (k, kv_num_heads, "k"), (v, kv_num_heads, "v")))
-    y = attention_call(cx, q, k, v, [SEQUENCE_FIRST] * 3, scale=scale, softcap=softcap, left=left_window_size, right=0, at_end=True, lengths=lengths,
-                       ring=ring, k_scales=k_scales, v_scales=v_scales)
+    y = attention_call(cx, q, k, v, [SEQUENCE_FIRST] * 3, scale=scale, softcap=softcap, left=left_window_size, right=0 if causal else -1, at_end=True,
+                       mask=bias, lengths=lengths, ring=ring, k_scales=k_scales, v_scales=v_scales)
     return cx.reshape(y, [*y.shape[:2], dims.product(y.shape[2:])])
