@@ -59,6 +59,7 @@ ingot::LoadOptions ReadOptions(const ingot_load_options* given) {
   options.threads = known.threads;
   options.verify = known.verify != 0;
   if (known.target != nullptr) options.target = known.target;
+  options.device = known.device;
   return options;
 }
 
@@ -179,6 +180,10 @@ ingot_status ingot_model_target(const ingot_model* model, const char** name, int
   });
 }
 
+ingot_status ingot_model_device(const ingot_model* model, DLDevice* out) {
+  return Guard([&] { Need(out, "out") = Need(model, "model").model->dlpack(); });
+}
+
 ingot_status ingot_model_memory(const ingot_model* model, const int64_t* dims, size_t num_dims, size_t* bytes) {
   return Guard([&] {
     const ingot_model& handle = Need(model, "model");
@@ -231,6 +236,36 @@ ingot_status ingot_session_profile(const ingot_session* handle, int64_t* nanosec
     if (runs != nullptr) *runs = profile.runs;
     const size_t count = std::min(num_steps, profile.nanoseconds.size());
     if (count > 0) std::memcpy(&Need(nanoseconds, "nanoseconds"), profile.nanoseconds.data(), count * sizeof(int64_t));
+  });
+}
+
+ingot_status ingot_session_set_stream(ingot_session* handle, void* stream) {
+  return WithSession(handle, [&](ingot::Session& session) { session.SetStream(stream); });
+}
+
+ingot_status ingot_session_stream(const ingot_session* handle, void** stream) {
+  return WithSession(handle, [&](ingot::Session& session) { Need(stream, "stream") = session.Stream(); });
+}
+
+ingot_status ingot_session_synchronize(ingot_session* handle) {
+  return WithSession(handle, [](ingot::Session& session) { session.Synchronize(); });
+}
+
+ingot_status ingot_session_set_output_device(ingot_session* handle, size_t index, DLDevice device) {
+  return WithSession(handle, [&](ingot::Session& session) { session.SetOutputDevice(index, device); });
+}
+
+ingot_status ingot_output_wait(DLManagedTensorVersioned* output, void* stream) {
+  return Guard([&] { ingot::AwaitOutput(&Need(output, "output"), stream); });
+}
+
+ingot_status ingot_session_graphs(const ingot_session* handle, int64_t* captured, int64_t* replayed,
+                                  const char** reason) {
+  return WithSession(handle, [&](ingot::Session& session) {
+    const ingot::GraphCounts& counts = session.graphs();
+    if (captured != nullptr) *captured = counts.captured;
+    if (replayed != nullptr) *replayed = counts.replayed;
+    if (reason != nullptr) *reason = counts.reason.c_str();
   });
 }
 

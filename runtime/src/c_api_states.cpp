@@ -64,6 +64,20 @@ ingot_status ingot_session_load_states(ingot_session* handle, const char* path) 
   return WithSession(handle, [&](ingot::Session& session) { session.states().Load(&Need(path, "path")); });
 }
 
+ingot_status ingot_session_read_state(ingot_session* handle, size_t index, void* data, size_t num_bytes) {
+  return WithSession(handle, [&](ingot::Session& session) {
+    if (num_bytes > 0) Need(data, "data");
+    session.states().Read(index, data, num_bytes);
+  });
+}
+
+ingot_status ingot_session_write_state(ingot_session* handle, size_t index, const void* data, size_t num_bytes) {
+  return WithSession(handle, [&](ingot::Session& session) {
+    if (num_bytes > 0) Need(data, "data");
+    session.states().Write(index, data, num_bytes);
+  });
+}
+
 ingot_status ingot_session_state(ingot_session* handle, size_t index, const DLTensor** out) {
   return WithSession(handle, [&](ingot::Session& session) { Need(out, "out") = &session.states().Tensor(index); });
 }

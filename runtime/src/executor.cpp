@@ -28,7 +28,9 @@ Executor::Executor(Model& model)
       buffers_(stream_ == nullptr ? BufferPool::Create() : BufferPool::Create(BufferPool::Kind::kDevice, *stream_)),
       host_buffers_(stream_ == nullptr ? nullptr : BufferPool::Create(BufferPool::Kind::kPinned, *stream_)),
       strings_(host_buffers()),
-      frames_(model.program().functions.size()) {}
+      frames_(model.program().functions.size()) {
+  if (stream_ == nullptr) graphs_.reason = "the model runs on the CPU";
+}
 
 Executor::~Executor() {
   // Work that still runs may use what goes now.

@@ -35,7 +35,7 @@ typedef enum ingot_status {
   INGOT_ERROR_FILE = 2,             /* the file is missing or cannot be read */
   INGOT_ERROR_ARTIFACT = 3,         /* not an artifact, truncated, or a checksum does not match */
   INGOT_ERROR_VERSION = 4,          /* the artifact's format is newer or older than this library reads */
-  INGOT_ERROR_TARGET = 5,           /* the artifact has no code that this machine can run */
+  INGOT_ERROR_TARGET = 5,           /* the artifact has no code that this machine can run: CPU, GPU, driver */
   INGOT_ERROR_INPUT = 6,            /* an input's name, rank, extent, dtype, device or layout is wrong */
   INGOT_ERROR_MEMORY = 7,           /* memory ran out */
   INGOT_ERROR_EXECUTION = 8,        /* a node of the model failed while running; the session can be used again */
@@ -92,9 +92,13 @@ typedef struct ingot_load_options {
   int32_t threads;    /* threads for one run, the caller's included; 0: one for each core of the machine */
   int32_t verify;     /* nonzero: checksum the weights too (reads the whole file); code is always checked */
   const char* target; /* a target's name in the artifact; NULL: the best that this machine can run */
+  int32_t device;     /* the number of the GPU for a CUDA target */
 } ingot_load_options;
 
-/* Loads a model. options may be NULL for the defaults. Weights are mapped, not read: loading takes milliseconds. */
+/* Loads a model. options may be NULL for the defaults. Weights are mapped, not read: loading takes milliseconds. For a
+ * CUDA target they are copied to the GPU, once for all sessions; it needs libingot_cuda beside libingot (or where the
+ * environment variable INGOT_CUDA_LIBRARY says) and a driver. Without these, an artifact that has code for the CPU too
+ * is loaded for the CPU, unless options->target names its CUDA target. */
 INGOT_API ingot_status ingot_model_load(const char* path, const ingot_load_options* options, ingot_model** out);
 INGOT_API void ingot_model_free(ingot_model* model);
 
@@ -116,6 +120,8 @@ INGOT_API ingot_status ingot_model_output(const ingot_model* model, size_t index
 INGOT_API ingot_status ingot_model_manifest(const ingot_model* model, const char** json, size_t* size);
 /* The target whose code was loaded, and the number of threads of one run. */
 INGOT_API ingot_status ingot_model_target(const ingot_model* model, const char** name, int32_t* threads);
+/* Where the model runs, and its states are: {kDLCPU, 0} or {kDLCUDA, number}. */
+INGOT_API ingot_status ingot_model_device(const ingot_model* model, DLDevice* out);
 /* Bytes of scratch memory that one run takes when the symbolic dimensions, in the manifest's order of "dims", have
  * these extents. Data-dependent tensors, which are allocated while running, are not counted. */
 INGOT_API ingot_status ingot_model_memory(const ingot_model* model, const int64_t* dims, size_t num_dims,
@@ -126,8 +132,8 @@ INGOT_API ingot_status ingot_model_memory(const ingot_model* model, const int64_
 INGOT_API ingot_status ingot_session_create(ingot_model* model, ingot_session** out);
 INGOT_API void ingot_session_free(ingot_session* session);
 
-/* Sets an input by index. The tensor must be on the CPU, C-contiguous, of the declared dtype and rank, and aligned
- * to its element size; its data is borrowed, not copied, and must stay alive and unchanged until ingot_session_run
+/* Sets an input by index. The tensor must be on the CPU or on the model's GPU, C-contiguous, of the declared dtype and
+ * rank, and aligned to its element size; its data is borrowed, not copied, and must stay alive and unchanged until ingot_session_run
  * returns. An input stays set for later runs until it is set again. Strings: see ingot_string. */
 INGOT_API ingot_status ingot_session_set_input(ingot_session* session, size_t index, const DLTensor* tensor);
 /* Has later runs write an output into the caller's memory, which must have the output's exact shape, until tensor is
@@ -146,6 +152,28 @@ INGOT_API ingot_status ingot_session_set_profiling(ingot_session* session, int32
  * were gathered over. nanoseconds has room for num_steps; *needed is the number of steps. */
 INGOT_API ingot_status ingot_session_profile(const ingot_session* session, int64_t* nanoseconds, size_t num_steps,
                                              size_t* needed, int64_t* runs);
+
+/* ---- GPUs ------------------------------------------------------------------------------------------------- */
+
+/* A session of a CUDA model puts its work on a stream: its own, or a cudaStream_t of the caller's, which must outlive its
+ * use here. NULL is the session's own again; the legacy default stream is (void*)1, as in DLPack. Work that the session has
+ * put on the stream before comes first. Inputs on the GPU are read, and outputs there written, in the order of the stream. */
+INGOT_API ingot_status ingot_session_set_stream(ingot_session* session, void* stream);
+/* The stream that is in use; NULL for a model of the CPU. */
+INGOT_API ingot_status ingot_session_stream(const ingot_session* session, void** stream);
+/* Waits for all work of the session. ingot_session_run waits itself if an output is given on the CPU. */
+INGOT_API ingot_status ingot_session_synchronize(ingot_session* session);
+/* Where later runs give an output that is not bound: {kDLCPU, 0}, as at first, or the model's GPU. If all outputs are on the
+ * GPU, ingot_session_run returns while they are computed; inputs on the CPU have been read by then. */
+INGOT_API ingot_status ingot_session_set_output_device(ingot_session* session, size_t index, DLDevice device);
+/* Has work that is put on `stream` from now on wait for an output that was taken, and keeps the session from using its
+ * memory again, after its deleter was called, before what is on the stream then. Does nothing for an output on the CPU. */
+INGOT_API ingot_status ingot_output_wait(DLManagedTensorVersioned* output, void* stream);
+/* Runs that repeat the shapes and addresses of an earlier one are replayed as a CUDA graph, which the second such run is
+ * captured as. How often runs were captured and replayed, and why the last one was not ("" if it was; valid until the next
+ * call on this session). Pointers may be NULL. */
+INGOT_API ingot_status ingot_session_graphs(const ingot_session* session, int64_t* captured, int64_t* replayed,
+                                            const char** reason);
 
 /* ---- States: what a session remembers from run to run ----------------------------------------------------- */
 
@@ -180,8 +208,13 @@ INGOT_API ingot_status ingot_session_fork(const ingot_session* session, ingot_se
 /* Writes what is remembered to a file, and reads it into a session of the same artifact. */
 INGOT_API ingot_status ingot_session_save_states(const ingot_session* session, const char* path);
 INGOT_API ingot_status ingot_session_load_states(ingot_session* session, const char* path);
-/* Borrows a state, all rows of it, until the next call on this session. Its data may be changed between runs. */
+/* Borrows a state, all rows of it, until the next call on this session. Its data may be changed between runs. A CUDA
+ * model's are on its GPU, where work on the session's stream may still write them. */
 INGOT_API ingot_status ingot_session_state(ingot_session* session, size_t index, const DLTensor** out);
+/* Copies a state, all rows of it, to memory of the CPU and back; num_bytes must be its size. */
+INGOT_API ingot_status ingot_session_read_state(ingot_session* session, size_t index, void* data, size_t num_bytes);
+INGOT_API ingot_status ingot_session_write_state(ingot_session* session, size_t index, const void* data,
+                                                 size_t num_bytes);
 
 /* ---- The machine ------------------------------------------------------------------------------------------ */
 
