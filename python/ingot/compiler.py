@@ -277,10 +277,16 @@ def _build(imported: Imported, wanted: Sequence[Target], precision: str, stages:
     from ingot.artifact.link import link
     from ingot.lower.cpu.codegen import generate
     from ingot.lower.cpu.schedule import schedule
+    from ingot.lower.cuda import codegen as cuda_code
+    from ingot.lower.cuda import nvcc
+    from ingot.lower.cuda import schedule as cuda
+    from ingot.lower.cuda.registry import on_host
     from ingot.lower.program import ProgramBuilder, WeightTable
     from ingot.passes.pipeline import optimize
     from ingot.passes.settings import Settings
 
+    if any(t.is_cuda for t in wanted):
+        nvcc.find_nvcc()  # or say so before the work
     weights = WeightTable()
     built = []
     for number, target in enumerate(wanted):
@@ -293,15 +299,16 @@ def _build(imported: Imported, wanted: Sequence[Target], precision: str, stages:
             report.log += [f"{target.name}: {line}" for line in lines]
         with stages("lower"):
             functions = {gv.name_hint: f for gv, f in optimized.mod.functions.items() if isinstance(f, tirx.PrimFunc)}
-            scheduled = {}
+            scheduled: dict[str, Any] = {}
             for index, (name, function) in enumerate(functions.items()):
                 stages.advance(index / len(functions), name)
-                scheduled[name] = schedule(function, target)
-            program = ProgramBuilder(optimized, imported, scheduled, weights).build()
+                scheduled[name] = cuda.schedule(function) if target.is_cuda else schedule(function, target)
+            program = ProgramBuilder(optimized, imported, scheduled, weights, on_host if target.is_cuda else None).build()
         with stages("generate code"):
             stages.advance(number / len(wanted), f"{len(scheduled)} functions for {target.name}")
-            image = link(generate({name: s.function for name, s in scheduled.items()}, target))
-        report.log.append(f"{target.name}: {len(scheduled)} functions, {len(image.text)} bytes of code")
+            image: Any = (cuda_code.generate(scheduled, target) if target.is_cuda
+                          else link(generate({name: s.function for name, s in scheduled.items()}, target)))
+        report.log.append(f"{target.name}: {len(scheduled)} functions, {sum(map(len, image.pieces()))} bytes of code")
         built.append(_Built(target, image, program))
     return built, weights.weights
 
@@ -341,8 +348,8 @@ def _write(path: Path, name: str, source: Source | None, imported: Imported, bui
         writer = write.Writer(file, len(write.encode(manifest)), len(targets) + 1 + bool(cases) + bool(assets))
         for b in targets:
             with writer.segment(write.CODE) as put:
-                put(b.image.text)
-                put(b.image.data)
+                for piece in b.image.pieces():
+                    put(piece)
         with writer.segment(write.WEIGHTS) as put:
             for index, (weight, entry) in enumerate(zip(weights, manifest["weights"]["tensors"], strict=True)):
                 stages.advance(index / len(weights), weight.name)

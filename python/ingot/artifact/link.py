@@ -36,6 +36,10 @@ class Image:
     relocations: list[tuple[int, int]] = field(default_factory=list)
     functions: dict[str, int] = field(default_factory=dict)
 
+    def pieces(self) -> list[bytes]:
+        """What the segment holds."""
+        return [self.text, self.data]
+
 
 def _align(value: int, to: int) -> int:
     return (value + to - 1) // to * to

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ingot.artifact.link import Image
     from ingot.artifact.samples import Sample
     from ingot.importer.weights import Weight
+    from ingot.lower.cuda.codegen import CudaImage
     from ingot.lower.targets import Target
 
 MAGIC = b"\x89INGOT\r\n"
@@ -166,8 +167,10 @@ def put_samples(put: Callable[[Any], int], cases: Sequence[Sample]) -> None:
             put(bytes(-len(stored) % WEIGHT_ALIGNMENT))
 
 
-def target_entry(target: Target, image: Image, program: dict[str, Any], segment: int) -> dict[str, Any]:
+def target_entry(target: Target, image: Image | CudaImage, program: dict[str, Any], segment: int) -> dict[str, Any]:
     """The manifest entry of a target."""
+    if not hasattr(image, "text"):
+        return {"name": target.name, "arch": target.arch, "features": list(target.features), "code": image.entry(segment), "program": program}
     return {
         "name": target.name, "arch": target.arch, "features": list(target.features),
         "code": {"segment": segment, "text_size": len(image.text), "data_size": len(image.data), "bss_size": image.bss_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,7 +32,8 @@ class QuantizedWeight(Weight):
     group: int
     integers: bool
     values: tuple[float, ...] = ()
-    packed: tuple[Weight, Weight, Weight | None] | None = None  # what a pass made of it for one target, and all others share
+    #: What a pass made of it, by layout: what one target has, others share.
+    packed: dict[str, tuple[Weight, Weight, Weight | None]] = field(default_factory=dict, repr=False)
 
     def transposed(self, axes: Sequence[int]) -> Weight:
         """The matrix with its axes permuted, quantized as before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from ingot.importer.module import Imported
 from ingot.importer.weights import Weight, from_array
 from ingot.lower.cpu.abi import is_buffer, signature
 from ingot.lower.cpu.schedule import Scheduled
+from ingot.lower.cuda.kernel import Generated
 from ingot.lower.expressions import Expressions
 from ingot.passes.graph import variables
 from ingot.passes.pipeline import Optimized
@@ -214,9 +215,12 @@ class _FunctionBuilder:
         arguments = [self.value(a) for a in call.args[1].fields if not tvm.ir.is_prim_expr(a)]
         types = list(call.ty_args[0].fields) if isinstance(call.ty_args[0], relax.TupleType) else [call.ty_args[0]]
         outputs = [self.new_value(t) for t in types]
-        step = {"op": "call", "function": call.args[0].name_hint, "inputs": arguments, "outputs": outputs,
-                "dims": self.dimensions(function, arguments + outputs, scalars)}
+        solved = self.dimensions(function, arguments + outputs, scalars)
+        symbols = signature(function).symbols
+        step = {"op": "call", "function": call.args[0].name_hint, "inputs": arguments, "outputs": outputs, "dims": [solved[s] for s in symbols]}
         scheduled = self.program.kernels.get(call.args[0].name_hint)
+        if isinstance(scheduled, Generated) and scheduled.extras:
+            step["outputs"] = [*outputs, *(self.left(buffer, {s: solved[s] for s in symbols}) for buffer in scheduled.extras)]
         if scheduled is not None:
             step["kernel"] = scheduled.kernel
             if scheduled.operations:
@@ -227,7 +231,14 @@ class _FunctionBuilder:
         self.steps.append(step)
         self.bound[variable] = outputs if isinstance(call.ty_args[0], relax.TupleType) else outputs[0]
 
-    def dimensions(self, function: tirx.PrimFunc, values: list[int], scalars: list[Any]) -> list[int]:
+    def left(self, buffer: Any, symbols: dict[Any, int]) -> int:
+        """The value of a buffer that one kernel of a function leaves for the next; ``symbols`` are the expressions of the function's."""
+        for symbol, row in symbols.items():
+            self.expressions.define(symbol, row)
+        self.values.append({"dtype": manifest_dtype(str(buffer.ty.dtype)), "shape": [self.expressions.add(d) for d in buffer.ty.shape]})
+        return len(self.values) - 1
+
+    def dimensions(self, function: tirx.PrimFunc, values: list[int], scalars: list[Any]) -> dict[Any, int]:
         """The expressions of a TIR function's symbols, solved from the shapes of its arguments."""
         taken = signature(function)
         solved: dict[Any, int] = {}
@@ -241,7 +252,7 @@ class _FunctionBuilder:
         missing = [s for s in taken.symbols if s not in solved]
         if missing:
             raise InternalError(f"{self.name}: the dimension {missing[0]} of {function.attrs} is not an argument")
-        return [solved[s] for s in taken.symbols]
+        return solved
 
     # ---- Builtins, kernels, control flow --------------------------------------------------------------------
 
@@ -269,8 +280,10 @@ class _FunctionBuilder:
         tensors, dimensions, ints, floats = arguments
         inputs = [-1 if isinstance(t, relax.Tuple) else self.value(t) for t in tensors.fields]
         # The main function's inputs are its first values.
-        in_place = {"in_place": True} if name == "tensor_scatter" and inputs[0] in self.caches else {}
-        return {"op": kind, "name": name, "inputs": inputs, **in_place,
+        marks = {"in_place": True} if name == "tensor_scatter" and inputs[0] in self.caches else {}
+        if kind == "kernel" and self.program.host is not None and self.program.host(name):
+            marks["host"] = True
+        return {"op": kind, "name": name, "inputs": inputs, **marks,
                 "dims": [self.expressions.add(d) for d in dimensions.values], "ints": [int(_number(i)) for i in ints.fields],
                 "floats": [float(f.value.numpy()) for f in floats.fields]}
 
@@ -325,13 +338,16 @@ def _symbols(ty: Any) -> list[Any]:
 class ProgramBuilder:
     """Translates a lowered module into a program; the functions of subgraphs follow the main one."""
 
-    def __init__(self, optimized: Optimized, imported: Imported, kernels: dict[str, Scheduled], weights: WeightTable) -> None:
+    def __init__(self, optimized: Optimized, imported: Imported, kernels: Mapping[str, Scheduled | Generated], weights: WeightTable,
+                 host: Callable[[str], bool] | None = None) -> None:
+        """``host`` says which kernels run on the CPU although the code is for another device."""
         self.mod = optimized.mod
         self.parameters = optimized.weights
         self.imported = imported
         self.trace = optimized.trace
         self.kernels = kernels
         self.weights = weights
+        self.host = host
         self.pending_outputs: dict[str, list[tuple[dict[str, Any], list[_Pending]]]] = {}
         self._names = ["main"]
 

@@ -55,13 +55,18 @@ _EXTENSIONS = (
     _Extension("bf16", "bf16", "bf16", ("aarch64",)),
 )
 
+#: The GPU architectures that can be named: compute capability 8.0 is 80.
+CUDA_ARCHITECTURES = (80, 86, 89, 90)
+WARP_BYTES = 128  # 32 threads of 4 bytes
+
 
 @dataclass(frozen=True)
 class Target:
     """Something to compile for.
 
-    ``features`` are Linux's names of what a machine must have; ``vector_bytes`` and ``registers`` describe its vector unit;
-    ``llvm`` is TVM's description for LLVM.
+    ``features`` are Linux's names of what a machine must have, or a GPU's architectures (``sm_80``); ``vector_bytes`` and
+    ``registers`` describe the vector unit; ``llvm`` is TVM's description for LLVM, which operators are legalized for. ``architectures`` are the
+    GPU architectures that get code of their own, oldest first: compute capability 9.0 is 90.
     """
 
     name: str
@@ -70,6 +75,12 @@ class Target:
     vector_bytes: int
     registers: int
     llvm: dict[str, object] = field(hash=False)
+    architectures: tuple[int, ...] = ()
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether code is for GPUs."""
+        return self.arch == "cuda"
 
     def lanes(self, dtype_bytes: int) -> int:
         """How many elements a vector register holds."""
@@ -84,7 +95,8 @@ def find(name: str) -> Target:
     """The target of a name given to ``--target``.
 
     ``cpu`` is this machine with all that it has. ``cpu:LEVEL`` is a level, and ``cpu:LEVEL+EXTENSION+EXTENSION`` also requires extensions, in any
-    order; the target's own name has them in one order, so that a machine's target has one name.
+    order; the target's own name has them in one order, so that a machine's target has one name. ``cuda:sm_90`` is a GPU architecture,
+    ``cuda:sm_80+sm_90`` several, and ``cuda`` all of :data:`CUDA_ARCHITECTURES`; newer GPUs run code for the newest of them.
 
     Raises:
         TargetError: There is no such level, or it has no such extension; the message lists what there is.
@@ -92,11 +104,13 @@ def find(name: str) -> Target:
     if name == "cpu":
         return _host()
     prefix, _, rest = name.partition(":")
+    if prefix == "cuda":
+        return _cuda(name, rest)
     level, *wanted = rest.split("+")
     if prefix != "cpu" or level not in _LEVELS:
         known = ", ".join(f"cpu:{n}" for n in _LEVELS)
-        raise TargetError(f"there is no target '{name}'; the targets are cpu (this machine), {known}, and those with extensions such as "
-                          "cpu:x86-64-v4+vnni")
+        raise TargetError(f"there is no target '{name}'; the targets are cpu (this machine), {known}, those with extensions such as "
+                          "cpu:x86-64-v4+vnni, and for GPUs cuda and cuda:sm_80+sm_90")
     offered = _extensions(level)
     for extension in wanted:
         if extension not in (e.name for e in offered):
@@ -105,9 +119,22 @@ def find(name: str) -> Target:
     return _build(level, (e for e in offered if e.name in wanted))
 
 
-def preference(target: Target) -> tuple[int, int]:
+def preference(target: Target) -> tuple[int, int, int]:
     """Sorts targets so that the best for a machine comes first."""
-    return (-target.vector_bytes, -len(target.features))
+    return (-len(target.architectures), -target.vector_bytes, -len(target.features))
+
+
+def _cuda(name: str, rest: str) -> Target:
+    known = {f"sm_{a}": a for a in CUDA_ARCHITECTURES}
+    wanted = rest.split("+") if rest else [*known] if name == "cuda" else [""]
+    for architecture in wanted:
+        if architecture not in known:
+            raise TargetError(f"target '{name}': there is no code for '{architecture}'; there is for {', '.join(known)}, one or several as in "
+                              "cuda:sm_80+sm_90, and cuda is all of them")
+    architectures = tuple(sorted({known[a] for a in wanted}))
+    # Operators become loops as for any CPU; nothing of the CPU is left in them.
+    llvm = _build("x86-64-v2", ()).llvm
+    return Target("cuda:" + "+".join(f"sm_{a}" for a in architectures), "cuda", tuple(f"sm_{a}" for a in architectures), WARP_BYTES, 255, llvm, architectures)
 
 
 def _extensions(level: str) -> tuple[_Extension, ...]:

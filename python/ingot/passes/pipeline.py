@@ -11,6 +11,7 @@ from tvm import relax
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
 from ingot.passes.attention import fuse_attention
+from ingot.passes.cuda_products import cuda_products
 from ingot.passes.extents import name_extents
 from ingot.passes.fold import fold_weights
 from ingot.passes.graph import Graph
@@ -18,7 +19,7 @@ from ingot.passes.integers import integer_contractions
 from ingot.passes.layout import channels_last
 from ingot.passes.legalize import OVERRIDES
 from ingot.passes.pack import pack_weights
-from ingot.passes.quantized_matmul import quantized_matmuls
+from ingot.passes.quantized_matmul import CUDA_LAYOUT, quantized_matmuls
 from ingot.passes.scale import fold_scales
 from ingot.passes.settings import Settings
 from ingot.passes.trace import Trace, trace_fusion
@@ -50,6 +51,17 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("pack weights", pack_weights),
 )
 
+#: The same for GPUs, which have kernels for products and convolutions.
+CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
+    ("quantized matmul", lambda graph, settings: quantized_matmuls(graph, CUDA_LAYOUT)),
+    ("fold weights", lambda graph, settings: fold_weights(graph)),
+    ("attention", lambda graph, settings: fuse_attention(graph)),
+    ("fold scales", lambda graph, settings: fold_scales(graph)),
+    ("channels last", lambda graph, settings: channels_last(graph)),
+    ("fold weights", lambda graph, settings: fold_weights(graph)),
+    ("products", cuda_products),
+)
+
 
 def optimize(imported: Imported, settings: Settings, note: Callable[[str], None] = lambda line: None) -> Optimized:
     """Turns an imported module into fused TIR functions and the calls of them.
@@ -72,7 +84,7 @@ def optimize(imported: Imported, settings: Settings, note: Callable[[str], None]
     with llvm:
         mod = run(imported.mod, transform.CanonicalizeBindings(), transform.EliminateCommonSubexpr(), transform.DeadCodeElimination())
         graph = Graph(mod, tuple(imported.weights))
-        for name, change in GRAPH_PASSES:
+        for name, change in CUDA_PASSES if settings.target.is_cuda else GRAPH_PASSES:
             before = _count(graph.mod)
             graph = change(graph, settings)
             note(f"{name}: {before} → {_count(graph.mod)} bindings, {len(graph.weights)} weights")

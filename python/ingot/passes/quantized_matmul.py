@@ -7,6 +7,7 @@ product (a bias, an activation, a residual) moves into its kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from ingot.importer import dims
 from ingot.importer.quantized import QuantizedWeight, from_integers
 from ingot.importer.weights import Weight
 from ingot.lower.cpu.quantized_weights import ACTIVATIONS, FORMATS, Format, groups_of, is_group, pack_codes, pack_groups, packed_shape
+from ingot.lower.cuda import packing as cuda_packing
 from ingot.passes.attention_operands import calls, extents_of, order_of, same_shape, scalar, scaled
 from ingot.passes.dynamic_quantization import DynamicProducts
 from ingot.passes.graph import Graph, Rewriter
@@ -25,12 +27,29 @@ from ingot.passes.trace import bindings
 _FLOATS = ("float32", "float16", "bfloat16")
 _FORMATS: dict[tuple[int, tuple[float, ...]], Format] = {(f.bits, f.values): f for f in FORMATS.values()}
 #: Operators of one tensor that are activations of the kernel.
-_UNARY = {"relax.nn.relu": "relu", "relax.nn.gelu": "gelu", "relax.nn.gelu_tanh": "gelu_tanh", "relax.nn.silu": "silu"}
+UNARY = {"relax.nn.relu": "relu", "relax.nn.gelu": "gelu", "relax.nn.gelu_tanh": "gelu_tanh", "relax.nn.silu": "silu"}
 
 
-def quantized_matmuls(graph: Graph) -> Graph:
-    """Rewrites products with constant quantized weights to calls of the kernel."""
-    return _Products(graph).run(_visit)
+@dataclass(frozen=True)
+class Layout:
+    """How a kernel reads codes.
+
+    ``pack_codes`` and ``packed_shape`` are as in lower/cpu/quantized_weights.py; ``most_zero`` is the largest zero point of int8 for codes of 4 bits.
+    """
+
+    name: str
+    pack_codes: Callable[[Format, np.ndarray], np.ndarray]
+    packed_shape: Callable[[Format, int, int], tuple[int, ...]]
+    most_zero: int | None = None
+
+
+CPU_LAYOUT = Layout("", pack_codes, packed_shape)
+CUDA_LAYOUT = Layout(":cuda", cuda_packing.pack_codes, cuda_packing.packed_shape, cuda_packing.MOST_NIBBLE_ZERO)
+
+
+def quantized_matmuls(graph: Graph, layout: Layout = CPU_LAYOUT) -> Graph:
+    """Rewrites products with constant quantized weights to calls of the kernel, whose weights have a ``layout``."""
+    return _Products(graph, layout).run(_visit)
 
 
 @dataclass(frozen=True)
@@ -51,8 +70,9 @@ class _Call:
 class _Products(Rewriter):
     """What each variable of the old function would be as one call is found first; then those that no later call takes in are emitted."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, layout: Layout) -> None:
         super().__init__(graph)
+        self.layout = layout
         self.before: dict[Any, Any] = {}  # what variables are bound to
         self.calls: dict[Any, _Call] = {}
         self.taken: set[Any] = set()  # variables with a call that is part of a later one
@@ -123,17 +143,17 @@ def _find(products: _Products, variable: Any, value: Any) -> _Call | None:
         return _product(products, value)
     if calls(value, "relax.add"):
         return _sum(products, variable, value)
-    if calls(value, *_UNARY):
-        return _activated(products, value.args[0], _UNARY[value.op.name])
+    if calls(value, *UNARY):
+        return _activated(products, value.args[0], UNARY[value.op.name])
     if calls(value, "relax.multiply"):
-        return _gated(products, value) or _dynamic(products, value)
+        return gated(products, value) or _dynamic(products, value)
     return None
 
 
 def _dynamic(products: _Products, value: Any) -> _Call | None:
     """A product in integers of what is quantized while running: x is rounded to int8 too, by a scale for each row."""
     found = DynamicProducts(products.before.get, products.weight).find(value)
-    return _with(found[0], replace(found[1], integers=True)) if found is not None else None
+    return _with(products, found[0], replace(found[1], integers=True)) if found is not None else None
 
 
 def _product(products: _Products, call: Any) -> _Call | None:
@@ -144,10 +164,10 @@ def _product(products: _Products, call: Any) -> _Call | None:
         return None
     if calls(products.before.get(x), "relax.dequantize"):
         return None  # both are quantized: passes/integers.py has left it for a reason
-    return _with(x, weight)
+    return _with(products, x, weight)
 
 
-def _with(x: Any, weight: QuantizedWeight) -> _Call | None:
+def _with(products: _Products, x: Any, weight: QuantizedWeight) -> _Call | None:
     """The call for x times a weight, if the kernel can read it."""
     found = _along_depth(weight)
     if found is None:
@@ -158,10 +178,12 @@ def _with(x: Any, weight: QuantizedWeight) -> _Call | None:
     groups = (groups_of(depth, weight.group), columns)
     if depth == 0 or scales.shape != groups:
         return None
-    if weight.packed is None:
-        weight.packed = _packed(kind, codes), _packed_groups(scales), None if zeros is None else _packed_groups(zeros)
+    layout = products.layout
+    if layout.name not in weight.packed:
+        weight.packed[layout.name] = (_packed(layout, kind, codes), _packed_groups(scales),
+                                      None if zeros is None else _packed_groups(_near(layout, kind, zeros)))
     group = weight.group if weight.group < depth else 0
-    return _Call(x, *weight.packed, (kind.code, group, int(weight.integers), group if weight.integers else 0), columns)
+    return _Call(x, *weight.packed[layout.name], (kind.code, group, int(weight.integers), group if weight.integers else 0), columns)
 
 
 def _along_depth(weight: QuantizedWeight) -> tuple[Weight, Weight, Weight | None] | None:
@@ -182,11 +204,18 @@ def _along_depth(weight: QuantizedWeight) -> tuple[Weight, Weight, Weight | None
     return weight.codes, moved[0], moved[1] if len(moved) > 1 else None
 
 
-def _packed(kind: Format, codes: Weight) -> Weight:
+def _packed(layout: Layout, kind: Format, codes: Weight) -> Weight:
     """Codes [K, N] as the kernel reads them."""
     depth, columns = codes.shape
-    return codes.map(lambda a: pack_codes(kind, (a + kind.offset).astype(np.uint8 if kind.offset else np.int8).T),
-                     packed_shape(kind, columns, depth), f":{kind.name}", "uint8")
+    return codes.map(lambda a: layout.pack_codes(kind, (a + kind.offset).astype(np.uint8 if kind.offset else np.int8).T),
+                     layout.packed_shape(kind, columns, depth), f":{kind.name}{layout.name}", "uint8")
+
+
+def _near(layout: Layout, kind: Format, zeros: Weight) -> Weight:
+    """Zero points in a type that the kernel can subtract exactly."""
+    if layout.most_zero is None or kind.bits != 4 or zeros.dtype != "int8" or int(zeros.load().max(initial=0)) <= layout.most_zero:
+        return zeros
+    return zeros.map(lambda a: a.astype(np.float32), zeros.shape, ":float", "float32")
 
 
 def _packed_groups(parameters: Weight) -> Weight:
@@ -230,7 +259,7 @@ def _activated(products: _Products, variable: Any, name: str) -> _Call | None:
     return replace(call, activation=name)
 
 
-def _gated(products: _Products, value: Any) -> _Call | None:
+def gated(products: _Products, value: Any) -> _Call | None:
     """silu, x · sigmoid(x), and gelu, x · (1 + erf(x / √2)) / 2, as they are written out: a product of x with what is computed from it."""
     factors, scale = _factors(products, value)
     if len(factors) != 2:
