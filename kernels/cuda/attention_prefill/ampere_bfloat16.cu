@@ -1,0 +1,7 @@
+#include "cuda/attention_prefill/ampere_run.h"
+
+namespace ingot::cuda::prefill {
+
+template void RunAmpere<__nv_bfloat16>(const AttentionProblem&, CudaContext&);
+
+}  // namespace ingot::cuda::prefill
