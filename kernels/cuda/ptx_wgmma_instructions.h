@@ -26,8 +26,13 @@
 #define INGOT_TEXT16 INGOT_TEXT_0
 #define INGOT_TEXT32 INGOT_TEXT16 ", " INGOT_TEXT_1
 #define INGOT_TEXT64 INGOT_TEXT32 ", " INGOT_TEXT_2 ", " INGOT_TEXT_3
+#define INGOT_TEXT80 INGOT_TEXT64 ", " INGOT_TEXT_4
 #define INGOT_TEXT96 INGOT_TEXT64 ", " INGOT_TEXT_4 ", " INGOT_TEXT_5
 #define INGOT_TEXT128 INGOT_TEXT96 ", " INGOT_TEXT_6 ", " INGOT_TEXT_7
+#define INGOT_TEXT112 INGOT_TEXT96 ", " INGOT_TEXT_6
+#define INGOT_TEXT144 INGOT_TEXT128 ", " INGOT_TEXT_8
+#define INGOT_TEXT160 INGOT_TEXT144 ", " INGOT_TEXT_9
+#define INGOT_TEXT176 INGOT_TEXT160 ", " INGOT_TEXT_10
 #define INGOT_TEXT192 INGOT_TEXT128 ", " INGOT_TEXT_8 ", " INGOT_TEXT_9 ", " INGOT_TEXT_10 ", " INGOT_TEXT_11
 #define INGOT_TEXT256 INGOT_TEXT192 ", " INGOT_TEXT_12 ", " INGOT_TEXT_13 ", " INGOT_TEXT_14 ", " INGOT_TEXT_15
 
@@ -37,8 +42,14 @@
 #define INGOT_SUMS16(c) INGOT_SUMS_4(c, 0), INGOT_SUMS_4(c, 4)
 #define INGOT_SUMS32(c) INGOT_SUMS_16(c, 0)
 #define INGOT_SUMS64(c) INGOT_SUMS_16(c, 0), INGOT_SUMS_16(c, 16)
+#define INGOT_SUMS_8(c, i) INGOT_SUMS_4(c, i), INGOT_SUMS_4(c, i + 4)
+#define INGOT_SUMS80(c) INGOT_SUMS64(c), INGOT_SUMS_8(c, 32)
 #define INGOT_SUMS96(c) INGOT_SUMS64(c), INGOT_SUMS_16(c, 32)
 #define INGOT_SUMS128(c) INGOT_SUMS96(c), INGOT_SUMS_16(c, 48)
+#define INGOT_SUMS112(c) INGOT_SUMS96(c), INGOT_SUMS_8(c, 48)
+#define INGOT_SUMS144(c) INGOT_SUMS128(c), INGOT_SUMS_8(c, 64)
+#define INGOT_SUMS160(c) INGOT_SUMS128(c), INGOT_SUMS_16(c, 64)
+#define INGOT_SUMS176(c) INGOT_SUMS160(c), INGOT_SUMS_8(c, 80)
 #define INGOT_SUMS192(c) INGOT_SUMS128(c), INGOT_SUMS_16(c, 64), INGOT_SUMS_16(c, 80)
 #define INGOT_SUMS256(c) INGOT_SUMS192(c), INGOT_SUMS_16(c, 96), INGOT_SUMS_16(c, 112)
 
@@ -104,6 +115,15 @@ INGOT_WGMMA(32, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
 INGOT_WGMMA(64, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
 INGOT_WGMMA(96, "%48", "%49", "%50", "%51", "%52", "%53", "%54")
 INGOT_WGMMA(128, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
+// Blocks of keys in attention.
+#define INGOT_WGMMA_ATTENTION(n, i0, i1, i2, i3, i4, i5, i6)                                  \
+  INGOT_WGMMA_16(__nv_bfloat16, n, "m64n" #n "k16.f32.bf16.bf16", i0, i1, i2, i3, i4, i5, i6) \
+  INGOT_WGMMA_16(__half, n, "m64n" #n "k16.f32.f16.f16", i0, i1, i2, i3, i4, i5, i6)
+INGOT_WGMMA_ATTENTION(80, "%40", "%41", "%42", "%43", "%44", "%45", "%46")
+INGOT_WGMMA_ATTENTION(112, "%56", "%57", "%58", "%59", "%60", "%61", "%62")
+INGOT_WGMMA_ATTENTION(144, "%72", "%73", "%74", "%75", "%76", "%77", "%78")
+INGOT_WGMMA_ATTENTION(160, "%80", "%81", "%82", "%83", "%84", "%85", "%86")
+INGOT_WGMMA_ATTENTION(176, "%88", "%89", "%90", "%91", "%92", "%93", "%94")
 INGOT_WGMMA(192, "%96", "%97", "%98", "%99", "%100", "%101", "%102")
 INGOT_WGMMA(256, "%128", "%129", "%130", "%131", "%132", "%133", "%134")
 
