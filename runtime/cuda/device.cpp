@@ -71,8 +71,8 @@ void Check(cudaError_t error, const char* what) {
   cudaGetLastError();  // so that the next call does not report it again
   const ingot_status status = error == cudaErrorMemoryAllocation ? INGOT_ERROR_MEMORY : INGOT_ERROR_EXECUTION;
   if (IsSticky(error))
-    Fail(INGOT_ERROR_EXECUTION, "a kernel failed: ", std::string_view(cudaGetErrorString(error)),
-         " (seen by ", std::string_view(what), "); this process cannot use the GPU any more");
+    Fail(INGOT_ERROR_EXECUTION, "a kernel failed: ", std::string_view(cudaGetErrorString(error)), " (seen by ",
+         std::string_view(what), "); this process cannot use the GPU any more");
   Fail(status, std::string_view(what), ": ", std::string_view(cudaGetErrorString(error)));
 }
 
@@ -118,8 +118,8 @@ std::string VersionText(int version) { return Text(version / 1000, ".", version 
     Fail(INGOT_ERROR_TARGET, "there is no NVIDIA driver (libcuda.so.1) on this machine; one for CUDA ",
          VersionText(runtime), " or later is needed");
   if (driver / 1000 < runtime / 1000)
-    Fail(INGOT_ERROR_TARGET, "the NVIDIA driver is too old: it is one for CUDA ", VersionText(driver),
-         ", and CUDA ", runtime / 1000, ".0 or later is needed");
+    Fail(INGOT_ERROR_TARGET, "the NVIDIA driver is too old: it is one for CUDA ", VersionText(driver), ", and CUDA ",
+         runtime / 1000, ".0 or later is needed");
   if (error == cudaErrorNoDevice)
     Fail(INGOT_ERROR_TARGET, "the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES can hide them)");
   Fail(INGOT_ERROR_TARGET, "the NVIDIA driver cannot be used: ", std::string_view(cudaGetErrorString(error)));
@@ -349,22 +349,45 @@ int32_t EndCapture(int32_t device, void* stream, void** graph) {
 }
 
 int32_t LaunchGraph(int32_t device, void* graph, void* stream) {
-  return On(device, [&] {
-    Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), StreamOf(stream)), "cudaGraphLaunch");
-  });
+  return On(device,
+            [&] { Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), StreamOf(stream)), "cudaGraphLaunch"); });
 }
 
 int32_t DestroyGraph(int32_t device, void* graph) {
-  return On(device,
-            [&] { Check(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)), "cudaGraphExecDestroy"); });
+  return On(device, [&] { Check(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)), "cudaGraphExecDestroy"); });
 }
 
 constexpr DeviceLibrary kLibrary = {
-    sizeof(DeviceLibrary), LastError,    Count,       Info,         FreeMemory,     Allocate,    Free,
-    AllocateHost,          FreeHost,     CreateStream, DestroyStream, Synchronize,   Copy,        StoreBytes,
-    Zero,                  CreateEvent,  DestroyEvent, Record,       Wait,           Elapsed,     LoadModule,
-    UnloadModule,          FindFunction, LaunchFunction, FindKernel, RunKernel,      BeginCapture, EndCapture,
-    LaunchGraph,           DestroyGraph,
+    sizeof(DeviceLibrary),
+    LastError,
+    Count,
+    Info,
+    FreeMemory,
+    Allocate,
+    Free,
+    AllocateHost,
+    FreeHost,
+    CreateStream,
+    DestroyStream,
+    Synchronize,
+    Copy,
+    StoreBytes,
+    Zero,
+    CreateEvent,
+    DestroyEvent,
+    Record,
+    Wait,
+    Elapsed,
+    LoadModule,
+    UnloadModule,
+    FindFunction,
+    LaunchFunction,
+    FindKernel,
+    RunKernel,
+    BeginCapture,
+    EndCapture,
+    LaunchGraph,
+    DestroyGraph,
 };
 
 }  // namespace

@@ -1,8 +1,7 @@
-#include "store.h"
-
 #include <cstring>
 
 #include "cuda/launch.h"
+#include "store.h"
 
 namespace ingot::cuda {
 namespace {

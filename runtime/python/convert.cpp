@@ -9,6 +9,8 @@
 #include <optional>
 #include <string_view>
 
+#include "device_tensor.h"
+
 namespace ingot::python {
 namespace {
 
@@ -153,7 +155,8 @@ void Borrowed::Release() {
   elements_.reset();
 }
 
-void Borrowed::Set(nb::handle object, const char* what, const char* name, DLDataType expected, bool writable) {
+void Borrowed::Set(nb::handle object, const char* what, const char* name, DLDataType expected, bool writable,
+                   const Place& place) {
   Release();
   const std::string subject = std::string(what) + " '" + name + "'";
   if (IsString(expected)) {
@@ -162,7 +165,7 @@ void Borrowed::Set(nb::handle object, const char* what, const char* name, DLData
   }
   if (SetBuffer(object, subject, expected, writable)) return;
   if (nb::hasattr(object, "__dlpack__")) {
-    SetDLPack(object, subject, writable);
+    SetDLPack(object, subject, writable, place);
     return;
   }
   RaiseInputError(subject + " is of type " + nb::type_name(object.type()).c_str() +
@@ -201,21 +204,30 @@ bool Borrowed::SetBuffer(nb::handle object, const std::string& subject, DLDataTy
   return true;
 }
 
-void Borrowed::SetDLPack(nb::handle object, const std::string& subject, bool writable) {
+void Borrowed::SetDLPack(nb::handle object, const std::string& subject, bool writable, const Place& place) {
   const nb::object device = object.attr("__dlpack_device__")();
   const auto device_type = nb::cast<int>(device[0]);
   const auto device_id = nb::cast<int>(device[1]);
-  if (device_type != kDLCPU) {
-    RaiseInputError(subject + " is on device " + std::to_string(device_type) + ":" + std::to_string(device_id) +
-                    " (DLPack); copy it to the CPU first");
+  const bool on_gpu = device_type == kDLCUDA || device_type == kDLCUDAManaged;
+  const bool on_cpu = device_type == kDLCPU || device_type == kDLCUDAHost;
+  if (!on_cpu && !(on_gpu && place.device.device_type == kDLCUDA)) {
+    const std::string found =
+        on_gpu ? "GPU " + std::to_string(device_id)
+               : "device " + std::to_string(device_type) + ":" + std::to_string(device_id) + " (DLPack)";
+    RaiseInputError(subject + " is on " + found + ", the model is on " +
+                    (place.device.device_type == kDLCUDA ? "a GPU" : "the CPU") + "; copy it to the CPU first");
   }
+  // The producer's work on it comes before what is put on this stream.
+  const nb::object stream = on_gpu ? nb::object(nb::int_(reinterpret_cast<uintptr_t>(place.stream))) : nb::none();
   try {
     try {
-      capsule_ = object.attr("__dlpack__")(nb::arg("max_version") =
-                                               nb::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION));
+      const auto version = nb::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION);
+      capsule_ = on_gpu ? object.attr("__dlpack__")(nb::arg("stream") = stream, nb::arg("max_version") = version)
+                        : object.attr("__dlpack__")(nb::arg("max_version") = version);
     } catch (nb::python_error& error) {
       if (!error.matches(PyExc_TypeError)) throw;
-      capsule_ = object.attr("__dlpack__")();  // a producer from before DLPack 1.0
+      // A producer from before DLPack 1.0.
+      capsule_ = on_gpu ? object.attr("__dlpack__")(nb::arg("stream") = stream) : object.attr("__dlpack__")();
     }
   } catch (nb::python_error& error) {
     RaiseInputError(subject + " cannot be used: " + error.what());
@@ -265,7 +277,14 @@ void Borrowed::SetStrings(nb::handle object, const std::string& subject, bool wr
              0};
 }
 
-nb::object ToNumpy(DLManagedTensorVersioned* managed) {
+size_t ByteCount(const DLTensor& tensor) {
+  size_t bytes = (tensor.dtype.bits + 7u) / 8u;
+  for (int32_t i = 0; i < tensor.ndim; ++i) bytes *= static_cast<size_t>(tensor.shape[i]);
+  return bytes;
+}
+
+nb::object ToPython(DLManagedTensorVersioned* managed) {
+  if (managed->dl_tensor.device.device_type != kDLCPU) return nb::cast(DeviceTensor(managed));
   const nb::capsule owner(managed, [](void* p) noexcept {
     auto* self = static_cast<DLManagedTensorVersioned*>(p);
     self->deleter(self);

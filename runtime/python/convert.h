@@ -24,6 +24,15 @@ void LoadErrors();
 // The name of a type as NumPy and ml_dtypes call it.
 const char* DTypeName(DLDataType dtype);
 
+// Bytes of a contiguous tensor.
+size_t ByteCount(const DLTensor& tensor);
+
+// Where a model runs, for tensors that are handed to it: its device, and the stream that reads them there.
+struct Place {
+  DLDevice device{kDLCPU, 0};
+  void* stream = nullptr;
+};
+
 // A tensor that borrows a Python object's memory, and keeps it alive: through the buffer protocol, or DLPack. Of
 // strings it borrows the UTF-8 that each str keeps of itself.
 class Borrowed {
@@ -34,13 +43,14 @@ class Borrowed {
   Borrowed& operator=(const Borrowed&) = delete;
 
   // `what` and `name` say which tensor it is, in messages. `expected` tells what bytes mean that NumPy has no type for.
-  void Set(nb::handle object, const char* what, const char* name, DLDataType expected, bool writable);
+  void Set(nb::handle object, const char* what, const char* name, DLDataType expected, bool writable,
+           const Place& place);
   void Release();
   const DLTensor& tensor() const { return tensor_; }
 
  private:
   bool SetBuffer(nb::handle object, const std::string& subject, DLDataType expected, bool writable);
-  void SetDLPack(nb::handle object, const std::string& subject, bool writable);
+  void SetDLPack(nb::handle object, const std::string& subject, bool writable, const Place& place);
   void SetStrings(nb::handle object, const std::string& subject, bool writable);
 
   DLTensor tensor_{};
@@ -55,7 +65,7 @@ class Borrowed {
 // A NumPy array of a tensor's memory, which `owner` keeps alive.
 nb::object ViewAsNumpy(const DLTensor& tensor, nb::handle owner);
 
-// A NumPy array that owns a taken output.
-nb::object ToNumpy(DLManagedTensorVersioned* managed);
+// A NumPy array that owns a taken output, or a DeviceTensor if it is on a GPU.
+nb::object ToPython(DLManagedTensorVersioned* managed);
 
 }  // namespace ingot::python

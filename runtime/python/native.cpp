@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "convert.h"
+#include "device_tensor.h"
 
 namespace nb = nanobind;
 using ingot::python::Borrowed;
@@ -89,9 +90,9 @@ nb::tuple InfoTuple(const ingot_tensor_info& info) {
 
 class Model {
  public:
-  Model(const std::string& path, int32_t threads, const std::optional<std::string>& target, bool verify) {
+  Model(const std::string& path, int32_t threads, const std::optional<std::string>& target, bool verify, int32_t gpu) {
     const ingot_load_options options{sizeof(ingot_load_options), threads, verify ? 1 : 0,
-                                     target ? target->c_str() : nullptr};
+                                     target ? target->c_str() : nullptr, gpu};
     ingot_model* handle = nullptr;
     ingot_status status;
     {
@@ -100,6 +101,7 @@ class Model {
     }
     Check(status);
     handle_.reset(handle);
+    Check(ingot_model_device(handle, &device));
     Read(ingot_model_num_inputs, ingot_model_input, inputs);
     Read(ingot_model_num_outputs, ingot_model_output, outputs);
     Read(
@@ -111,6 +113,8 @@ class Model {
   }
 
   ingot_model* handle() const { return handle_.get(); }
+
+  nb::tuple Device() const { return nb::make_tuple(static_cast<int>(device.device_type), device.device_id); }
 
   nb::str Manifest() const {
     const char* json = nullptr;
@@ -136,6 +140,7 @@ class Model {
   std::vector<ingot_tensor_info> outputs;
   std::vector<ingot_tensor_info> states;
   std::vector<ingot_state_kind> kinds;  // of states
+  DLDevice device{};
 
  private:
   template <typename Count, typename Get>
@@ -164,7 +169,7 @@ class Session {
   void SetInput(size_t index, nb::handle object) {
     if (index >= inputs_.size()) throw nb::index_error();
     const ingot_tensor_info& info = model().inputs[index];
-    inputs_[index].Set(object, "input", info.name, info.dtype, false);
+    inputs_[index].Set(object, "input", info.name, info.dtype, false, Where());
     Check(ingot_session_set_input(handle_.get(), index, &inputs_[index].tensor()));
   }
 
@@ -176,7 +181,7 @@ class Session {
       return;
     }
     const ingot_tensor_info& info = model().outputs[index];
-    bound_[index].Set(object, "output", info.name, info.dtype, true);
+    bound_[index].Set(object, "output", info.name, info.dtype, true, Where());
     Check(ingot_session_bind_output(handle_.get(), index, &bound_[index].tensor()));
   }
 
@@ -192,22 +197,45 @@ class Session {
   nb::object Take(size_t index) {
     DLManagedTensorVersioned* managed = nullptr;
     Check(ingot_session_take_output(handle_.get(), index, &managed));
-    return ingot::python::ToNumpy(managed);
+    return ingot::python::ToPython(managed);
   }
 
   // All of a run in one call: inputs in order, outputs in order. Inputs are let go of when it returns.
-  nb::list RunOnce(nb::list inputs) {
+  nb::list RunOnce(nb::list inputs, bool on_gpu) {
     const struct Releaser {
       Session& session;
       ~Releaser() {
         for (Borrowed& input : session.inputs_) input.Release();
       }
     } releaser{*this};
+    for (size_t i = 0; i < bound_.size(); ++i) SetOutputDevice(i, on_gpu);
     for (size_t i = 0; i < inputs_.size(); ++i) SetInput(i, inputs[i]);
     Run();
     nb::list outputs;
     for (size_t i = 0; i < bound_.size(); ++i) outputs.append(Take(i));
     return outputs;
+  }
+
+  void SetOutputDevice(size_t index, bool on_gpu) {
+    const DLDevice device = on_gpu ? DLDevice{kDLCUDA, model().device.device_id} : DLDevice{kDLCPU, 0};
+    Check(ingot_session_set_output_device(handle_.get(), index, device));
+  }
+  void SetStream(uintptr_t stream) { Check(ingot_session_set_stream(handle_.get(), reinterpret_cast<void*>(stream))); }
+  uintptr_t Stream() const { return reinterpret_cast<uintptr_t>(Where().stream); }
+  void Synchronize() {
+    ingot_status status;
+    {
+      nb::gil_scoped_release release;
+      status = ingot_session_synchronize(handle_.get());
+    }
+    Check(status);
+  }
+  nb::tuple Graphs() const {
+    int64_t captured = 0;
+    int64_t replayed = 0;
+    const char* reason = nullptr;
+    Check(ingot_session_graphs(handle_.get(), &captured, &replayed, &reason));
+    return nb::make_tuple(captured, replayed, reason);
   }
 
   void SetDimension(const std::string& name, int64_t extent) {
@@ -233,6 +261,29 @@ class Session {
     return ingot::python::ViewAsNumpy(*tensor, self);
   }
 
+  // A copy of a state on the CPU.
+  nb::object ReadState(size_t index) {
+    const DLTensor* tensor = nullptr;
+    Check(ingot_session_state(handle_.get(), index, &tensor));
+    DLTensor host = *tensor;
+    const size_t bytes = ingot::python::ByteCount(host);
+    auto* data = new std::byte[bytes + 1];
+    const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<std::byte*>(p); });
+    Check(ingot_session_read_state(handle_.get(), index, data, bytes));
+    host.data = data;
+    host.device = {kDLCPU, 0};
+    return ingot::python::ViewAsNumpy(host, owner);
+  }
+  // `array` is C-contiguous.
+  void WriteState(size_t index, nb::handle array) {
+    if (index >= model().states.size()) throw nb::index_error();
+    const ingot_tensor_info& info = model().states[index];
+    Borrowed given;
+    given.Set(array, "state", info.name, info.dtype, false, {});
+    Check(
+        ingot_session_write_state(handle_.get(), index, given.tensor().data, ingot::python::ByteCount(given.tensor())));
+  }
+
   void SetProfiling(bool enabled) { Check(ingot_session_set_profiling(handle_.get(), enabled ? 1 : 0)); }
 
   std::tuple<std::vector<int64_t>, int64_t> Profile() const {
@@ -246,6 +297,11 @@ class Session {
 
  private:
   const Model& model() const { return *nb::inst_ptr<Model>(model_); }
+  ingot::python::Place Where() const {
+    ingot::python::Place place{model().device, nullptr};
+    if (place.device.device_type == kDLCUDA) Check(ingot_session_stream(handle_.get(), &place.stream));
+    return place;
+  }
 
   nb::object model_;
   std::vector<Borrowed> inputs_;  // what the library borrows, kept alive
@@ -275,6 +331,7 @@ nb::list InfoList(const std::vector<ingot_tensor_info>& infos) {
 
 NB_MODULE(_native, m) {
   ingot::python::LoadErrors();
+  ingot::python::DefineDeviceTensor(m);
 
   nb::class_<Artifact>(m, "Artifact")
       .def(nb::init<const std::string&>(), nb::arg("path"))
@@ -287,8 +344,9 @@ NB_MODULE(_native, m) {
       });
 
   nb::class_<Model>(m, "Model")
-      .def(nb::init<const std::string&, int32_t, const std::optional<std::string>&, bool>(), nb::arg("path"),
-           nb::arg("threads"), nb::arg("target").none(), nb::arg("verify"))
+      .def(nb::init<const std::string&, int32_t, const std::optional<std::string>&, bool, int32_t>(), nb::arg("path"),
+           nb::arg("threads"), nb::arg("target").none(), nb::arg("verify"), nb::arg("gpu") = 0)
+      .def("device", &Model::Device)
       .def("manifest", &Model::Manifest)
       .def("target", &Model::Target)
       .def("memory", &Model::Memory)
@@ -307,7 +365,14 @@ NB_MODULE(_native, m) {
       .def("set_input", &Session::SetInput)
       .def("bind_output", &Session::BindOutput, nb::arg("index"), nb::arg("array").none())
       .def("run", &Session::Run)
-      .def("run_once", &Session::RunOnce)
+      .def("run_once", &Session::RunOnce, nb::arg("inputs"), nb::arg("on_gpu") = false)
+      .def("set_output_device", &Session::SetOutputDevice)
+      .def("set_stream", &Session::SetStream)
+      .def("stream", &Session::Stream)
+      .def("synchronize", &Session::Synchronize)
+      .def("graphs", &Session::Graphs)
+      .def("read_state", &Session::ReadState)
+      .def("write_state", &Session::WriteState)
       .def("take", &Session::Take)
       .def("set_dimension", &Session::SetDimension)
       .def("select_rows", &Session::SelectRows)

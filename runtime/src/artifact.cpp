@@ -340,8 +340,7 @@ const Target& Artifact::ChooseTarget(std::string_view name, int32_t device) cons
     if (wanted && missing.empty()) return target;
     if (wanted && !name.empty())
       Fail(INGOT_ERROR_TARGET, path(), ": target '", name, "' ",
-           cuda ? missing : Text("needs ", missing, ", which this machine does not have"),
-           OfferAnother(target));
+           cuda ? missing : Text("needs ", missing, ", which this machine does not have"), OfferAnother(target));
     if (!missing.empty()) offered += Text(cuda ? " (" : " (needs ", missing, ")");
   }
   if (offered.empty()) Fail(INGOT_ERROR_TARGET, path(), ": the artifact has code for no target");

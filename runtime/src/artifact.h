@@ -81,8 +81,8 @@ class Artifact {
   const std::vector<Weight>& weights() const { return weights_; }
   const std::vector<Target>& targets() const { return targets_; }
 
-  // The target of a name, or the first that this machine can run if `name` is empty; an error if there is none. `device`:
-  // the GPU for CUDA targets.
+  // The target of a name, or the first that this machine can run if `name` is empty; an error if there is none.
+  // `device`: the GPU for CUDA targets.
   const Target& ChooseTarget(std::string_view name, int32_t device = 0) const;
   // Fails if the checksum of a segment's bytes is not what the segment table says.
   void CheckSegment(size_t index) const;

@@ -96,8 +96,8 @@ class BufferPool {
   bool closed_ = false;
 };
 
-// One range of memory that grows; growing moves it and loses its contents. On the CPU it starts as zeros, and pages that
-// nobody touches take no memory.
+// One range of memory that grows; growing moves it and loses its contents. On the CPU it starts as zeros, and pages
+// that nobody touches take no memory.
 class Arena {
  public:
   // On a GPU, or on the CPU if it is nullptr.

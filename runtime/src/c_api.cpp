@@ -34,6 +34,7 @@ namespace {
 using ingot::Fail;
 using ingot::c_api::Guard;
 using ingot::c_api::Need;
+using ingot::c_api::NeedMemory;
 using ingot::c_api::WithSession;
 
 thread_local std::string t_last_error;
@@ -257,6 +258,13 @@ ingot_status ingot_session_set_output_device(ingot_session* handle, size_t index
 
 ingot_status ingot_output_wait(DLManagedTensorVersioned* output, void* stream) {
   return Guard([&] { ingot::AwaitOutput(&Need(output, "output"), stream); });
+}
+
+ingot_status ingot_output_read(const DLManagedTensorVersioned* output, void* data, size_t num_bytes) {
+  return Guard([&] {
+    NeedMemory(data, num_bytes);
+    ingot::ReadOutput(Need(output, "output"), data, num_bytes);
+  });
 }
 
 ingot_status ingot_session_graphs(const ingot_session* handle, int64_t* captured, int64_t* replayed,

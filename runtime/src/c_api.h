@@ -58,6 +58,10 @@ T& Need(T* pointer, const char* name) {
   return *pointer;
 }
 
+inline void NeedMemory(const void* data, size_t bytes) {
+  if (bytes > 0 && data == nullptr) Fail(INGOT_ERROR_INVALID_ARGUMENT, "data is NULL");
+}
+
 // What a caller sees of a tensor whose extents have these names.
 inline ingot_tensor_info Info(const TensorInfo& info, const std::vector<const char*>& dims) {
   return {info.name.c_str(), info.dtype->type, static_cast<int32_t>(info.shape.size()), info.shape.data(), dims.data()};

@@ -6,6 +6,7 @@ using ingot::Fail;
 using ingot::StateInfo;
 using ingot::c_api::Guard;
 using ingot::c_api::Need;
+using ingot::c_api::NeedMemory;
 using ingot::c_api::WithSession;
 
 ingot_status ingot_model_num_states(const ingot_model* model, size_t* count) {
@@ -66,14 +67,14 @@ ingot_status ingot_session_load_states(ingot_session* handle, const char* path) 
 
 ingot_status ingot_session_read_state(ingot_session* handle, size_t index, void* data, size_t num_bytes) {
   return WithSession(handle, [&](ingot::Session& session) {
-    if (num_bytes > 0) Need(data, "data");
+    NeedMemory(data, num_bytes);
     session.states().Read(index, data, num_bytes);
   });
 }
 
 ingot_status ingot_session_write_state(ingot_session* handle, size_t index, const void* data, size_t num_bytes) {
   return WithSession(handle, [&](ingot::Session& session) {
-    if (num_bytes > 0) Need(data, "data");
+    NeedMemory(data, num_bytes);
     session.states().Write(index, data, num_bytes);
   });
 }

@@ -15,7 +15,8 @@ namespace {
 
 constexpr const char* kLibraryName = "libingot_cuda.so";
 
-// Where libingot_cuda may be, in order: what the environment says alone; or beside this library, or wherever the loader finds it.
+// Where libingot_cuda may be, in order: what the environment says alone; or beside this library, or wherever the loader
+// finds it.
 std::vector<std::string> Candidates() {
   if (const char* named = std::getenv("INGOT_CUDA_LIBRARY"); named != nullptr && *named != '\0') return {named};
   std::vector<std::string> candidates;

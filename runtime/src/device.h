@@ -1,5 +1,5 @@
-// GPUs: the optional library that drives them, one object for each, and streams of work. The CPU is no Device: where one may be given, nullptr
-// stands for it.
+// GPUs: the optional library that drives them, one object for each, and streams of work. The CPU is no Device: where
+// one may be given, nullptr stands for it.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -75,6 +75,7 @@ class DeviceEvent {
   DeviceEvent(const DeviceEvent&) = delete;
   DeviceEvent& operator=(const DeviceEvent&) = delete;
 
+  const Device& device() const { return device_; }
   void Record(void* stream) { device_.Call(&DeviceLibrary::record, event_, stream); }
   void Wait(void* stream) const { device_.Call(&DeviceLibrary::wait, stream, event_); }
   int64_t NanosecondsUntil(const DeviceEvent& later) const;
@@ -125,7 +126,8 @@ class DeviceStream {
   DeviceEvent order_;
 };
 
-// The memory that tensors of a session are in, a GPU's or the CPU's, and how bytes move there. Not for what runs at every step on a CPU.
+// The memory that tensors of a session are in, a GPU's or the CPU's, and how bytes move there. Not for what runs at
+// every step on a CPU.
 class TensorMemory {
  public:
   // nullptr: the CPU's.
@@ -147,8 +149,8 @@ class TensorMemory {
   DeviceStream* stream_;
 };
 
-// Whether code for these architectures (80, 90), with PTX for this one (0: none) and later, can run on a GPU: "", or "has code for ..., and none
-// for ..." and what would work.
+// Whether code for these architectures (80, 90), with PTX for this one (0: none) and later, can run on a GPU: "", or
+// "has code for ..., and none for ..." and what would work.
 std::string MissingDeviceCode(const Device& device, std::span<const int64_t> architectures, int64_t ptx);
 
 }  // namespace ingot

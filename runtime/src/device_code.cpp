@@ -8,7 +8,7 @@ namespace ingot {
 namespace {
 
 constexpr uint32_t kMostGrid[3] = {2147483647, 65535, 65535};
-constexpr int64_t kMostThreads = 1024;     // of a block
+constexpr int64_t kMostThreads = 1024;    // of a block
 constexpr int64_t kMostShared = 1 << 20;  // bytes; the driver says what a GPU has
 
 }  // namespace
@@ -52,8 +52,7 @@ DeviceCode::DeviceCode(const Device& device, const Artifact& artifact, const jso
   if (size == 0) return;
   device_.Call(&DeviceLibrary::load_module, segment.bytes.data(), size, &module_);
   try {
-    for (size_t i = 0; i < count; ++i)
-      functions_.emplace_back(functions.KeyAt(i), ReadFunction(functions.ValueAt(i)));
+    for (size_t i = 0; i < count; ++i) functions_.emplace_back(functions.KeyAt(i), ReadFunction(functions.ValueAt(i)));
   } catch (...) {
     device_.Try(&DeviceLibrary::unload_module, module_);
     throw;
@@ -100,8 +99,7 @@ DeviceFunction DeviceCode::ReadFunction(const json::Node& node) const {
 }
 
 const DeviceFunction* DeviceCode::Find(std::string_view name) const {
-  const auto found =
-      std::ranges::lower_bound(functions_, name, {}, [](const auto& row) { return row.first; });
+  const auto found = std::ranges::lower_bound(functions_, name, {}, [](const auto& row) { return row.first; });
   return found == functions_.end() || found->first != name ? nullptr : &found->second;
 }
 

@@ -29,8 +29,8 @@ class GraphCache {
   void Add(const Device& device, const std::vector<const void*>& addresses, void* graph);
 
   bool warm = false;  // the frame has run: memory is there, code is loaded
-  // Captures that are left before runs of this frame are no longer worth one; a caller's addresses that never repeat use
-  // them up.
+  // Captures that are left before runs of this frame are no longer worth one; a caller's addresses that never repeat
+  // use them up.
   int32_t captures_left = 8;
   std::string failure;  // of a capture: there will be no other
 

@@ -1,8 +1,9 @@
-// What libingot and libingot_cuda agree on: a table of functions over opaque handles. Libraries that were linked apart share no C++ classes, and no
-// exception crosses. Nothing else of CUDA is known to libingot.
+// What libingot and libingot_cuda agree on: a table of functions over opaque handles. Libraries that were linked apart
+// share no C++ classes, and no exception crosses. Nothing else of CUDA is known to libingot.
 //
-// Functions return an ingot_status; when it is not INGOT_OK, last_error() has a sentence about it. `device` is the number of a GPU. A stream
-// is a cudaStream_t; work on it runs in order, later than the call unless the function says that it waits.
+// Functions return an ingot_status; when it is not INGOT_OK, last_error() has a sentence about it. `device` is the
+// number of a GPU. A stream is a cudaStream_t; work on it runs in order, later than the call unless the function says
+// that it waits.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -86,7 +87,8 @@ struct DeviceLibrary {
   int32_t (*create_stream)(int32_t device, void** out);
   int32_t (*destroy_stream)(int32_t device, void* stream);
   int32_t (*synchronize)(int32_t device, void* stream);
-  // A copy to the device has read its source when the function returns; one to the host has written when the stream was synchronized.
+  // A copy to the device has read its source when the function returns; one to the host has written when the stream was
+  // synchronized.
   int32_t (*copy)(int32_t device, void* stream, void* to, const void* from, size_t bytes, CopyKind kind);
   // Writes up to kMostStored bytes to the device, which travel with the call; so a graph can hold them.
   int32_t (*store)(int32_t device, void* stream, void* to, const void* from, size_t bytes);
@@ -112,7 +114,8 @@ struct DeviceLibrary {
   int32_t (*find_kernel)(const char* name, DeviceKernelRow* out);
   int32_t (*run_kernel)(int32_t device, void* stream, const void* kernel, const DeviceKernelCall* call);
 
-  // Between these two, work that this thread puts on the stream is recorded instead of done. A graph of NULL throws it away.
+  // Between these two, work that this thread puts on the stream is recorded instead of done. A graph of NULL throws it
+  // away.
   int32_t (*begin_capture)(int32_t device, void* stream);
   int32_t (*end_capture)(int32_t device, void* stream, void** graph);
   int32_t (*launch_graph)(int32_t device, void* graph, void* stream);

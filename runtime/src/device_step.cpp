@@ -67,9 +67,8 @@ void DeviceKernelRun::Run(const Step& step) {
   call.caller = this;
   call.prepare = [](void* caller, size_t index, const int64_t* shape, size_t ndim) {
     auto& run = *static_cast<DeviceKernelRun*>(caller);
-    return run.Guard<const DLTensor>([&] {
-      return shape == nullptr ? &run.call_.Output(index) : &run.call_.AllocateOutput(index, {shape, ndim});
-    });
+    return run.Guard<const DLTensor>(
+        [&] { return shape == nullptr ? &run.call_.Output(index) : &run.call_.AllocateOutput(index, {shape, ndim}); });
   };
   call.scratch = [](void* caller, size_t bytes) {
     auto& run = *static_cast<DeviceKernelRun*>(caller);
@@ -85,8 +84,7 @@ void DeviceKernelRun::Run(const Step& step) {
     });
   };
   const Device& device = stream_.device();
-  const int32_t status =
-      device.library().run_kernel(device.index(), stream_.handle(), step.device_kernel, &call);
+  const int32_t status = device.library().run_kernel(device.index(), stream_.handle(), step.device_kernel, &call);
   if (failure_) std::rethrow_exception(failure_);
   device.Check(status);
 }
@@ -141,7 +139,8 @@ void HostKernelCall::Run() {
   for (size_t i = 0; i < step_.outputs.size(); ++i) {
     const int32_t value = step_.outputs[i];
     if (output_copies_[i].buffer)
-      stream_.Copy(frame_.tensor(value).data, output_copies_[i].buffer.data(), frame_.Bytes(value), CopyKind::kToDevice);
+      stream_.Copy(frame_.tensor(value).data, output_copies_[i].buffer.data(), frame_.Bytes(value),
+                   CopyKind::kToDevice);
   }
 }
 

@@ -10,8 +10,8 @@
 
 namespace ingot {
 
-// Scratch memory of kernels on one stream: a kernel's is the next one's again. It only grows, so that addresses that were
-// captured in a graph stay good.
+// Scratch memory of kernels on one stream: a kernel's is the next one's again. It only grows, so that addresses that
+// were captured in a graph stay good.
 class DeviceScratch {
  public:
   explicit DeviceScratch(const Device& device) : device_(device) {}

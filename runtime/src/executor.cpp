@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+
 #include "builtins.h"
 #include "device_step.h"
 #include "kernel_call.h"

@@ -147,8 +147,13 @@ void LoopRun::Finish() {
     std::vector<int64_t> shape = {iteration_};
     shape.insert(shape.end(), scans_[i].shape.begin(), scans_[i].shape.end());
     const int32_t value = step_.outputs[carried_.size() + i];
-    const DLTensor stacked = {
-        nullptr, executor_.memory_.dlpack(), static_cast<int32_t>(shape.size()), frame_.tensor(value).dtype, shape.data(), nullptr, 0};
+    const DLTensor stacked = {nullptr,
+                              executor_.memory_.dlpack(),
+                              static_cast<int32_t>(shape.size()),
+                              frame_.tensor(value).dtype,
+                              shape.data(),
+                              nullptr,
+                              0};
     executor_.Adopt(frame_, step_, value, {&stacked, std::move(scans_[i].buffer)});
   }
 }

@@ -48,7 +48,9 @@ DeviceWeights::DeviceWeights(const Device& device, const Artifact& artifact, con
 }
 
 Model::Model(const std::string& path, const LoadOptions& options)
-    : artifact_(path), target_(&artifact_.ChooseTarget(options.target, options.device)), pool_(ThreadCount(options.threads)) {
+    : artifact_(path),
+      target_(&artifact_.ChooseTarget(options.target, options.device)),
+      pool_(ThreadCount(options.threads)) {
   if (options.verify) artifact_.Verify();
   WithContext(path, [&] {
     artifact_.CheckSegment(artifact_.SegmentIndex(target_->code["segment"], Segment::kCode));
@@ -119,8 +121,7 @@ void Model::PlanAtBounds() {
   }
   if (bounds.empty()) return;
   try {
-    const Frame frame(program_.functions[0], memory_, artifact_.taken(), artifact_.dimensions(),
-                      InputExtents(bounds));
+    const Frame frame(program_.functions[0], memory_, artifact_.taken(), artifact_.dimensions(), InputExtents(bounds));
     plans_[0].SetBound(std::make_shared<MemoryPlan>(PlanMemory(program_.functions[0], frame.sizes())));
   } catch (const Error&) {
     // The bounds may exclude one another, or a shape may shrink as a dimension grows: then shapes are planned as they

@@ -62,12 +62,12 @@ class Model {
 
   Artifact artifact_;
   const Target* target_;
-  std::optional<CodeImage> image_;   // of a CPU target
-  std::optional<DeviceCode> code_;   // of a CUDA target
+  std::optional<CodeImage> image_;  // of a CPU target
+  std::optional<DeviceCode> code_;  // of a CUDA target
   Program program_;
   std::optional<DeviceWeights> device_weights_;
   std::vector<const std::byte*> mapped_weights_;
-  FrameMemory memory_{};  // of frames
+  FrameMemory memory_{};          // of frames
   std::vector<PlanCache> plans_;  // of each function
   ThreadPool pool_;
 };

@@ -20,7 +20,7 @@ class FunctionReader {
     function_.symbols = node_["symbols"].Map([](const Node& node) { return node.String(); });
     const Node expressions = node_["exprs"];
     const size_t count = expressions.ArraySize();
-    for (size_t i = 0; i < count; ++i) 
+    for (size_t i = 0; i < count; ++i)
       function_.expressions.push_back(ReadExpression(expressions.At(i), i, function_.symbols.size()));
     function_.values = node_["values"].Map([&](const Node& node) { return ReadValue(node); });
     function_.inputs = Values(node_["inputs"]);
@@ -105,8 +105,8 @@ class FunctionReader {
     step.outputs = Values(node["outputs"]);
     step.dims = Expressions(node["dims"]);
     if (step.device_function != nullptr && step.dims.size() < step.device_function->symbols())
-      node["dims"].Fail("function '", step.name, "' is called with ", step.dims.size(), " dimensions, but its grids need ",
-                        step.device_function->symbols());
+      node["dims"].Fail("function '", step.name, "' is called with ", step.dims.size(),
+                        " dimensions, but its grids need ", step.device_function->symbols());
   }
 
   void ReadView(const Node& node, Step& step) const {
@@ -282,7 +282,8 @@ class FunctionReader {
   Function function_;
 };
 
-// Whether a main function is the same work whatever its data are, so that it can be captured: "", or what is against it.
+// Whether a main function is the same work whatever its data are, so that it can be captured: "", or what is against
+// it.
 std::string FindDataDependence(const Function& main) {
   for (const Step& step : main.steps) {
     const bool runs_function = step.kind == StepKind::kIf || step.kind == StepKind::kLoop;

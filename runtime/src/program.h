@@ -70,18 +70,18 @@ struct Step {
 
   GeneratedFunction function = nullptr;             // kCall, on a CPU
   const DeviceFunction* device_function = nullptr;  // kCall, on a GPU
-  Builtin builtin = Builtin::kShape;     // kBuiltin
-  const Kernel* kernel = nullptr;        // kKernel that runs on the CPU
-  const void* device_kernel = nullptr;   // kKernel that runs on a GPU
-  bool host = false;                     // kKernel: of a GPU's program, but runs on the CPU
-  bool in_place = false;                 // kKernel: output 0 is input 0, changed
-  int32_t condition = kAbsent;           // kIf, kLoop
-  int32_t trip_count = kAbsent;          // kLoop
-  int32_t bodies[2] = {0, 0};            // functions: then and else, or the loop's body
-  std::vector<int32_t> else_inputs;      // kIf
-  std::vector<int32_t> carried;          // kLoop
-  int32_t expression = kAbsent;          // kCheck
-  std::string_view message;              // kCheck
+  Builtin builtin = Builtin::kShape;                // kBuiltin
+  const Kernel* kernel = nullptr;                   // kKernel that runs on the CPU
+  const void* device_kernel = nullptr;              // kKernel that runs on a GPU
+  bool host = false;                                // kKernel: of a GPU's program, but runs on the CPU
+  bool in_place = false;                            // kKernel: output 0 is input 0, changed
+  int32_t condition = kAbsent;                      // kIf, kLoop
+  int32_t trip_count = kAbsent;                     // kLoop
+  int32_t bodies[2] = {0, 0};                       // functions: then and else, or the loop's body
+  std::vector<int32_t> else_inputs;                 // kIf
+  std::vector<int32_t> carried;                     // kLoop
+  int32_t expression = kAbsent;                     // kCheck
+  std::string_view message;                         // kCheck
 
   // From analysis.cpp.
   std::vector<Binding> bindings;             // symbols that the shapes of its outputs bind

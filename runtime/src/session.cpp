@@ -62,6 +62,11 @@ struct Taken {
 
 void DeleteTaken(DLManagedTensorVersioned* self) { delete static_cast<Taken*>(self->manager_ctx); }
 
+Taken& TakenOf(const DLManagedTensorVersioned& output) {
+  if (output.deleter != DeleteTaken) Fail(INGOT_ERROR_INVALID_ARGUMENT, "output was not taken out of a session");
+  return *static_cast<Taken*>(output.manager_ctx);
+}
+
 }  // namespace
 
 Session::Use::Use(Session& session) : session_(session) {
@@ -109,8 +114,8 @@ void Session::CheckTensor(const char* what, const TensorInfo& info, const DLTens
   };
   const Device* device = executor_.memory().device();
   const DLDeviceType type = tensor.device.device_type;
-  const bool here = device != nullptr && (type == kDLCUDA || type == kDLCUDAManaged) &&
-                    tensor.device.device_id == device->index();
+  const bool here =
+      device != nullptr && (type == kDLCUDA || type == kDLCUDAManaged) && tensor.device.device_id == device->index();
   if (!IsHost(tensor.device) && !here) {
     fail("is on ", DeviceText(tensor.device), ", the model is on ",
          device == nullptr ? std::string("the CPU") : device->text(), "; copy it to ",
@@ -318,7 +323,8 @@ void Session::PackOutput(size_t index) {
   const DLTensor& tensor = main_->tensor(main_->function().outputs[index]);
   if (!IsString(tensor.dtype)) return;
   const size_t count = main_->Bytes(main_->function().outputs[index]) / sizeof(ingot_string);
-  outputs_[index].packed = PackStrings({static_cast<const ingot_string*>(tensor.data), count}, executor_.host_buffers());
+  outputs_[index].packed =
+      PackStrings({static_cast<const ingot_string*>(tensor.data), count}, executor_.host_buffers());
 }
 
 // Makes what the run left in a value the output: in place if it was computed there, by ownership of its buffer, or else
@@ -399,11 +405,25 @@ DLManagedTensorVersioned* Session::TakeOutput(size_t index) {
 }
 
 void AwaitOutput(DLManagedTensorVersioned* output, void* stream) {
-  if (output->deleter != DeleteTaken) Fail(INGOT_ERROR_INVALID_ARGUMENT, "output was not taken out of a session");
-  auto* taken = static_cast<Taken*>(output->manager_ctx);
-  if (taken->ready == nullptr) return;  // on the CPU it is ready
-  taken->ready->Wait(stream);
-  taken->consumer = stream;
+  Taken& taken = TakenOf(*output);
+  if (taken.ready == nullptr) return;  // on the CPU it is ready
+  taken.ready->Wait(stream);
+  taken.consumer = stream;
+}
+
+void ReadOutput(const DLManagedTensorVersioned& output, void* data, size_t bytes) {
+  const Taken& taken = TakenOf(output);
+  const DLTensor& tensor = output.dl_tensor;
+  const size_t size = ByteCount(ShapeOf(tensor), FindDType(tensor.dtype)->bytes).value_or(0);
+  if (bytes != size) Fail(INGOT_ERROR_INVALID_ARGUMENT, "the output has ", size, " bytes, not ", bytes);
+  if (taken.ready == nullptr) {
+    if (bytes > 0) std::memcpy(data, tensor.data, bytes);
+    return;
+  }
+  DeviceStream stream(taken.ready->device());
+  taken.ready->Wait(stream.handle());
+  stream.Copy(data, tensor.data, bytes, CopyKind::kToHost);
+  stream.Synchronize();
 }
 
 void Session::SetProfiling(bool enabled) {

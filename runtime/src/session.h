@@ -93,7 +93,10 @@ class Session {
   std::atomic<bool> busy_{false};
 };
 
-// What is put on the stream from now on waits for a taken output that is on a GPU, and its memory is not used again before.
+// What is put on the stream from now on waits for a taken output that is on a GPU, and its memory is not used again
+// before.
 void AwaitOutput(DLManagedTensorVersioned* output, void* stream);
+// Copies a taken output to the host.
+void ReadOutput(const DLManagedTensorVersioned& output, void* data, size_t bytes);
 
 }  // namespace ingot

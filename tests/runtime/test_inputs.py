@@ -141,7 +141,8 @@ def test_dlpack_memory_is_borrowed(model: ingot.Model) -> None:
 
 def test_another_device_is_refused(model: ingot.Model) -> None:
     given = arrays()
-    assert "input 'x0' is on device 2:0 (DLPack); copy it to the CPU first" in error(model, {**given, "x0": OnlyDLPack(given["x0"], (2, 0))})
+    on_gpu = {**given, "x0": OnlyDLPack(given["x0"], (2, 0))}
+    assert "input 'x0' is on GPU 0, the model is on the CPU; copy it to the CPU first" in error(model, on_gpu)
 
 
 def test_a_tensor_that_needs_gradients_says_so(model: ingot.Model) -> None:

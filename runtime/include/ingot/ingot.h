@@ -133,8 +133,8 @@ INGOT_API ingot_status ingot_session_create(ingot_model* model, ingot_session** 
 INGOT_API void ingot_session_free(ingot_session* session);
 
 /* Sets an input by index. The tensor must be on the CPU or on the model's GPU, C-contiguous, of the declared dtype and
- * rank, and aligned to its element size; its data is borrowed, not copied, and must stay alive and unchanged until ingot_session_run
- * returns. An input stays set for later runs until it is set again. Strings: see ingot_string. */
+ * rank, and aligned to its element size; its data is borrowed, not copied, and must stay alive and unchanged until
+ * ingot_session_run returns. An input stays set for later runs until it is set again. Strings: see ingot_string. */
 INGOT_API ingot_status ingot_session_set_input(ingot_session* session, size_t index, const DLTensor* tensor);
 /* Has later runs write an output into the caller's memory, which must have the output's exact shape, until tensor is
  * NULL again. The memory must stay alive until then, or until the session is freed. */
@@ -155,23 +155,27 @@ INGOT_API ingot_status ingot_session_profile(const ingot_session* session, int64
 
 /* ---- GPUs ------------------------------------------------------------------------------------------------- */
 
-/* A session of a CUDA model puts its work on a stream: its own, or a cudaStream_t of the caller's, which must outlive its
- * use here. NULL is the session's own again; the legacy default stream is (void*)1, as in DLPack. Work that the session has
- * put on the stream before comes first. Inputs on the GPU are read, and outputs there written, in the order of the stream. */
+/* A session of a CUDA model puts its work on a stream: its own, or a cudaStream_t of the caller's, which must outlive
+ * its use here. NULL is the session's own again; the legacy default stream is (void*)1, as in DLPack. Work that the
+ * session has put on the stream before comes first. Inputs on the GPU are read, and outputs there written, in the order
+ * of the stream. */
 INGOT_API ingot_status ingot_session_set_stream(ingot_session* session, void* stream);
 /* The stream that is in use; NULL for a model of the CPU. */
 INGOT_API ingot_status ingot_session_stream(const ingot_session* session, void** stream);
 /* Waits for all work of the session. ingot_session_run waits itself if an output is given on the CPU. */
 INGOT_API ingot_status ingot_session_synchronize(ingot_session* session);
-/* Where later runs give an output that is not bound: {kDLCPU, 0}, as at first, or the model's GPU. If all outputs are on the
- * GPU, ingot_session_run returns while they are computed; inputs on the CPU have been read by then. */
+/* Where later runs give an output that is not bound: {kDLCPU, 0}, as at first, or the model's GPU. If all outputs are
+ * on the GPU, ingot_session_run returns while they are computed; inputs on the CPU have been read by then. */
 INGOT_API ingot_status ingot_session_set_output_device(ingot_session* session, size_t index, DLDevice device);
 /* Has work that is put on `stream` from now on wait for an output that was taken, and keeps the session from using its
- * memory again, after its deleter was called, before what is on the stream then. Does nothing for an output on the CPU. */
+ * memory again, after its deleter was called, before what is on the stream then. Does nothing for an output on the CPU.
+ */
 INGOT_API ingot_status ingot_output_wait(DLManagedTensorVersioned* output, void* stream);
-/* Runs that repeat the shapes and addresses of an earlier one are replayed as a CUDA graph, which the second such run is
- * captured as. How often runs were captured and replayed, and why the last one was not ("" if it was; valid until the next
- * call on this session). Pointers may be NULL. */
+/* Copies a taken output to memory of the CPU, and waits for it; num_bytes must be its size. */
+INGOT_API ingot_status ingot_output_read(const DLManagedTensorVersioned* output, void* data, size_t num_bytes);
+/* Runs that repeat the shapes and addresses of an earlier one are replayed as a CUDA graph, which the second such run
+ * is captured as. How often runs were captured and replayed, and why the last one was not ("" if it was; valid until
+ * the next call on this session). Pointers may be NULL. */
 INGOT_API ingot_status ingot_session_graphs(const ingot_session* session, int64_t* captured, int64_t* replayed,
                                             const char** reason);
 

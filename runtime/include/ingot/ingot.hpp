@@ -106,6 +106,11 @@ struct TensorInfo {
   std::span<const char* const> dims;  // names or expressions of extents
 };
 
+// A state of a model: what a session remembers from run to run.
+struct StateInfo : TensorInfo {
+  ingot_state_kind kind;
+};
+
 // An output that was taken out of its session; it owns its memory.
 struct TensorDeleter {
   void operator()(DLManagedTensorVersioned* managed) const { managed->deleter(managed); }
@@ -116,6 +121,7 @@ struct LoadOptions {
   int32_t threads = 0;      // for one run, the caller's included; 0: one for each core
   bool verify = false;      // check the weights' checksums too
   std::string target = {};  // a target's name; "": the best
+  int32_t device = 0;       // the GPU for a CUDA target
 };
 
 // A loaded model: immutable, to be used from any thread.
@@ -123,7 +129,7 @@ class Model {
  public:
   explicit Model(const std::string& path, const LoadOptions& options = {}) {
     const ingot_load_options given{sizeof(ingot_load_options), options.threads, options.verify ? 1 : 0,
-                                   options.target.empty() ? nullptr : options.target.c_str()};
+                                   options.target.empty() ? nullptr : options.target.c_str(), options.device};
     ingot_model* model = nullptr;
     check(ingot_model_load(path.c_str(), &given, &model));
     handle_.reset(model);
@@ -131,6 +137,16 @@ class Model {
 
   std::vector<TensorInfo> inputs() const { return infos(ingot_model_num_inputs, ingot_model_input); }
   std::vector<TensorInfo> outputs() const { return infos(ingot_model_num_outputs, ingot_model_output); }
+  std::vector<StateInfo> states() const {
+    std::vector<ingot_state_kind> kinds;
+    const std::vector<TensorInfo> tensors =
+        infos(ingot_model_num_states, [&](const ingot_model* model, size_t index, ingot_tensor_info* out) {
+          return ingot_model_state(model, index, out, &kinds.emplace_back());
+        });
+    std::vector<StateInfo> result;
+    for (size_t i = 0; i < tensors.size(); ++i) result.push_back({tensors[i], kinds[i]});
+    return result;
+  }
 
   std::string_view manifest() const {
     const char* json = nullptr;
@@ -149,6 +165,13 @@ class Model {
     int32_t threads = 0;
     check(ingot_model_target(handle(), nullptr, &threads));
     return threads;
+  }
+
+  // Where it runs: {kDLCPU, 0} or {kDLCUDA, number}.
+  DLDevice device() const {
+    DLDevice device{};
+    check(ingot_model_device(handle(), &device));
+    return device;
   }
 
   // Bytes of scratch memory of one run when the symbolic dimensions, in the manifest's order, have these extents.
@@ -188,6 +211,7 @@ class Session {
   explicit Session(const Model& model) {
     for (const TensorInfo& info : model.inputs()) inputs_.emplace_back(info.name);
     for (const TensorInfo& info : model.outputs()) outputs_.emplace_back(info.name);
+    for (const StateInfo& info : model.states()) states_.emplace_back(info.name);
     ingot_session* session = nullptr;
     check(ingot_session_create(model.handle(), &session));
     handle_.reset(session);
@@ -226,9 +250,69 @@ class Session {
     return OwnedTensor(managed);
   }
 
+  // ---- States. Rows are axis 0 of all of them.
+
+  // The extent of a symbolic dimension of the states, such as the capacity of caches, before the first run.
+  void set_dimension(const std::string& name, int64_t extent) {
+    check(ingot_session_set_dimension(handle(), name.c_str(), extent));
+  }
+  // Later runs see only these rows; count 0: all again.
+  void select_rows(int64_t first, int64_t count) { check(ingot_session_select_rows(handle(), first, count)); }
+  // Forgets everything, or what one row holds.
+  void reset(int64_t row = -1) { check(ingot_session_reset(handle(), row)); }
+  // Keeps the first steps of caches, in all rows or in one.
+  void truncate(int64_t length, int64_t row = -1) { check(ingot_session_truncate(handle(), row, length)); }
+  void copy_row(int64_t from, int64_t to) { check(ingot_session_copy_row(handle(), from, to)); }
+  // A session that remembers the same. Inputs and outputs are not copied.
+  Session fork() const {
+    Session copy;
+    copy.inputs_ = inputs_;
+    copy.outputs_ = outputs_;
+    copy.states_ = states_;
+    ingot_session* session = nullptr;
+    check(ingot_session_fork(handle(), &session));
+    copy.handle_.reset(session);
+    return copy;
+  }
+  void save_states(const std::string& path) const { check(ingot_session_save_states(handle(), path.c_str())); }
+  void load_states(const std::string& path) { check(ingot_session_load_states(handle(), path.c_str())); }
+
+  // A state, all rows, borrowed until the next call on this session; a CUDA model's is on its GPU.
+  const DLTensor& state(std::string_view name) {
+    const DLTensor* tensor = nullptr;
+    check(ingot_session_state(handle(), index(states_, name, "state"), &tensor));
+    return *tensor;
+  }
+  // Copies a state, all rows, from the session and back, wherever the model runs. `elements` has to have its size.
+  template <typename T>
+  void read_state(std::string_view name, std::span<T> elements) {
+    check(ingot_session_read_state(handle(), index(states_, name, "state"), elements.data(), elements.size_bytes()));
+  }
+  template <typename T>
+  void write_state(std::string_view name, std::span<T> elements) {
+    check(ingot_session_write_state(handle(), index(states_, name, "state"), elements.data(), elements.size_bytes()));
+  }
+
+  // ---- GPUs
+
+  // A cudaStream_t of the caller's, which outlives its use here; nullptr: the session's own.
+  void set_stream(void* stream) { check(ingot_session_set_stream(handle(), stream)); }
+  void* stream() const {
+    void* stream = nullptr;
+    check(ingot_session_stream(handle(), &stream));
+    return stream;
+  }
+  void synchronize() { check(ingot_session_synchronize(handle())); }
+  // Where later runs give an output: {kDLCPU, 0}, or the model's device.
+  void set_output_device(std::string_view name, DLDevice device) {
+    check(ingot_session_set_output_device(handle(), index(outputs_, name, "output"), device));
+  }
+
   ingot_session* handle() const { return handle_.get(); }
 
  private:
+  Session() = default;  // for fork
+
   struct Free {
     void operator()(ingot_session* session) const { ingot_session_free(session); }
   };
@@ -244,6 +328,7 @@ class Session {
 
   std::vector<std::string> inputs_;
   std::vector<std::string> outputs_;
+  std::vector<std::string> states_;
   std::unique_ptr<ingot_session, Free> handle_;
 };
 
