@@ -1,11 +1,17 @@
 // wgmma (sm_90a): products of a warpgroup, four warps whose first is a multiple of four, d (64 x N) = or += A (64 x K)
 // B (K x N), with K of 32 bytes. Included by ptx.h.
 //
-// A is in shared memory, behind a descriptor, or in registers; B is in shared memory. Products run asynchronously, in
-// order:
-//   WgmmaFence();                      before the first product, and whenever registers of d or A were written by other
-//   instructions Wgmma<__nv_bfloat16, 128>(d, a, b, k > 0);  ... WgmmaCommit();  WgmmaWait<0>();    before d is read,
-//   A's registers or memory are written
+// A is in shared memory, behind a descriptor, or in registers; B is in dynamic shared memory. Products run
+// asynchronously, in order:
+//
+//   WgmmaFence();  // before the first, and whenever registers of d or A were written by other instructions
+//
+//   Wgmma<__nv_bfloat16, 128>(d, a, b, k > 0);  // for each k
+//
+//   WgmmaCommit();
+//
+//   WgmmaWait<0>();  // before d is read, or A's registers or memory are written
+//
 // Threads that wrote operands to shared memory call FenceProxyAsync() before the barrier that says so; TMA's writes
 // need none.
 //
@@ -36,8 +42,14 @@ namespace ingot::ptx {
 // With a swizzle, groups of rows (8 times the width) start at multiples of their size; the bits of the address decide.
 __host__ __device__ __forceinline__ constexpr uint64_t MatrixDescriptor(uint32_t address, uint32_t leading_bytes,
                                                                         uint32_t stride_bytes, Swizzle swizzle) {
-  return static_cast<uint64_t>((address >> 4) & 0x3fff) | static_cast<uint64_t>((leading_bytes >> 4) & 0x3fff) << 16 |
-         static_cast<uint64_t>((stride_bytes >> 4) & 0x3fff) << 32 | static_cast<uint64_t>(swizzle) << 62;
+  const uint64_t descriptor =
+      static_cast<uint64_t>((address >> 4) & 0x3fff) | static_cast<uint64_t>((leading_bytes >> 4) & 0x3fff) << 16 |
+      static_cast<uint64_t>((stride_bytes >> 4) & 0x3fff) << 32 | static_cast<uint64_t>(swizzle) << 62;
+#if defined(INGOT_EMULATE)
+  // The emulator puts static shared memory where descriptors do not reach; this bit makes it say so.
+  if (address >= 1 << 18) return descriptor | 1 << 14;
+#endif
+  return descriptor;
 }
 
 // What products of a type add up in, and whether they can read operands MN-major.
