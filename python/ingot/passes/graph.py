@@ -79,7 +79,7 @@ class Rewriter:
                     value = self.replaced(binding.value)
                     result = visit(self, binding.var, value) if not isinstance(binding, relax.MatchCast) else None
                     if isinstance(binding, relax.MatchCast):
-                        result = self.bb.match_cast(self.resolved(value), binding.ty, self._hint)
+                        result = self.match(value, binding.ty)
                     elif result is None:
                         result = self.emit(value)
                     self._replaced[binding.var] = result
@@ -92,6 +92,10 @@ class Rewriter:
     def resolved(self, value: Any) -> Any:
         """An expression whose operands all exist; a pass that puts things off overrides it."""
         return value
+
+    def match(self, value: Any, ty: Any) -> Any:
+        """Binds a value whose type is stated; a pass that changes types overrides it."""
+        return self.bb.match_cast(self.resolved(value), ty, self._hint)
 
     def replaced(self, value: Any) -> Any:
         """An expression with variables replaced by what they have become."""

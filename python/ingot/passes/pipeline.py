@@ -11,6 +11,8 @@ from tvm import relax
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
 from ingot.passes.attention import fuse_attention
+from ingot.passes.cuda_casts import absorb_casts
+from ingot.passes.cuda_precision import cuda_precision
 from ingot.passes.cuda_products import cuda_products
 from ingot.passes.extents import name_extents
 from ingot.passes.fold import fold_weights
@@ -59,6 +61,7 @@ CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("fold scales", lambda graph, settings: fold_scales(graph)),
     ("channels last", lambda graph, settings: channels_last(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
+    ("precision", cuda_precision),
     ("products", cuda_products),
 )
 
@@ -92,9 +95,10 @@ def optimize(imported: Imported, settings: Settings, note: Callable[[str], None]
             graph.mod,
             transform.EliminateCommonSubexpr(),
             transform.LegalizeOps(OVERRIDES, skip_ops=list(VIEWS)),
-            transform.AnnotateTIROpPattern(),
-            transform.DeadCodeElimination(),
         )
+        if settings.target.is_cuda:
+            mod = absorb_casts(mod)
+        mod = run(mod, transform.AnnotateTIROpPattern(), transform.DeadCodeElimination())
         fused = run(mod, transform.FuseOps())
         trace = trace_fusion(mod, fused)
         mod = run(fused, transform.FuseTIR())

@@ -8,7 +8,8 @@ from ingot.lower.cpu.choices import Choices, CostModel
 from ingot.lower.targets import Target
 
 #: What ``--precision`` names, and the kind of arithmetic (lower/cpu/arithmetic.py) that contractions with float32 weights then have.
-PRECISIONS: dict[str, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16 weights"}
+#: tf32 is float32 but for products on a GPU, whose operands are rounded to 10 bits of fraction.
+PRECISIONS: dict[str, str] = {"f32": "float32", "tf32": "float32", "bf16": "bfloat16", "f16": "float16 weights"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,11 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(INGOT_EMULATE)  // what a C++ compiler does not have (tests/lower/cuda)
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline double rsqrt(double x) { return 1.0 / sqrt(x); }
+#endif
+
 namespace {
 
 // Elements that lie side by side, read and written at once.

@@ -1,0 +1,168 @@
+"""Products, and what lies between them, in 16 bits: with ``--precision bf16`` or ``f16`` a GPU reads and writes half as much.
+
+A value in 16 bits has a stand-in of float32, which becomes a value of its own, by a cast, only where something asks for float32: inputs and
+outputs of the model, reductions, everything whose result would be far off. Kernels and generated code compute in float32 whatever they read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from ingot.importer.weights import Weight, numpy_dtype
+from ingot.passes.attention_operands import calls
+from ingot.passes.graph import Graph, Rewriter
+from ingot.passes.settings import Settings
+
+#: What --precision names, as the type of activations and weights between products.
+NARROW = {"bf16": "bfloat16", "f16": "float16"}
+_PRODUCTS = ("relax.matmul", "relax.nn.conv1d", "relax.nn.conv2d")
+#: Operators that compute in 16 bits if an operand has them. Each element of a result is computed in float32 and rounded once.
+_FOLLOWING = frozenset(f"relax.{name}" for name in (
+    "add", "subtract", "multiply", "divide", "maximum", "minimum", "negative", "abs", "tanh", "sigmoid", "erf", "nn.relu", "nn.gelu", "nn.gelu_tanh",
+    "nn.silu", "nn.leakyrelu", "nn.relu6", "clip", "reshape", "permute_dims", "concat", "strided_slice", "broadcast_to", "expand_dims", "squeeze",
+    "nn.pad", "where", "flatten"))
+
+
+def cuda_precision(graph: Graph, settings: Settings) -> Graph:
+    """Rewrites a graph of float32 to 16 bits where that is asked for."""
+    narrow = NARROW.get(settings.precision)
+    return _Narrowed(graph, narrow).run(_visit) if narrow is not None else graph
+
+
+class _Narrowed(Rewriter):
+    def __init__(self, graph: Graph, dtype: str) -> None:
+        super().__init__(graph)
+        self.dtype = dtype
+        self.behind: dict[Any, Any] = {}  # a stand-in of float32 → the value in 16 bits
+        self.plain: dict[Any, Any] = {}  # a stand-in → it as a value of its own, once something has asked for it
+        self.narrowed: dict[Any, Any] = {}  # a value of float32 → it in 16 bits
+
+    def stand_in(self, value: Any) -> Any:
+        """A variable of float32 for a value in 16 bits."""
+        shape = getattr(value.ty, "shape", None)
+        ty = relax.TensorType(shape.values, "float32") if shape is not None else relax.TensorType(dtype="float32", ndim=value.ty.ndim)
+        variable = relax.Var("wide", ty)
+        self.behind[variable] = value
+        return variable
+
+    def has(self, value: Any) -> bool:
+        """Whether there is a value in 16 bits."""
+        return value in self.behind
+
+    def narrow(self, value: Any) -> Any:
+        """A value of float32 in 16 bits; others as they are."""
+        if value in self.behind:
+            return self.behind[value]
+        if not isinstance(value.ty, relax.TensorType) or str(value.ty.dtype) != "float32":
+            return value
+        if value not in self.narrowed:
+            weight = self.weight(value)
+            self.narrowed[value] = self.constant(_cast(weight, self.dtype)) if weight is not None else self.emit(relax.op.astype(value, self.dtype))
+        return self.narrowed[value]
+
+    def resolved(self, value: Any) -> Any:
+        return tvm_ffi.structural_map(value, (relax.Var, self._real))
+
+    def _real(self, value: Any) -> Any:
+        if value not in self.behind:
+            return value
+        if value not in self.plain:
+            self.plain[value] = self.emit(relax.op.astype(self.behind[value], "float32"))
+        return self.plain[value]
+
+    def match(self, value: Any, ty: Any) -> Any:
+        if value not in self.behind or not isinstance(ty, relax.TensorType):
+            return super().match(value, ty)
+        shape = ty.shape
+        narrow = relax.TensorType(shape.values, self.dtype) if shape is not None else relax.TensorType(dtype=self.dtype, ndim=ty.ndim)
+        return self.stand_in(self.bb.match_cast(self.behind[value], narrow, self._hint))
+
+
+def _cast(weight: Weight, dtype: str) -> Weight:
+    return weight.map(lambda a: a.astype(numpy_dtype(dtype)), weight.shape, f":{dtype}", dtype)
+
+
+def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
+    assert isinstance(rewriter, _Narrowed)
+    if isinstance(value, relax.Var):
+        return value
+    if isinstance(value, relax.Call):
+        for rule in (_product, _following, _kernel):
+            result = rule(rewriter, value)
+            if result is not None:
+                return result
+    return rewriter.emit(rewriter.resolved(value))
+
+
+def _is_wide(value: Any) -> bool:
+    return isinstance(value.ty, relax.TensorType) and str(value.ty.dtype) == "float32"
+
+
+def _product(narrowed: _Narrowed, call: Any) -> Any:
+    if not calls(call, *_PRODUCTS) or not all(_is_wide(a) for a in call.args):
+        return None
+    operands = [narrowed.narrow(a) for a in call.args]
+    if call.op.name == "relax.matmul":
+        made = relax.op.matmul(*operands)
+    else:
+        convolve = {"relax.nn.conv1d": relax.op.nn.conv1d, "relax.nn.conv2d": relax.op.nn.conv2d}[call.op.name]
+        made = convolve(*operands, strides=list(call.attrs.strides), padding=list(call.attrs.padding), dilation=list(call.attrs.dilation),
+                        groups=int(call.attrs.groups), data_layout=str(call.attrs.data_layout), kernel_layout=str(call.attrs.kernel_layout))
+    return narrowed.stand_in(narrowed.emit(made))
+
+
+def _following(narrowed: _Narrowed, call: Any) -> Any:
+    """An operator that computes in the type of its operands, if one is in 16 bits and the others are constants or float32 of the same."""
+    if not calls(call, *_FOLLOWING):
+        return None
+    operands = [leaf for a in call.args for leaf in (a.fields if isinstance(a, relax.Tuple) else [a]) if isinstance(a.ty, (relax.TensorType, relax.TupleType))]
+    if not any(narrowed.has(a) for a in operands) or not all(isinstance(a, relax.Var) or narrowed.weight(a) is not None for a in operands):
+        return None
+    if any(isinstance(a.ty, relax.TensorType) and str(a.ty.dtype) != "float32" for a in operands[1 if call.op.name == "relax.where" else 0 :]):
+        return None
+
+    def narrow(argument: Any) -> Any:
+        if isinstance(argument, relax.Tuple):
+            return relax.Tuple([narrow(f) for f in argument.fields])
+        if not isinstance(argument.ty, relax.TensorType):
+            return argument
+        if isinstance(argument, tvm.ir.GenericConst) and str(argument.ty.dtype) == "float32" and not argument.ty.shape.values:
+            return relax.const(argument.value.numpy().astype(numpy_dtype(narrowed.dtype)), narrowed.dtype)
+        return narrowed.narrow(argument)
+
+    return narrowed.stand_in(narrowed.emit(relax.Call(call.op, [narrow(a) for a in call.args], call.attrs, call.ty_args)))
+
+
+def _kernel(narrowed: _Narrowed, call: Any) -> Any:
+    """Kernels that take and give 16 bits: attention, whose output has Q's type, and products with quantized weights."""
+    if not calls(call, "relax.call_pure_packed"):
+        return None
+    name = call.args[0].global_symbol
+    if name not in _TAKEN:
+        return None
+    operands = list(call.args[1].fields)
+    if not narrowed.has(operands[0]) and name != "ingot.kernel.quantized_matmul":
+        return None
+    if not _is_wide(operands[0]):
+        return None
+    for group in _TAKEN[name]:
+        present = [i for i in group if i < len(operands) and not isinstance(operands[i], relax.Tuple)]
+        if 0 in group or any(narrowed.has(operands[i]) for i in present):
+            for i in present:
+                operands[i] = narrowed.narrow(operands[i])
+    rest = [narrowed.resolved(a) for a in operands]
+    ty = relax.TensorType(dtype=narrowed.dtype, ndim=call.ty_args[0].ndim)
+    made = relax.Call(call.op, [call.args[0], relax.Tuple(rest), *call.args[2:]], call.attrs, [ty])
+    return narrowed.stand_in(narrowed.emit(made))
+
+
+#: Of each kernel groups of operands that have one type; the first is that of the result.
+_TAKEN: dict[str, tuple[tuple[int, ...], ...]] = {
+    "ingot.kernel.attention": ((0,), (1, 2)),
+    "ingot.kernel.quantized_matmul": ((0, 5),),
+    "ingot.kernel.normalize": ((0,), (3,)),
+}
