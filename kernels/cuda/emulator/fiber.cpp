@@ -43,7 +43,6 @@ void StartFiber(Fiber& fiber, void* stack, size_t bytes, void (*entry)()) {
   // after a call.
   auto* top = reinterpret_cast<uintptr_t*>(static_cast<std::byte*>(stack) + bytes);
   *--top = 0;
-  *--top = 0;
   *--top = reinterpret_cast<uintptr_t>(entry);
   for (int i = 0; i < 6; ++i) *--top = 0;
   fiber.stack_pointer = top;

@@ -23,14 +23,14 @@ void WgmmaIssue(typename WgmmaType<Type>::Sum* d, int columns, const uint32_t* a
 
 template <typename Type, int N, int kTransposeA = 0, int kTransposeB = 0>
 void Wgmma(typename WgmmaType<Type>::Sum (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
-  static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 96 || N == 128 || N == 192 || N == 256);
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256);
   static_assert(WgmmaType<Type>::kCanTranspose || (kTransposeA == 0 && kTransposeB == 0));
   WgmmaIssue<Type>(d, N, nullptr, a, b, accumulate, kTransposeA != 0, kTransposeB != 0);
 }
 
 template <typename Type, int N, int kTransposeB = 0>
 void WgmmaRegisters(typename WgmmaType<Type>::Sum (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) {
-  static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 96 || N == 128 || N == 192 || N == 256);
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256);
   static_assert(WgmmaType<Type>::kCanTranspose || kTransposeB == 0);
   WgmmaIssue<Type>(d, N, a, 0, b, accumulate, false, kTransposeB != 0);
 }
