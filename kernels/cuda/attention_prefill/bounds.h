@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cuda/launch.h"
+
 namespace ingot::cuda::prefill {
 
 // Queries and keys are at most this many, and bounds are clipped to kFarthest, so that positions and their sums are
