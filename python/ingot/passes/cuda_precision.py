@@ -39,6 +39,7 @@ class _Narrowed(Rewriter):
         self.dtype = dtype
         self.behind: dict[Any, Any] = {}  # a stand-in of float32 → the value in 16 bits
         self.plain: dict[Any, Any] = {}  # a stand-in → it as a value of its own, once something has asked for it
+        self.tuples: set[Any] = set()  # results of several values in 16 bits
         self.narrowed: dict[Any, Any] = {}  # a value of float32 → it in 16 bits
 
     def stand_in(self, value: Any) -> Any:
@@ -90,6 +91,8 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     assert isinstance(rewriter, _Narrowed)
     if isinstance(value, relax.Var):
         return value
+    if isinstance(value, relax.TupleGetItem) and value.tuple_value in rewriter.tuples:
+        return rewriter.stand_in(rewriter.emit(value))
     if isinstance(value, relax.Call):
         for rule in (_product, _following, _kernel):
             result = rule(rewriter, value)
@@ -145,9 +148,9 @@ def _kernel(narrowed: _Narrowed, call: Any) -> Any:
     if name not in _TAKEN:
         return None
     operands = list(call.args[1].fields)
-    if not narrowed.has(operands[0]) and name != "ingot.kernel.quantized_matmul":
-        return None
-    if not _is_wide(operands[0]):
+    given = [o for o in operands if not isinstance(o, relax.Tuple)]
+    deciding = [operands[0]] if name == "ingot.kernel.attention" else given
+    if not _is_wide(operands[0]) or not (name == "ingot.kernel.quantized_matmul" or any(narrowed.has(o) for o in deciding)):
         return None
     for group in _TAKEN[name]:
         present = [i for i in group if i < len(operands) and not isinstance(operands[i], relax.Tuple)]
@@ -155,14 +158,19 @@ def _kernel(narrowed: _Narrowed, call: Any) -> Any:
             for i in present:
                 operands[i] = narrowed.narrow(operands[i])
     rest = [narrowed.resolved(a) for a in operands]
-    ty = relax.TensorType(dtype=narrowed.dtype, ndim=call.ty_args[0].ndim)
-    made = relax.Call(call.op, [call.args[0], relax.Tuple(rest), *call.args[2:]], call.attrs, [ty])
-    return narrowed.stand_in(narrowed.emit(made))
+    several = isinstance(call.ty_args[0], relax.TupleType)
+    types = [relax.TensorType(dtype=narrowed.dtype, ndim=t.ndim) for t in (call.ty_args[0].fields if several else call.ty_args)]
+    made = narrowed.emit(relax.Call(call.op, [call.args[0], relax.Tuple(rest), *call.args[2:]], call.attrs,
+                                    [relax.TupleType(types) if several else types[0]]))
+    if several:
+        narrowed.tuples.add(made)
+        return made
+    return narrowed.stand_in(made)
 
 
 #: Of each kernel groups of operands that have one type; the first is that of the result.
 _TAKEN: dict[str, tuple[tuple[int, ...], ...]] = {
     "ingot.kernel.attention": ((0,), (1, 2)),
     "ingot.kernel.quantized_matmul": ((0, 5),),
-    "ingot.kernel.normalize": ((0,), (3,)),
+    "ingot.kernel.normalize": ((0, 3),),
 }

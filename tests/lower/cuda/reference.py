@@ -60,4 +60,66 @@ def convolution(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], di
     return [y.astype(dtypes[0])]
 
 
-KERNELS: dict[str, Kernel] = {"matmul": matmul, "convolution": convolution}
+def normalize(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+              ) -> list[np.ndarray]:
+    """kernels/cuda/normalization/normalization.h."""
+    x, weight, bias, residual = (*inputs, None, None, None)[:4]
+    (kind,), (epsilon, offset) = ints, floats
+    total = _wide(x) + _wide(residual)
+    centered = total - total.mean(-1, keepdims=True) if kind == 0 else total
+    y = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + epsilon) * ((1.0 if weight is None else _wide(weight)) + offset) + _wide(bias)
+    return [r.astype(d) for r, d in zip((y, total), dtypes, strict=False)]
+
+
+_LAYOUTS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2), (1, 0, 2, 3))  # axes of each layout that are batch, sequence, head, size
+
+
+def _seen(queries: int, keys: int, length: int, left: int, right: int, at_end: int, sinks: int) -> np.ndarray:
+    positions = np.arange(queries)[:, None] + (length - queries if at_end else 0)
+    j = np.arange(keys)[None]
+    seen = (j >= positions - left) | (j < sinks) if left >= 0 else np.ones((queries, keys), bool)
+    return seen & (j < length) & ((j <= positions + right) if right >= 0 else True)
+
+
+def attention(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+              ) -> list[np.ndarray]:
+    """kernels/cpu/attention/attention.h, without pages and rings."""
+    layouts, (left, right, at_end, sink_keys) = ints[:4], ints[4:8]
+    parts = [*inputs, *[None] * (11 - len(inputs))]
+    q, k, v = (_wide(a).transpose(_LAYOUTS[layout]) for a, layout in zip(parts[:3], layouts, strict=False))
+    mask, lengths, slopes, sinks, k_scales, v_scales, pages, ring = parts[3:]
+    assert pages is None and ring is None and slopes is None and sinks is None
+    k = k if k_scales is None else k * _wide(k_scales)[..., None]
+    v = v if v_scales is None else v * _wide(v_scales)[..., None]
+    group = q.shape[2] // k.shape[2]
+    k, v = np.repeat(k, group, 2), np.repeat(v, group, 2)
+    scores = np.einsum("bshd,bthd->bhst", q, k) * floats[0]
+    if floats[1]:
+        scores = floats[1] * np.tanh(scores / floats[1])
+    for b in range(q.shape[0]):
+        length = k.shape[1] if lengths is None else int(lengths[b])
+        scores[b][:, ~_seen(q.shape[1], k.shape[1], length, left, right, at_end, sink_keys)] = -np.inf
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + _wide(mask)
+    most = scores.max(-1, keepdims=True, initial=-1e300)
+    weights = np.exp(scores - most)
+    total = weights.sum(-1, keepdims=True)
+    out = np.einsum("bhst,bthd->bshd", np.divide(weights, total, out=np.zeros_like(weights), where=total > 0), np.where(np.isfinite(v), v, 0))
+    return [np.ascontiguousarray(out.transpose(np.argsort(_LAYOUTS[layouts[3]]))).astype(dtypes[0])]
+
+
+def tensor_scatter(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+                   ) -> list[np.ndarray]:
+    """kernels/cpu/tensor_scatter/tensor_scatter.h, without rings."""
+    cache, update, first = (*inputs, None)[:3]
+    axis, circular, _ = ints
+    assert cache is not None and update is not None and not circular
+    result = np.moveaxis(cache.copy(), axis, 1)
+    for b in range(cache.shape[0]):
+        start = 0 if first is None else int(first[b])
+        result[b, start : start + update.shape[axis]] = np.moveaxis(update, axis, 1)[b]
+    return [np.ascontiguousarray(np.moveaxis(result, 1, axis))]
+
+
+KERNELS: dict[str, Kernel] = {"attention": attention, "convolution": convolution, "matmul": matmul, "normalize": normalize,
+                              "tensor_scatter": tensor_scatter}
