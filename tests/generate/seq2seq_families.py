@@ -15,6 +15,8 @@ from tests.generate.families import Family
 VOCABULARY = 300
 PAD, END, START = 0, 1, 2
 CONTEXT = 40
+#: Several tokens that end a text, so that texts of random weights end now and then.
+STOPS = [END, *range(40, 56)]
 
 _TOKENS: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": START}
 _T5 = {**_TOKENS, "d_model": 64, "d_kv": 24, "d_ff": 136, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
@@ -58,11 +60,12 @@ def build(name: str) -> Any:
             model.final_logits_bias.add_(torch.randn_like(model.final_logits_bias) * 0.5)
     model.generation_config.max_length = CONTEXT
     model.generation_config.max_new_tokens = None
+    model.generation_config.eos_token_id = STOPS
     if name == "whisper":
         model.generation_config.update(
             lang_to_id={"<|en|>": SPEECH["en"], "<|de|>": SPEECH["de"]}, no_timestamps_token_id=SPEECH["no_timestamps"], is_multilingual=True,
             task_to_id={"translate": SPEECH["translate"], "transcribe": SPEECH["transcribe"]}, max_initial_timestamp_index=50,
-            suppress_tokens=[7, 8, 9], begin_suppress_tokens=[10, SPEECH["end"]], max_length=CONTEXT)
+            suppress_tokens=[7, 8, 9], eos_token_id=SPEECH["end"], begin_suppress_tokens=[10, SPEECH["end"]], max_length=CONTEXT)
     return model
 
 

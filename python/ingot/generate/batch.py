@@ -17,6 +17,7 @@ from ingot.runtime.model import Model
 Array = np.ndarray[Any, Any]
 
 _UNBOUNDED = 1 << 62
+_CALLED = {"decoder": "language model", "translation": "translator", "speech": "model of speech"}
 
 
 class Batch:
@@ -31,10 +32,14 @@ class Batch:
         InputError: The model is not a language model, or the context is beyond its bound.
     """
 
+    #: The kind of model that an artifact says that it is.
+    kind = "decoder"
+
     def __init__(self, model: Model, rows: int = 1, context: int | None = None) -> None:
         generation = model.manifest.get("generation")
-        if generation is None or generation.get("kind") != "decoder":
-            raise InputError(f"{model.path}: this is not a language model that text can be generated with; compile one from a Hugging Face directory")
+        if generation is None or generation.get("kind") != self.kind:
+            raise InputError(f"{model.path}: this is not a {_CALLED[self.kind]} that text can be generated with; compile one from a Hugging Face "
+                             "directory")
         # A model whose layers all have windows goes on for ever.
         bound = next((d["max"] for d in model.manifest["dims"] if d["name"] == "context"), _UNBOUNDED)
         if context is not None and not 1 <= context <= bound:
@@ -50,13 +55,13 @@ class Batch:
         self.session.set_dimension("batch", rows)
         if bound != _UNBOUNDED:
             self.session.set_dimension("context", self.context)
-        self._chunk: int = generation["chunk"]
+        self._chunk: int = generation.get("chunk", self.context)
         self._ring = any(state.kind == "ring" for state in model.states)
         self._active: list[Generation | None] = [None] * rows
         self._held: list[list[int]] = [[] for _ in range(rows)]  # the tokens that each row's caches hold
         self._next: list[int] = [0] * rows  # what each active row's next run starts with
         self._waiting: deque[Generation] = deque()
-        self._step_bytes = _step_bytes(model)
+        self._step_bytes = step_bytes(model)
 
     # ---- Public ---------------------------------------------------------------------------------------------
 
@@ -173,8 +178,12 @@ class Batch:
 
     def _run(self, tokens: list[list[int]], counts: list[int], at: list[list[int]]) -> Array:
         """Logits [rows, kept, vocabulary] of one run."""
-        return self.session.run({"input_ids": np.array(tokens, np.int64), "token_counts": np.array(counts, np.int64),
+        return self.session.run({**self._source(len(tokens)), "input_ids": np.array(tokens, np.int64), "token_counts": np.array(counts, np.int64),
                                  "logits_at": np.array(at, np.int64)})["logits"]
+
+    def _source(self, rows: int) -> dict[str, Array]:
+        """More inputs of a run of some rows."""
+        return {}
 
     def _step(self) -> None:
         rows = max(row for row, active in enumerate(self._active) if active is not None) + 1
@@ -221,9 +230,13 @@ class Batch:
         assert active is not None
         self._next[row] = token
         active.take(token, logits)
-        active.stats.cache_bytes = len(self._held[row]) * self._step_bytes
+        active.stats.cache_bytes = self._cache_bytes(row)
         if active.done:
             self.release(active)
+
+    def _cache_bytes(self, row: int) -> int:
+        """What a row's text takes in caches."""
+        return len(self._held[row]) * self._step_bytes
 
     # ---- Prompts --------------------------------------------------------------------------------------------
 
@@ -253,10 +266,11 @@ class Batch:
         return found
 
 
-def _step_bytes(model: Model) -> int:
-    """Bytes that one token takes in the caches of one row."""
+def step_bytes(model: Model, axis: str = "") -> int:
+    """Bytes that one step takes in the caches of one row, or in those whose dimension of steps has a name."""
     sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-    return sum(sizes[s.dtype] * int(np.prod([d for d in s.shape if isinstance(d, int)])) for s in model.states if s.kind != "carry")
+    return sum(sizes[s.dtype] * int(np.prod([d for d in s.shape if isinstance(d, int)])) for s in model.states
+               if s.kind != "carry" and (not axis or axis in s.shape))
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingot.errors import FileError, InputError, MissingFileError
+from ingot.errors import FileError, MissingFileError
 from ingot.runtime import _native
 from ingot.runtime._inputs import check_finite as refuse_not_finite
 from ingot.runtime._inputs import in_order
@@ -20,7 +20,7 @@ from ingot.runtime.artifact import Artifact
 from ingot.runtime.session import Session
 
 if TYPE_CHECKING:
-    from ingot.generate import Generation
+    from ingot.generate import Made
     from ingot.generate.text import Text
 
 Array = np.ndarray[Any, Any]
@@ -140,34 +140,30 @@ class Model:
         segment = self._artifact.segment(entry["segment"])
         return bytes(segment[found["offset"]:found["offset"] + found["nbytes"]])
 
-    def generate(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], *, max_new_tokens: int = 128, stop: str | Sequence[str] = (),
-                 lookup: int = 0, context: int | None = None, json_schema: Mapping[str, Any] | str | None = None, grammar: str | None = None,
-                 regex: str | None = None, **sampling: Any) -> Generation:
-        """Generates text with a language model; tokens come as the result is iterated over.
+    def generate(self, prompt: Any, *, max_new_tokens: int | None = None, stop: str | Sequence[str] = (), lookup: int = 0, context: int | None = None,
+                 json_schema: Mapping[str, Any] | str | None = None, grammar: str | None = None, regex: str | None = None, **more: Any) -> Made:
+        """Generates text with a language model, a translator or a model of speech; tokens come as the result is iterated over.
 
         Args:
-            prompt: A text, token ids, or messages (``{"role": ..., "content": ...}``) for the model's chat template.
-            max_new_tokens: The most tokens to generate.
+            prompt: A text, token ids, or messages (``{"role": ..., "content": ...}``) for the model's chat template; for a model of speech
+                float32 samples, 16,000 a second.
+            max_new_tokens: The most tokens to generate; by default 128, or what the settings of an encoder-decoder model say.
             stop: Strings that the text ends before.
             lookup: Tokens to draft at a time from what the text holds already; the text stays the same.
             context: The most tokens, prompt included; by default the artifact's bound.
             json_schema: The text is JSON of this schema.
             grammar: The text follows this grammar (Lark's notation).
             regex: The text matches this regular expression.
-            **sampling: How tokens are chosen: see :class:`ingot.generate.Sampling`. By default the likeliest one.
+            **more: How tokens are chosen: see :class:`ingot.generate.Sampling`. By default the likeliest one. Of encoder-decoder models also how
+                beams are searched (:class:`ingot.generate.Search`), and of speech :class:`ingot.generate.Speech`; by default what the
+                artifact's settings say.
 
         Raises:
-            InputError: The model is not a language model, or the prompt or an option does not fit it.
+            InputError: The model generates no text, or the prompt or an option does not fit it.
         """
-        from ingot.generate import Batch, Options, Sampling
+        from ingot.generate import generate
 
-        batch = Batch(self, 1, context)
-        try:
-            chosen = Sampling(**sampling)
-        except TypeError as error:
-            raise InputError(f"generate: {str(error).replace('Sampling.__init__() ', '')}") from error
-        options = Options(max_new_tokens, chosen, (stop,) if isinstance(stop, str) else tuple(stop), batch.stop_tokens, lookup)
-        return batch.add(prompt, options, json_schema=json_schema, grammar=grammar, regex=regex)
+        return generate(self, prompt, max_new_tokens, stop, lookup, context, {"json_schema": json_schema, "grammar": grammar, "regex": regex}, more)
 
     def memory(self, **dims: int) -> int:
         """Bytes of scratch memory that one run takes when the symbolic dimensions have these extents."""
