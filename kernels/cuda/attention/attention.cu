@@ -5,7 +5,8 @@
 #include "cuda/attention_decode/attention_decode.h"
 #include "cuda/attention_prefill/attention_prefill.h"
 
-namespace ingot::cuda {
+namespace ingot {
+namespace cuda {
 namespace {
 
 // Up to so many rows (queries times the heads that share keys) the cache's bytes decide, not arithmetic: four blocks of 16 rows
@@ -13,8 +14,10 @@ namespace {
 constexpr int64_t kMostDecodeRows = 64;
 
 }  // namespace
+}  // namespace cuda
 
 void Attention(CudaContext& context) {
+  using namespace cuda;
   const AttentionProblem problem = ReadAttention(context);
   const int64_t rows = problem.queries * problem.group;
   if (problem.batches == 0 || problem.kv_heads == 0 || rows == 0 || problem.value_size == 0) return;
@@ -24,4 +27,4 @@ void Attention(CudaContext& context) {
   GeneralAttention(problem, context, variant);
 }
 
-}  // namespace ingot::cuda
+}  // namespace ingot

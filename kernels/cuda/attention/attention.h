@@ -13,8 +13,8 @@
 
 #include "cuda/kernel.h"
 
-namespace ingot::cuda {
+namespace ingot {
 
 void Attention(CudaContext& context);
 
-}  // namespace ingot::cuda
+}  // namespace ingot

@@ -51,7 +51,7 @@ __device__ uint32_t Widened(uint32_t x) {
                                                            : 0x4342;
     const uint32_t biased = ptx::Permute(x ^ 0x80808080u, 0x64646464u, kSelector);
     __half2 pair;
-    memcpy(&pair, &biased, sizeof(pair));
+    memcpy(static_cast<void*>(&pair), &biased, sizeof(pair));
     pair = __hsub2(pair, __float2half2_rn(1152.0f));
     uint32_t result;
     memcpy(&result, &pair, sizeof(result));
@@ -103,7 +103,7 @@ struct Shape {
   // What Pack lost.
   __device__ static uint32_t Rest(float low, float high, uint32_t packed) {
     Multiplied pair[2];
-    memcpy(pair, &packed, sizeof(pair));
+    memcpy(static_cast<void*>(pair), &packed, sizeof(pair));
     return Pack(low - ToFloat(pair[0]), high - ToFloat(pair[1]));
   }
 

@@ -1,0 +1,29 @@
+// Where the steps of a cache go.
+#pragma once
+
+#include <cstdint>
+
+namespace ingot::cuda {
+
+struct Slots {
+  int64_t capacity;
+  int64_t sinks;
+  bool circular;
+  const void* first;  // [batches], nullptr: 0
+  bool long_first;    // int64 rather than int32
+
+  // The slot of a batch's step, or -1 if it is not written: it has none, or a later one of `steps` takes its place in the ring.
+  __device__ int64_t operator()(int64_t batch, int64_t step, int64_t steps) const {
+    int64_t start = 0;
+    if (first != nullptr)
+      start = long_first ? static_cast<const int64_t*>(first)[batch] : static_cast<const int32_t*>(first)[batch];
+    const int64_t position = start + step;
+    if (start < 0) return -1;
+    if (!circular) return position < capacity ? position : -1;
+    if (position < sinks) return position;
+    const int64_t turning = capacity - sinks;
+    return step + turning < steps ? -1 : sinks + (position - sinks) % turning;
+  }
+};
+
+}  // namespace ingot::cuda
