@@ -3,6 +3,11 @@
 #include <algorithm>
 #include <array>
 
+#include "attention/attention.h"
+#include "normalization/normalization.h"
+#include "quantized_matmul/quantized_matmul.h"
+#include "tensor_scatter/tensor_scatter.h"
+
 #include "attention_prefill/attention_prefill.h"
 
 namespace ingot {
@@ -11,10 +16,29 @@ namespace {
 // One row for each kernel, sorted by name, behind an #include of its header:
 // {name, function, {least, most} inputs, {least, most} outputs, dims, ints, floats, contract}.
 constexpr auto kKernels = std::to_array<CudaKernel>({
+    {"attention",
+     Attention,
+     {{3, 11}, {1, 1}, 0, 8, 2},
+     "as on the CPU, also of float8_e4m3fn keys and values, with scales or without"},
     {"attention_prefill",
      cuda::AttentionPrefill,
      {{3, 11}, {1, 1}, 0, 8, 2},
      "attention, by the kernel of many queries or not at all; ints: attention's, and optionally a variant"},
+    {"normalization",
+     Normalize,
+     {{1, 4}, {1, 2}, 0, 1, 2},
+     "(X [..., N], weight?, bias?, residual?) -> standardized rows of X + residual, the sum?; ints: kind (0 layer, 1 RMS); "
+     "floats: epsilon, offset of the weight"},
+    {"quantized_matmul",
+     cuda::QuantizedMatmul,
+     {{3, 6}, {1, 1}, 0, 5, 0},
+     "(X [..., K], packed W, scales, zeros?, bias?, residual?) -> residual + activation(X W^T + bias); ints: format (0 "
+     "int8, 1 int4, 2 mxfp4, 3 nf4), group, compute (0 float, 1 may round X), activation group, activation, and "
+     "optionally a variant"},
+    {"tensor_scatter",
+     TensorScatter,
+     {{2, 3}, {1, 1}, 0, 3, 0},
+     "(cache [B, ...], update [B, ...], first [B]?) -> the cache with the update's steps; ints: axis, circular, sinks"},
 });
 
 static_assert(std::ranges::all_of(kKernels, [](const CudaKernel& kernel) {
