@@ -100,25 +100,34 @@ INGOT_PTX void DequantizeBytes(uint32_t low, uint32_t high, const Offsets& offse
   }
 }
 
-INGOT_PTX float FloatOfBits(uint32_t bits) { return __uint_as_float(bits); }
-
 // 2^(code - 127): the exponent of a float, but for the least power, which is denormal, and NaN.
-INGOT_PTX float PowerOf(uint32_t code) { return FloatOfBits(code == 0 ? 0x400000u : code == 255 ? 0x7FC00000u : code << 23); }
+INGOT_PTX float PowerOf(uint32_t code) { return __uint_as_float(code == 0 ? 0x400000u : code == 255 ? 0x7FC00000u : code << 23); }
 
-// Element `index` of scales, or of zeros, in shared or global memory.
-INGOT_PTX float ReadNumber(const uint8_t* from, Element type, int64_t index) {
+// Elements `index` of scales, or of zeros, in shared or global memory.
+template <int kCount>
+INGOT_PTX void ReadNumbers(const uint8_t* from, Element type, const int64_t (&index)[kCount], float (&to)[kCount]) {
+  const auto read = [&](auto number) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) to[i] = number(index[i]);
+  };
   switch (type) {
     case Element::kFloat:
-      return reinterpret_cast<const float*>(from)[index];
+      return read([&](int64_t i) { return reinterpret_cast<const float*>(from)[i]; });
     case Element::kHalf:
-      return __half2float(reinterpret_cast<const __half*>(from)[index]);
+      return read([&](int64_t i) { return __half2float(reinterpret_cast<const __half*>(from)[i]); });
     case Element::kBfloat:
-      return FloatOfBits(uint32_t{reinterpret_cast<const uint16_t*>(from)[index]} << 16);
+      return read([&](int64_t i) { return __uint_as_float(uint32_t{reinterpret_cast<const uint16_t*>(from)[i]} << 16); });
     case Element::kPower:
-      return PowerOf(from[index]);
+      return read([&](int64_t i) { return PowerOf(from[i]); });
     default:
-      return static_cast<float>(reinterpret_cast<const int8_t*>(from)[index]);
+      return read([&](int64_t i) { return static_cast<float>(reinterpret_cast<const int8_t*>(from)[i]); });
   }
+}
+
+INGOT_PTX float ReadNumber(const uint8_t* from, Element type, int64_t index) {
+  float number[1];
+  ReadNumbers(from, type, {index}, number);
+  return number[0];
 }
 
 }  // namespace ingot::cuda::quantized_matmul

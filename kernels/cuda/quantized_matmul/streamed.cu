@@ -24,6 +24,7 @@ struct Layout {
   int32_t stages;
   int32_t x_rows;                    // rows of X in a stage
   int32_t scale_bytes, zero_bytes;   // of a panel in a stage
+  int32_t scale_elements;            // likewise
   int32_t warp_bytes, stage_bytes;
   float* parts;                      // [tiles, splits, rows * columns of a tile], nullptr: no splits
   unsigned long long* arrivals;      // [tiles, splits]
@@ -150,21 +151,22 @@ struct Worker {
 
   INGOT_PTX Offsets OffsetsFor(const uint8_t* zeros, int i, int group) const {
     const uint8_t* of_group = zeros + i * layout.zero_bytes + group * kPanel + lane / 4;
-    return OffsetsOf<T, kCodes>(ReadNumber(of_group, Element::kByte, 0), ReadNumber(of_group, Element::kByte, 8));
+    return OffsetsOf<T, kCodes>(static_cast<int8_t>(of_group[0]), static_cast<int8_t>(of_group[8]));
   }
 
   // Adds the sums of a group, times its scales, to the totals.
   INGOT_PTX void Flush(const uint8_t* scales, int group) {
+    // Rows g and g + 8 of both panels, one after another.
+    const int64_t at = group * kPanel + lane / 4, other = at + layout.scale_elements;
+    float numbers[2 * kWarpPanels];
+    ReadNumbers(scales, p.scale_type, {at, at + 8, other, other + 8}, numbers);
 #pragma unroll
     for (int i = 0; i < kWarpPanels; ++i) {
-      const uint8_t* of_panel = scales + i * layout.scale_bytes;
-      const float even = ReadNumber(of_panel, p.scale_type, group * kPanel + lane / 4);
-      const float odd = ReadNumber(of_panel, p.scale_type, group * kPanel + lane / 4 + 8);
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          total[i][tile][j] = fmaf(j < 2 ? even : odd, sums[i][tile][j], total[i][tile][j]);
+          total[i][tile][j] = fmaf(numbers[2 * i + j / 2], sums[i][tile][j], total[i][tile][j]);
           sums[i][tile][j] = 0;
         }
       }
@@ -351,7 +353,8 @@ void Start(CudaContext& context, const Problem& p, const Choice& choice) {
   Layout layout{};
   layout.x_rows = std::min(p.rows, kTiles * 8);
   const int groups = p.group_shift >= 6 ? 1 : kStep >> p.group_shift;
-  layout.scale_bytes = groups * kPanel * BytesOf(p.scale_type);
+  layout.scale_elements = groups * kPanel;
+  layout.scale_bytes = layout.scale_elements * BytesOf(p.scale_type);
   layout.zero_bytes = p.zeros == nullptr ? 0 : groups * kPanel;
   layout.warp_bytes = kWarpPanels * (StepBytes(kCodes) + layout.scale_bytes + layout.zero_bytes);
   const auto stage_bytes = [&](int w) { return w * (layout.x_rows * kStep * 2 + kWarpsN * layout.warp_bytes); };
