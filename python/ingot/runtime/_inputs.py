@@ -36,6 +36,15 @@ def index_of(names: Sequence[str], name: str, what: str) -> int:
         raise InputError(_mismatch(names, {name: None}, what, complete=False)) from None
 
 
+def is_gpu(model: str, device: str | None) -> bool:
+    """Whether outputs that are asked for on ``device`` stay on a GPU, that of a model on device ``model``."""
+    if device is None or device == "cpu":
+        return False
+    if device == model or (device == "cuda" and model != "cpu"):
+        return True
+    raise InputError(f"outputs cannot be given on device '{device}': the model runs on '{model}'")
+
+
 def check_finite(names: Sequence[str], values: Sequence[Any]) -> None:
     """Refuses arrays that hold a NaN or an infinity."""
     for name, value in zip(names, values, strict=True):

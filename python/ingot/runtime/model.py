@@ -15,7 +15,7 @@ import numpy as np
 from ingot.errors import FileError, MissingFileError
 from ingot.runtime import _native
 from ingot.runtime._inputs import check_finite as refuse_not_finite
-from ingot.runtime._inputs import in_order
+from ingot.runtime._inputs import in_order, is_gpu
 from ingot.runtime.artifact import Artifact
 from ingot.runtime.session import Session
 
@@ -52,29 +52,36 @@ class Model:
     Args:
         path: The ``.ingot`` file.
         threads: Threads for one run, the caller's included; by default one for each core.
-        target: The name of one of the artifact's targets; by default the best that this machine can run.
+        target: The name of one of the artifact's targets; by default the best that this machine can run. Without a GPU and its driver an
+            artifact that has code for both runs on the CPU (see ``target`` of the model), unless this names its CUDA target.
+        gpu: The number of the GPU for a CUDA target.
         verify: Check the weights' checksums too, which reads the whole file. Code is always checked.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False,
+                 gpu: int = 0) -> None:
         self.path = Path(path)
         try:
-            self._native = _native.Model(os.fspath(path), threads or 0, target, verify)
+            self._native = _native.Model(os.fspath(path), threads or 0, target, verify, gpu)
         except FileError as error:
             raise MissingFileError.if_missing(self.path, error) from None
         self.inputs = tuple(TensorInfo(*info) for info in self._native.inputs())
         self.outputs = tuple(TensorInfo(*info) for info in self._native.outputs())
         self.states = tuple(StateInfo(name, dtype, shape, kind) for (name, dtype, shape), kind in self._native.states())
         self.target, self.threads = self._native.target()
+        kind, number = self._native.device()
+        #: Where it runs, and its sessions' states are: ``"cpu"`` or ``"cuda:0"``.
+        self.device = "cpu" if kind == 1 else f"cuda:{number}"
         self._input_names = tuple(info.name for info in self.inputs)
         self._output_names = tuple(info.name for info in self.outputs)
         # Sessions that no run is using. Appending to and popping from a list are atomic, so threads need no lock.
         self._idle: list[Any] = []
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False) -> Model:
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False,
+             gpu: int = 0) -> Model:
         """Loads a model from an artifact: the same as the constructor."""
-        return cls(path, threads=threads, target=target, verify=verify)
+        return cls(path, threads=threads, target=target, verify=verify, gpu=gpu)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -96,18 +103,22 @@ class Model:
 
         return Text(definition, self.asset("tokenizer_config.json"), self.asset("chat_template.jinja"))
 
-    def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False, **named: Any) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False, device: str | None = None,
+            **named: Any) -> dict[str, Any]:
         """Runs the model once. States start from zero: what is to be remembered takes a :meth:`session`.
 
         Args:
-            inputs: Arrays by the names of the inputs, or a list of them in order: NumPy arrays, or anything with
-                ``__dlpack__`` on the CPU. They are not copied, so they have to be C-contiguous and of the exact type. Strings are
-                NumPy arrays of any shape and of type object (of str), str, bytes (of UTF-8) or ``StringDType``.
-            check_finite: Refuse inputs that hold a NaN or an infinity.
+            inputs: Arrays by the names of the inputs, or a list of them in order: NumPy arrays, or anything with ``__dlpack__`` on the CPU
+                or the model's GPU. They are not copied, but from the CPU to a GPU, so they have to be C-contiguous and of the exact type.
+                Strings are NumPy arrays of any shape and of type object (of str), str, bytes (of UTF-8) or ``StringDType``.
+            check_finite: Refuse inputs on the CPU that hold a NaN or an infinity.
+            device: Where the outputs are given: ``"cpu"``, the default, or the model's device (``"cuda"``), where they may still be computed
+                when this returns.
             **named: More inputs by name.
 
         Returns:
-            The outputs by name; they own their memory. Strings are arrays of str objects.
+            The outputs by name; they own their memory. On the CPU they are NumPy arrays; strings are arrays of str objects. On a GPU they
+            are objects with ``shape``, ``dtype``, ``numpy()`` and ``__dlpack__``, which ``torch.from_dlpack`` takes without a copy.
 
         Raises:
             InputError: An input is missing, unknown, or not what the model takes.
@@ -116,6 +127,7 @@ class Model:
         ordered = in_order(self._input_names, inputs, named)
         if check_finite:
             refuse_not_finite(self._input_names, ordered)
+        on_gpu = is_gpu(self.device, device)
         try:
             session = self._idle.pop()
         except IndexError:
@@ -123,7 +135,7 @@ class Model:
         try:
             if self.states:
                 session.reset(-1)
-            return dict(zip(self._output_names, session.run_once(ordered), strict=True))
+            return dict(zip(self._output_names, session.run_once(ordered, on_gpu), strict=True))
         finally:
             self._idle.append(session)
 
@@ -178,6 +190,6 @@ class Model:
         return f"<Model {self.path.name} ({side(self.inputs)}) -> ({side(self.outputs)}) on {self.target}, {self.threads} threads>"
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False) -> Model:
+def load(path: str | os.PathLike[str], *, threads: int | None = None, target: str | None = None, verify: bool = False, gpu: int = 0) -> Model:
     """Loads a model from an artifact: see :class:`Model`."""
-    return Model(path, threads=threads, target=target, verify=verify)
+    return Model(path, threads=threads, target=target, verify=verify, gpu=gpu)

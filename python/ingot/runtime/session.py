@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,24 @@ import numpy as np
 from ingot.errors import IngotError, InputError
 from ingot.runtime import _native
 from ingot.runtime._inputs import check_finite as refuse_not_finite
-from ingot.runtime._inputs import in_order, index_of
+from ingot.runtime._inputs import in_order, index_of, is_gpu
 
 if TYPE_CHECKING:
     from ingot.runtime.model import Model
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """How often runs of a session on a GPU were captured as a CUDA graph and replayed as one.
+
+    ``reason`` says why the last run was not; it is empty if it was.
+    """
+
+    captured: int
+    replayed: int
+    reason: str
 
 
 class Session:
@@ -35,6 +48,7 @@ class Session:
         self._bound: dict[str, Any] = {}
         self._results: dict[str, Any] | None = None
         self._profiling = False
+        self._on_gpu = False  # where outputs that are not bound are given
 
     def __enter__(self) -> Session:
         return self
@@ -65,9 +79,18 @@ class Session:
         else:
             self._bound[name] = array
 
-    def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False, **named: Any) -> dict[str, Array]:
-        """Runs the model once: with these inputs as in ``Model.run``, or without any with those that are set."""
+    def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False, device: str | None = None,
+            **named: Any) -> dict[str, Any]:
+        """Runs the model once: with these inputs as in ``Model.run``, or without any with those that are set.
+
+        Outputs that are not bound are given on ``device``, as ``Model.run`` says.
+        """
         native = self._open()
+        on_gpu = is_gpu(self.model.device, device)
+        for index, name in enumerate(self._outputs):
+            if on_gpu != self._on_gpu and name not in self._bound:
+                native.set_output_device(index, on_gpu)
+        self._on_gpu = on_gpu
         if inputs is not None or named:
             ordered = in_order(self._inputs, inputs, named)
             if check_finite:
@@ -85,6 +108,26 @@ class Session:
         if self._results is None:
             raise IngotError("the session has no outputs: it has not run, or its last run failed")
         return self._results
+
+    # ---- GPUs -----------------------------------------------------------------------------------------------
+
+    def set_stream(self, stream: Any) -> None:
+        """Has the session put its work on a stream of the caller's: an object with ``cuda_stream``, such as PyTorch's, or its number.
+
+        Args:
+            stream: The stream, which outlives its use here; None is the session's own again. The legacy default stream is 1 (or 0).
+        """
+        handle = getattr(stream, "cuda_stream", stream)
+        self._open().set_stream(0 if handle is None else int(handle) or 1)
+
+    def synchronize(self) -> None:
+        """Waits for all work of the session on its GPU. A run waits itself when an output is given on the CPU."""
+        self._open().synchronize()
+
+    @property
+    def graphs(self) -> Graphs:
+        """How often runs were captured and replayed as CUDA graphs."""
+        return Graphs(*self._open().graphs())
 
     # ---- States ---------------------------------------------------------------------------------------------
 
@@ -134,15 +177,17 @@ class Session:
 
     def state(self, name: str) -> Array:
         """A copy of a state, all rows of it."""
-        return np.array(self._open().state(index_of(self._states, name, "state")))
+        array: Array = self._open().read_state(index_of(self._states, name, "state"))
+        return array
 
     def set_state(self, name: str, value: Any) -> None:
         """Overwrites a state, whose shape stays."""
-        view = self._open().state(index_of(self._states, name, "state"))
+        index = index_of(self._states, name, "state")
+        before = self._open().read_state(index)
         array = np.asarray(value)
-        if array.shape != view.shape or array.dtype != view.dtype:
-            raise InputError(f"state '{name}' is {view.dtype}{list(view.shape)}, not {array.dtype}{list(array.shape)}")
-        view[...] = array
+        if array.shape != before.shape or array.dtype != before.dtype:
+            raise InputError(f"state '{name}' is {before.dtype}{list(before.shape)}, not {array.dtype}{list(array.shape)}")
+        self._open().write_state(index, np.ascontiguousarray(array).reshape(array.shape))
 
     @property
     def profiling(self) -> bool:
