@@ -4,11 +4,13 @@
 #include <array>
 
 #include "attention/attention.h"
+#include "attention_prefill/attention_prefill.h"
+#include "convolution/convolution.h"
+#include "matmul/matmul.h"
+#include "matmul/scaled_matmul.h"
 #include "normalization/normalization.h"
 #include "quantized_matmul/quantized_matmul.h"
 #include "tensor_scatter/tensor_scatter.h"
-
-#include "attention_prefill/attention_prefill.h"
 
 namespace ingot {
 namespace {
@@ -24,11 +26,34 @@ constexpr auto kKernels = std::to_array<CudaKernel>({
      cuda::AttentionPrefill,
      {{3, 11}, {1, 1}, 0, 8, 2},
      "attention, by the kernel of many queries or not at all; ints: attention's, and optionally a variant"},
+    {"convolution",
+     Convolution,
+     {{2, 4}, {1, 1}, 0, 13, 0},
+     "(X [B, H, W, C], W [O, kh, kw, C / groups], bias?, residual?) -> activation(X * W + bias + residual); ints: "
+     "stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, groups, activation, residual_last, "
+     "precision (0 "
+     "TF32, 1 float32), variant"},
+    {"matmul",
+     Matmul,
+     {{2, 4}, {1, 1}, 0, 4, 0},
+     "(X [..., M, K], W, bias?, residual?) -> residual + activation(X W + bias); ints: layout of W (0 [..., N, K], 1 "
+     "[..., K, N]), activation, precision (0 TF32, 1 float32), variant"},
+    {"matmul_fp8",
+     MatmulFp8,
+     {{4, 6}, {1, 1}, 0, 4, 0},
+     "(X [..., K], W [N, K], X's scales, W's scales, bias?, residual?) -> residual + activation(sx sw X W^T + bias); "
+     "ints: granularities of the scales of X and W (0 tensor, 1 row, 2 block), activation, variant"},
+    {"matmul_int8", MatmulInt8, {{4, 6}, {1, 1}, 0, 4, 0}, "as matmul_fp8, of int8 and without scales of blocks"},
     {"normalization",
      Normalize,
      {{1, 4}, {1, 2}, 0, 1, 2},
-     "(X [..., N], weight?, bias?, residual?) -> standardized rows of X + residual, the sum?; ints: kind (0 layer, 1 RMS); "
+     "(X [..., N], weight?, bias?, residual?) -> standardized rows of X + residual, the sum?; ints: kind (0 layer, 1 "
+     "RMS); "
      "floats: epsilon, offset of the weight"},
+    {"quantize_rows",
+     QuantizeRows,
+     {{1, 2}, {1, 2}, 0, 1, 0},
+     "(X [..., K], scale?) -> codes of int8 or float8_e4m3fn, scales [..., groups]?; ints: group (0 a row, or 128)"},
     {"quantized_matmul",
      cuda::QuantizedMatmul,
      {{3, 6}, {1, 1}, 0, 5, 0},

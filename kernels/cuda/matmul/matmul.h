@@ -14,8 +14,8 @@
 // rows. Sums are float32, whatever the types; bias, activation and residual are computed in float32 and rounded once.
 // Constant weights are best stored with layout 0. Any extents will do; products whose K (with layout 1: K and N) is a
 // multiple of 16 bytes need no copy of their operands first.
-// variant: 0 takes the tile, the number of stages and of slices of K that suit the problem; 1 and more force a row of
-// the table in matmul.cu, for benchmarks. A variant that cannot compute the problem is an error.
+// variant: 0 takes the path and the number of slices of K that suit the problem; path + 100 slices (ProductPath of
+// products.h; 0 slices: as many as suit) forces them, for benchmarks. One that cannot compute the problem is an error.
 #pragma once
 
 #include "cuda/kernel.h"

@@ -1,0 +1,11 @@
+#include "cuda/convolution/gather.h"
+#include "cuda/matmul/launches.h"
+
+namespace ingot {
+
+cudaError_t StartConvolutionBFloat16(OperandMode, ProductPath path, int slices, const MatmulProblem& p,
+                                     const Epilogue& e, cudaStream_t stream) {
+  return StartMmaPath<device::BFloat16Math, OperandMode::kConvolution>(path, slices, p, e, stream);
+}
+
+}  // namespace ingot

@@ -1,0 +1,193 @@
+// What happens to sums before they are written: scales, bias, activation, residual, one rounding. Products and
+// convolutions of all types end here.
+#pragma once
+
+#include "cuda/matmul/matmul.h"
+#include "cuda/ptx.h"
+
+namespace ingot {
+
+enum class Number : int { kFloat32, kFloat16, kBFloat16 };
+
+constexpr int kEight = 8;  // columns of one row that a thread finishes together
+
+// The results of `matrices` products of one size. Matrix i begins `i * matrix` elements into y and residual, and
+// `i * bias_step` into bias: batches lie one behind the other, groups of a convolution side by side.
+struct Epilogue {
+  void* y = nullptr;
+  const void* bias = nullptr;            // [columns]
+  const void* residual = nullptr;        // as y
+  const float* row_scales = nullptr;     // of row r: element r * row_scale_step
+  const float* column_scales = nullptr;  // of column c: element c * column_scale_step
+  int64_t pitch = 0;                     // elements from row to row
+  int64_t matrix = 0;
+  int64_t bias_step = 0;
+  int rows = 0;
+  int columns = 0;
+  int row_scale_step = 0;
+  int column_scale_step = 0;
+  Number number = Number::kFloat32;       // y's and residual's
+  Number bias_number = Number::kFloat32;  // bias's
+  Activation activation = Activation::kNone;
+  bool residual_last = true;  // added after the activation
+  bool vectors = false;       // eight columns are 16-byte aligned in y and residual, wherever they begin
+};
+
+namespace device {
+
+__device__ __forceinline__ void Activate(Activation activation, float (&v)[kEight]) {
+  if (activation == Activation::kNone) return;
+  if (activation == Activation::kRelu) {
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) v[i] = v[i] < 0.0f ? 0.0f : v[i];  // NaN stays NaN
+  } else if (activation == Activation::kGelu) {
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) v[i] = 0.5f * v[i] * (1.0f + erff(v[i] * 0.70710678f));
+  } else {
+    // x sigmoid(x), and the tanh form of GELU, which is x sigmoid(1.5957691 (x + 0.044715 x^3)).
+    const float linear = activation == Activation::kSilu ? 1.0f : 1.5957691f;
+    const float cubic = activation == Activation::kSilu ? 0.0f : 1.5957691f * 0.044715f;
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) {
+      const float x = fminf(fmaxf(v[i], -100.0f), 100.0f);  // where the sigmoid is 0 or 1 in float32, and x^2 is finite
+      v[i] = v[i] / (1.0f + __expf(-x * (linear + cubic * x * x)));
+    }
+  }
+}
+
+__device__ __forceinline__ float LowHalf(Number number, uint32_t pair) {
+  if (number == Number::kBFloat16) return __uint_as_float(pair << 16);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(pair & 0xffff)));
+}
+
+__device__ __forceinline__ float HighHalf(Number number, uint32_t pair) {
+  if (number == Number::kBFloat16) return __uint_as_float(pair & 0xffff0000);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16)));
+}
+
+__device__ __forceinline__ float LoadNumber(const void* base, Number number, int64_t index) {
+  if (number == Number::kFloat32) return static_cast<const float*>(base)[index];
+  return LowHalf(number, static_cast<const uint16_t*>(base)[index]);
+}
+
+__device__ __forceinline__ uint32_t Pack(Number number, float low, float high) {
+  return number == Number::kBFloat16 ? ptx::PackBFloat16(low, high) : ptx::PackHalf(low, high);
+}
+
+__device__ __forceinline__ void StoreNumber(void* base, Number number, int64_t index, float value) {
+  if (number == Number::kFloat32) {
+    static_cast<float*>(base)[index] = value;
+  } else {
+    static_cast<uint16_t*>(base)[index] = static_cast<uint16_t>(Pack(number, value, 0.0f));
+  }
+}
+
+// Eight numbers from a 16-byte boundary.
+__device__ __forceinline__ void LoadEight(float (&v)[kEight], const void* base, Number number, int64_t index) {
+  if (number == Number::kFloat32) {
+    const float4* const from = reinterpret_cast<const float4*>(static_cast<const float*>(base) + index);
+    const float4 low = from[0];
+    const float4 high = from[1];
+    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+    v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+    return;
+  }
+  const uint4 from = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(base) + index);
+  v[0] = LowHalf(number, from.x), v[1] = HighHalf(number, from.x);
+  v[2] = LowHalf(number, from.y), v[3] = HighHalf(number, from.y);
+  v[4] = LowHalf(number, from.z), v[5] = HighHalf(number, from.z);
+  v[6] = LowHalf(number, from.w), v[7] = HighHalf(number, from.w);
+}
+
+// Finishes and writes columns `column` to `column + 7` of a row; those past the last are left out.
+__device__ __forceinline__ void StoreEight(const Epilogue& e, int matrix, int row, int column, float (&v)[kEight]) {
+  if (row >= e.rows || column >= e.columns) return;
+  const int count = e.columns - column < kEight ? e.columns - column : kEight;
+  const int64_t at = matrix * e.matrix + row * e.pitch + column;
+  const bool whole = e.vectors && count == kEight;
+  if (e.row_scales != nullptr) {
+    const float scale = e.row_scales[static_cast<int64_t>(row) * e.row_scale_step];
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) {
+      if (i < count) v[i] *= scale * e.column_scales[static_cast<int64_t>(column + i) * e.column_scale_step];
+    }
+  }
+  if (e.bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) {
+      if (i < count) v[i] += LoadNumber(e.bias, e.bias_number, matrix * e.bias_step + column + i);
+    }
+  }
+  float residual[kEight] = {};
+  if (e.residual != nullptr) {
+    if (whole) {
+      LoadEight(residual, e.residual, e.number, at);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kEight; ++i) {
+        if (i < count) residual[i] = LoadNumber(e.residual, e.number, at + i);
+      }
+    }
+  }
+  if (!e.residual_last) {
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) v[i] += residual[i];
+  }
+  Activate(e.activation, v);
+  if (e.residual_last) {
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) v[i] += residual[i];
+  }
+  if (!whole) {
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) {
+      if (i < count) StoreNumber(e.y, e.number, at + i, v[i]);
+    }
+  } else if (e.number == Number::kFloat32) {
+    float4* const to = reinterpret_cast<float4*>(static_cast<float*>(e.y) + at);
+    to[0] = make_float4(v[0], v[1], v[2], v[3]);
+    to[1] = make_float4(v[4], v[5], v[6], v[7]);
+  } else {
+    *reinterpret_cast<uint4*>(static_cast<uint16_t*>(e.y) + at) = make_uint4(
+        Pack(e.number, v[0], v[1]), Pack(e.number, v[2], v[3]), Pack(e.number, v[4], v[5]), Pack(e.number, v[6], v[7]));
+  }
+}
+
+// Floats of shared memory that a warp needs in StoreWarpRows.
+template <int kPass>
+constexpr int kWarpStage = 16 * (8 * kPass + 8);
+
+// Writes a warp's sums of 16 rows and 8 kBlocks columns, which are fragments of mma or wgmma (ptx_mma.h), by way of
+// `stage`, the warp's own shared memory: in the fragments a thread has two neighbours of a row, here eight.
+template <int kPass, int kBlocks, typename Sum>
+__device__ __forceinline__ void StoreWarpRows(const Epilogue& e, int matrix, int row, int column,
+                                              const Sum (&sums)[4 * kBlocks], float* stage) {
+  static_assert(kBlocks % kPass == 0);
+  constexpr int kPitch = 8 * kPass + 8;  // spreads the eight rows of a fragment over all banks
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float* const to = stage + (lane / 4) * kPitch + (lane % 4) * 2;
+#pragma unroll
+  for (int pass = 0; pass < kBlocks / kPass; ++pass) {
+    __syncwarp();
+#pragma unroll
+    for (int block = 0; block < kPass; ++block) {
+      const Sum* const from = &sums[4 * (pass * kPass + block)];
+      *reinterpret_cast<float2*>(to + 8 * block) =
+          make_float2(static_cast<float>(from[0]), static_cast<float>(from[1]));
+      *reinterpret_cast<float2*>(to + 8 * block + 8 * kPitch) =
+          make_float2(static_cast<float>(from[2]), static_cast<float>(from[3]));
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int i = lane; i < 16 * kPass; i += 32) {
+      const float* const eight = stage + (i / kPass) * kPitch + (i % kPass) * 8;
+      float v[kEight];
+      LoadEight(v, eight, Number::kFloat32, 0);
+      StoreEight(e, matrix, row + i / kPass, column + (pass * kPass + i % kPass) * 8, v);
+    }
+  }
+  __syncwarp();
+}
+
+}  // namespace device
+}  // namespace ingot

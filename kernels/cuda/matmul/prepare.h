@@ -1,0 +1,24 @@
+// What surrounds products: operands that cp.async and TMA can read, and sums of slices of K.
+#pragma once
+
+#include "cuda/matmul/epilogue.h"
+#include "cuda/matmul/problem.h"
+
+namespace ingot {
+
+// Copies `matrices` matrices [rows, columns] of elements of 1, 2 or 4 bytes to [rows, pitch], filled up with zeros.
+cudaError_t PadRows(const void* from, void* to, int element_bytes, int64_t matrices, int64_t rows, int64_t columns,
+                    int64_t pitch, cudaStream_t stream);
+
+// Copies `matrices` matrices [rows, columns] of floats to [columns, pitch], pitch >= rows, filled up with zeros.
+cudaError_t TransposeFloats(const float* from, float* to, int64_t matrices, int rows, int columns, int pitch,
+                            cudaStream_t stream);
+
+// Adds up partial sums [slices, matrices, e.rows, pitch] and finishes them. pitch is a multiple of 8.
+cudaError_t AddSlices(const float* partial, int slices, int matrices, int pitch, const Epilogue& e,
+                      cudaStream_t stream);
+
+// The epilogue of a kernel whose slices write their sums for AddSlices.
+Epilogue PartialSums(float* partial, int rows, int pitch);
+
+}  // namespace ingot
