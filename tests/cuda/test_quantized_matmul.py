@@ -34,7 +34,7 @@ def _load(path: str) -> Any:
 cpu, packing = _load("cpu/quantized_weights.py"), _load("cuda/packing.py")
 FORMATS, ACTIVATIONS = cpu.FORMATS, cpu.ACTIVATIONS
 UNIT = 2.0**-23  # tensor cores cut sums of float32 off
-ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-9}
+ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 #: Half the smallest number of each type: numbers below the smallest normal one are rounded to a multiple of it.
 STEP = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
 MOST_GROUPED_ROWS = 64  # beyond, weights may be rounded to X's type
@@ -178,7 +178,7 @@ CASES = st.builds(
 TABLES = st.builds(replace, CASES, format=st.sampled_from(["mxfp4", "nf4"]), zeros=st.none())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=st.one_of(CASES, CASES, TABLES), capability=st.sampled_from([0, 80]))
 def test_a_product_is_its_definition(case: Case, capability: int) -> None:
     if case.dtype == "float16":  # sums of hundreds of products do not overflow it

@@ -45,7 +45,7 @@ def pack_codes(kind: Format, codes: np.ndarray) -> np.ndarray:
         halves = (tiles ^ 128).reshape(panels, 2, 8, steps, 2, 2, 2, 4, 2)  # fragments in two halves
         return np.ascontiguousarray(halves.transpose(0, 3, 4, 2, 7, 5, 6, 8, 1)).reshape(packed_shape(kind, rows, depth))
     inner = (_UPPER_K, _UPPER_ROWS, _ELEMENT) if kind.values else (_ELEMENT, _UPPER_K, _UPPER_ROWS)
-    nibbles = np.ascontiguousarray(tiles.transpose(0, 3, _ROW, _PAIR, _FRAGMENT, *inner)).reshape(panels, -1, 2)
+    nibbles = np.ascontiguousarray(tiles.transpose(0, 3, _ROW, _PAIR, _FRAGMENT, *inner)).reshape(panels, steps * STEP * PANEL // 2, 2)
     return np.ascontiguousarray(nibbles[..., 0] | nibbles[..., 1] << 4).reshape(packed_shape(kind, rows, depth))
 
 
