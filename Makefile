@@ -6,15 +6,16 @@ BENCH_JSON ?= build/bench.json
 PY := $(VENV)/bin/python
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 TORCH := torch==2.13.0
+CMAKE ?= cmake
 
 PYTHON_SOURCES := python tests benchmarks examples/python examples/demo.py
 NATIVE := $(wildcard CMakeLists.txt) $(shell find runtime kernels cmake -type f 2>/dev/null)
-CPP := $(shell find runtime kernels examples tests -name '*.cpp' -o -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' 2>/dev/null)
+CPP := $(shell find runtime kernels examples tests -name '*.cpp' -o -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.cu' 2>/dev/null)
 # What this machine's compiler commands cover: files of other architectures are left out of them.
-TIDY := $(filter-out %_neon.cpp %_neon_dotprod.cpp %_neon_i8mm.cpp,$(shell find runtime/src kernels -name '*.cpp' 2>/dev/null))
+TIDY := $(filter-out %_neon.cpp %_neon_dotprod.cpp %_neon_i8mm.cpp,$(shell find runtime/src kernels -name '*.cpp' -not -path 'kernels/cuda/*' 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast test-aarch64 test-sanitize lint format bench report clean
+.PHONY: help setup build demo test test-fast test-aarch64 test-sanitize cuda test-cuda bench-cuda lint format bench report clean
 
 help: ## list these commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -50,6 +51,16 @@ test-aarch64: setup ## the tests that run code for aarch64 under qemu, which `ma
 
 test-sanitize: setup ## the tests of runtime and kernels with AddressSanitizer and UndefinedBehaviorSanitizer in libingot, built into build/sanitize
 	JOBS=$(JOBS) $(PY) tests/sanitized.py
+
+cuda: ## build the CUDA kernels into build/cuda with nvcc, for all GPUs; CUDA_ARCHITECTURES=90a-real for one
+	$(CMAKE) -S . -B build/cuda -DINGOT_BUILD_CUDA=ON $(if $(CUDA_ARCHITECTURES),-DINGOT_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)")
+	$(CMAKE) --build build/cuda --parallel $(JOBS) --target ingot_cuda ingot_cuda_checks
+
+test-cuda: ## tests of CUDA kernels: on a GPU after `make cuda` (needs no .venv), else emulated
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m pytest --confcutdir=tests/cuda -p no:cacheprovider -n $(JOBS) tests/cuda
+
+bench-cuda: ## tests and benchmarks of CUDA kernels on a GPU, after `make cuda`; needs no .venv
+	PYTHON=$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tests/cuda/device.sh
 
 lint: setup ## ruff, mypy, clang-format and clang-tidy, changing nothing
 	$(PY) -m ruff check $(PYTHON_SOURCES)

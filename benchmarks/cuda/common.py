@@ -80,7 +80,7 @@ def milliseconds(call: Callable[[], Any], *, seconds: float = 0.2, graph: bool =
     if graph:
         try:
             captured = torch.cuda.CUDAGraph()
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 call()  # what a call does once for a stream
@@ -105,7 +105,7 @@ def milliseconds(call: Callable[[], Any], *, seconds: float = 0.2, graph: bool =
     torch.cuda.synchronize()
     until = time.perf_counter() + seconds
     while len(times) < 5 or (time.perf_counter() < until and len(times) < 100):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         run()
         end.record()
@@ -120,7 +120,6 @@ def peaks(*, quick: bool = False) -> dict[str, float]:
     a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     b = torch.empty_like(a)
     copy, _ = milliseconds(lambda: b.copy_(a), seconds=seconds)
-    del a, b
     n = 8192
     x, w = (torch.randn(n, n, dtype=torch.bfloat16, device="cuda") for _ in range(2))
     y = torch.empty_like(x)

@@ -11,7 +11,7 @@ import pytest
 # `import harness` works in every way in which these tests are started: beside the whole suite, and alone on a GPU machine.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import harness  # noqa: E402
+import harness
 
 
 def pytest_configure(config: pytest.Config) -> None:

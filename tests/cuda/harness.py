@@ -127,7 +127,7 @@ def _build(target: str) -> Path:
             options += [f"-DPython3_EXECUTABLE={sys.executable}", f"-DINGOT_CUDA_ONLY={only}"]
             commands.insert(0, [cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *options])
         for command in commands:
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode != 0:
                 output = done.stdout + done.stderr
                 if "INGOT_CUDA_INCLUDE_DIR" in output:
@@ -190,18 +190,18 @@ def prepare(
     capability: int = 0,
     kind: str = "kernels",
 ) -> Callable[..., None]:
-    """A function (stream: a cudaStream_t as a number, 0 by default) that runs a kernel on device tensors, and raises KernelError. It does not wait."""
+    """A function of a stream (a cudaStream_t as a number; 0) that puts a kernel on it, for tensors in device memory. It raises KernelError."""
     function = library(kind).ingot_cuda_run_kernel
+    # `keep` of the function below holds the structures that these point at.
     addresses = [
-        (ctypes.POINTER(DLTensor) * max(1, len(tensors)))(*[ctypes.pointer(t) if t is not None else None for t in tensors])  # type: ignore[arg-type]
-        for tensors in (inputs, outputs)
+        (ctypes.c_void_p * max(1, len(tensors)))(*[None if t is None else ctypes.addressof(t) for t in tensors]) for tensors in (inputs, outputs)
     ]
     numbers = [(ctypes.c_int64 * max(1, len(values)))(*values) for values in (dims, ints)]
     reals = (ctypes.c_double * max(1, len(floats)))(*floats)
     message = ctypes.create_string_buffer(4096)
     head = (name.encode(), capability, addresses[0], len(inputs), addresses[1], len(outputs), numbers[0], len(dims), numbers[1], len(ints))
 
-    def call(stream: int = 0) -> None:
+    def call(stream: int = 0, keep: object = (inputs, outputs)) -> None:
         if function(*head, reals, len(floats), stream, message, len(message)) != 0:
             raise KernelError(message.value.decode(errors="replace"))
 
@@ -224,8 +224,6 @@ class _Buffer:
         self.start = GUARD
         size = 2 * GUARD + (content.nbytes + 255) // 256 * 256
         if on_gpu():
-            import torch
-
             host = np.full(size, 0xFF, np.uint8)
             self.memory: Any = None
         else:
@@ -235,6 +233,8 @@ class _Buffer:
             self.memory = host
         host[self.start : self.start + self.bytes] = np.frombuffer(content.tobytes(), np.uint8)
         if on_gpu():
+            import torch
+
             self.memory = torch.from_numpy(host).cuda()
         self.before = host.copy()
 
