@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import harness
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-import harness
 
 Array = npt.NDArray[Any]
 DTYPES: dict[str, Any] = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -303,7 +302,7 @@ def test_extents_of_zero(capability: int) -> None:
     "case", [Case(size=60), Case(size=264), Case(size=64, value_size=4)], ids=["60 columns", "264 columns", "4 columns of values"]
 )
 def test_what_it_does_not_take_is_refused_in_a_sentence(case: Case) -> None:
-    with pytest.raises(harness.KernelError, match="attention takes everything else|at most 256"):
+    with pytest.raises(harness.KernelError, match=r"attention takes everything else|at most 256"):
         _run(case, _inputs(case), HOPPER)
 
 

@@ -224,6 +224,7 @@ class HopperBlock {
         Release(value, kValueEmpty);
         softmax.Finish(o);
       } else if constexpr (T::kOwnOutput) {
+        __syncwarp();  // all lanes have read Next
         ArriveByWarp(Barrier(kQueryEmpty));
       }
       Store(o, group, thread, at);

@@ -158,7 +158,7 @@ class RowSoftmax {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float sum = QuadSum(sum_[i]);
-      inverse[i] = sum == 0 ? 0.0f : 1 / sum;
+      inverse[i] = sum == 0 ? 0.0f : ptx::Reciprocal(sum);
     }
 #pragma unroll
     for (int e = 0; e < kSums; ++e) o[e] *= inverse[e / 2 % 2];
