@@ -174,7 +174,6 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
   float factors[2], slopes[2] = {}, positions[2] = {};
   Visible visible[2];
   const int64_t origin = sequence.query + first_row / group;  // positions are differences to it, which floats hold
-  int32_t all_begin = 0, all_end = span.end;                  // every row sees what lies between
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int32_t row = lane / 4 + 8 * i < rows ? lane / 4 + 8 * i : rows - 1;
@@ -184,8 +183,9 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
     slopes[i] = problem.slopes[kv_head * group + (first_row + row) % group] * kLog2E;
     positions[i] = static_cast<float>((first_row + row) / group - first_row / group);
   }
-  all_end = VisibleKeys(problem, sequence, first_row / group).end;
-  all_begin = VisibleKeys(problem, sequence, (first_row + rows - 1) / group).begin;
+  // Every row sees what lies between these.
+  const int32_t all_end = VisibleKeys(problem, sequence, first_row / group).end;
+  const int32_t all_begin = VisibleKeys(problem, sequence, (first_row + rows - 1) / group).begin;
 
   float out[2 * kSteps][4] = {};
   float max[2] = {-INFINITY, -INFINITY};
@@ -226,7 +226,8 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
 
     // Scores, times log2 e. Element i of scores[n] is that of row i / 2 and key 8 n + 2 (lane % 4) + i % 2.
     const int32_t first = tiles.First(tile);
-    const bool whole = first + kTileKeys <= all_end && (first >= all_begin || first + kTileKeys <= problem.sink_keys);
+    const int32_t end = tiles.End(tile);
+    const bool whole = first + kTileKeys <= (end < all_end ? end : all_end) && (first >= all_begin || end <= problem.sink_keys);
     float key_scales[2][2], value_scales[2][2];
     if (!S::kWide && scaled) {
 #pragma unroll
@@ -251,7 +252,7 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
         if (capped) score = cap * tanhf(score);
         if (problem.slopes != nullptr)
           score += slopes[r] * (static_cast<float>(PositionOf(problem, sequence, key) - origin) - positions[r]);
-        if (!whole && !IsVisible(problem, visible[r], key)) score = -INFINITY;
+        if (!whole && (key >= end || !IsVisible(problem, visible[r], key))) score = -INFINITY;
         scores[n][i] = score;
         // What is rounded to 16 bits is a probability times V's scale: the greatest of these decides.
         if (!S::kWide && scaled) score += ptx::Log2(fmaxf(fabsf(value_scales[n][i % 2]), kLeastScale));
