@@ -95,7 +95,7 @@ class _Normalized(Rewriter):
         x, residual, source = call.x, None, self.before.get(call.x)
         if calls(source, "relax.astype") and str(source.args[0].ty.dtype) in _FLOATS and str(x.ty.dtype) == "float32":
             x, source = source.args[0], self.before.get(source.args[0])
-        if calls(source, "relax.add") and all(self.is_tensor(a, x) for a in source.args):
+        if calls(source, "relax.add") and all(self.is_tensor(a, x) for a in source.args) and not any(self.is_product(a) for a in source.args):
             inner, residual = source.args
         else:
             inner = x
@@ -117,6 +117,15 @@ class _Normalized(Rewriter):
         y, total = (self.bb.match_cast(v, relax.TensorType(shape, d), self._hint) for v, d in ((y, dtype), (total, sums)))
         self._replaced[x] = total  # for what reads the sum later
         return y
+
+    def is_product(self, operand: Any) -> bool:
+        """Whether an operand of a sum is a product, perhaps with a bias: the sum is then part of the product's call."""
+        value = self.before.get(operand)
+        if not self.used_once(operand):
+            return False
+        if calls(value, "relax.add"):
+            return any(self.weight(b) is not None and self.is_product(a) for a, b in (value.args, list(value.args)[::-1]))
+        return calls(value, "relax.matmul")
 
     def is_tensor(self, operand: Any, like: Any) -> bool:
         """Whether an operand of a sum is a computed tensor of the sum's shape."""

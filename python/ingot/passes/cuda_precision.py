@@ -92,7 +92,7 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     if isinstance(value, relax.Var):
         return value
     if isinstance(value, relax.TupleGetItem) and value.tuple_value in rewriter.tuples:
-        return rewriter.stand_in(rewriter.emit(value))
+        return rewriter.stand_in(rewriter.emit(relax.TupleGetItem(value.tuple_value, value.index)))
     if isinstance(value, relax.Call):
         for rule in (_product, _following, _kernel):
             result = rule(rewriter, value)

@@ -14,7 +14,8 @@ from tvm import relax
 from ingot.importer import dims
 from ingot.importer.weights import Weight
 from ingot.passes.attention_operands import calls, extents_of, order_of, same_shape
-from ingot.passes.graph import Graph, Rewriter
+from ingot.passes.graph import Graph, Rewriter, variables
+from ingot.passes.pack import depthwise
 from ingot.passes.quantized_matmul import UNARY, gated
 from ingot.passes.settings import Settings
 from ingot.passes.trace import bindings
@@ -61,6 +62,8 @@ class _Products(Rewriter):
         self.before: dict[Any, Any] = {}  # what variables are bound to
         self.calls: dict[Any, _Call] = {}
         self.taken: set[Any] = set()  # variables with a call that is part of a later one
+        self.read = {v for b in bindings(graph.main) for v in variables(b.value)
+                     if isinstance(b.value, relax.Call) and not calls(b.value, "relax.reshape")}
         for binding in bindings(graph.main):
             if isinstance(binding, relax.MatchCast):
                 continue
@@ -108,6 +111,8 @@ class _Products(Rewriter):
 
 def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     assert isinstance(rewriter, _Products)
+    if calls(value, *_CONVOLUTIONS) and (made := _each_channel(rewriter, value)) is not None:
+        return made
     call = rewriter.calls.get(variable)
     # What a later call takes in stays as it was: nothing reads it then.
     return rewriter.kernel(call) if call is not None and variable not in rewriter.taken else None
@@ -153,6 +158,18 @@ def _swaps_last(call: Any, rank: int) -> bool:
     return list(order_of(call, rank)) == [*range(rank - 2), rank - 1, rank - 2]
 
 
+def _each_channel(rewriter: Rewriter, call: Any) -> Any:
+    """A convolution of each channel by itself reads and adds too little for a kernel of products: it is generated, with what follows it."""
+    weight = rewriter.weight(call.args[1])
+    if weight is None or str(call.attrs.data_layout) != _CONVOLUTIONS[call.op.name]:
+        return None
+    *window, depth, channels = weight.shape
+    groups = int(call.attrs.groups)
+    if groups == 1 or depth != 1 or channels != groups:
+        return None
+    return depthwise(rewriter, call, list(window), [int(p) for p in call.attrs.padding])
+
+
 def _convolution(products: _Products, call: Any) -> _Call | None:
     x, w = call.args
     dtype = str(x.ty.dtype)
@@ -160,6 +177,8 @@ def _convolution(products: _Products, call: Any) -> _Call | None:
     if weight is None or weight.dtype != dtype or dtype not in _FLOATS or str(call.attrs.data_layout) != _CONVOLUTIONS[call.op.name]:
         return None
     if any(dims.equal(e, 0) for e in (*extents_of(x), *weight.shape)):
+        return None
+    if int(call.attrs.groups) > 1 and weight.shape[-2] == 1 and weight.shape[-1] == int(call.attrs.groups):
         return None
     rank = len(weight.shape) - 2
     moved = weight.transposed([rank + 1, *range(rank), rank])  # [window, C / groups, O] -> [O, window, C / groups]
@@ -213,9 +232,11 @@ def _activated(products: _Products, variable: Any, name: str) -> _Call | None:
 
 
 def _cast(products: _Products, variable: Any, value: Any) -> _Call | None:
-    """A result in float32 although operands are of 16 bits: sums are not rounded before."""
+    """A result of the model in float32 although operands are of 16 bits: sums are not rounded before."""
     call = products.take(value.args[0])
     if call is None or call.residual is not None or str(value.ty.dtype) != "float32" or str(value.args[0].ty.dtype) not in ("float16", "bfloat16"):
         return None
+    if variable in products.read:
+        return None  # reading twice as much costs more than a cast does
     products.taken.add(value.args[0])
     return call

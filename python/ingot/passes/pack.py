@@ -76,7 +76,7 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, how: Arithmetic,
     *window, depth, channels = weight.shape
     pads = [int(p) for p in call.attrs.padding]
     if groups > 1 and depth == 1 and channels == groups:
-        return _depthwise(rewriter, call, window, pads)
+        return depthwise(rewriter, call, window, pads)
     if groups > 1 and depth % how.together:
         simple = arithmetic.one_by_one(how)
         if simple is None:
@@ -106,7 +106,7 @@ def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, weight: Weigh
     return _emit(rewriter, winograd.output_function(tiling, shape[0], channels, dtype), "winograd_output", [products], result, dtype)
 
 
-def _depthwise(rewriter: Rewriter, call: Any, window: list[int], pads: list[int]) -> Any:
+def depthwise(rewriter: Rewriter, call: Any, window: list[int], pads: list[int]) -> Any:
     """A convolution of each channel by itself: a reduction that keeps the last axis (rules/columns.py)."""
     x, weights = call.args
     strides, dilations = ([int(v) for v in a] for a in (call.attrs.strides, call.attrs.dilation))

@@ -12,6 +12,7 @@ from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
 from ingot.passes.attention import fuse_attention
 from ingot.passes.cuda_casts import absorb_casts
+from ingot.passes.cuda_kernels import cuda_kernels
 from ingot.passes.cuda_normalize import cuda_normalize
 from ingot.passes.cuda_precision import cuda_precision
 from ingot.passes.cuda_products import cuda_products
@@ -62,6 +63,7 @@ CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("fold scales", lambda graph, settings: fold_scales(graph)),
     ("channels last", lambda graph, settings: channels_last(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
+    ("kernels in code", lambda graph, settings: cuda_kernels(graph)),
     ("normalizations", lambda graph, settings: cuda_normalize(graph)),
     ("precision", cuda_precision),
     ("products", cuda_products),

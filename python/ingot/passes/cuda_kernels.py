@@ -1,0 +1,74 @@
+"""Small kernels of the CPU that a GPU computes in generated code, so that nothing is copied for them.
+
+What they refuse on a CPU, an index that is out of range, cannot be refused on a GPU: the nearest element is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax, te, tirx
+
+from ingot.importer import dims
+from ingot.importer.context import with_scalars
+from ingot.passes.attention_operands import calls
+from ingot.passes.graph import Graph, Rewriter
+
+
+def cuda_kernels(graph: Graph) -> Graph:
+    """Rewrites calls of such kernels to TIR functions."""
+    return Rewriter(graph).run(_visit)
+
+
+def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
+    if not calls(value, "relax.call_pure_packed"):
+        return None
+    write = _WRITTEN.get(str(value.args[0].global_symbol))
+    if write is None:
+        return None
+    symbol, tensors, extents, ints, _ = value.args
+    return write(rewriter, list(tensors.fields), list(extents.values), [int(i.value) for i in ints.fields])
+
+
+def _emit(rewriter: Rewriter, name: str, operands: list[Any], shape: list[Any], dtype: str, compute: Callable[..., Any]) -> Any:
+    """A call of a function that computes each element from some tensors and its indices."""
+    sources = [te.placeholder([dims.expr(d) for d in dims.dims(o.ty.shape.values)], str(o.ty.dtype), name=f"x{i}") for i, o in enumerate(operands)]
+    result = te.compute(shape, lambda *i: compute(*sources, *i), name=name)
+    function, scalars = with_scalars(te.create_prim_func([*sources, result]).without_attr("global_symbol"))
+    arguments = relax.Tuple([*operands, *(dims.expr(s) for s in scalars)])
+    return rewriter.emit(relax.call_tir(rewriter.function(function, name), arguments, relax.TensorType(shape, dtype)))
+
+
+def _within(index: Any, extent: Any) -> Any:
+    """An index, from the end if negative, clamped to an axis."""
+    wide = index.astype("int64")
+    return tirx.max(tirx.min(tirx.Select(wide < 0, wide + extent, wide), extent - 1), tirx.IntImm("int64", 0))
+
+
+def _wrap_indices(rewriter: Rewriter, tensors: list[Any], extents: list[Any], ints: list[int]) -> Any:
+    (x,), (extent,) = tensors, extents
+    return _emit(rewriter, "wrap_indices", [x], list(x.ty.shape.values), "int64", lambda source, *i: _within(source(*i), extent))
+
+
+def _gather_nd(rewriter: Rewriter, tensors: list[Any], extents: list[Any], ints: list[int]) -> Any:
+    (data, indices), (batch,) = tensors, ints
+    shape, at = list(data.ty.shape.values), list(indices.ty.shape.values)
+    depth = dims.dims(at)[-1]
+    if not isinstance(depth, int):
+        return None
+    outer = at[:-1]
+
+    def compute(source: Any, places: Any, *i: Any) -> Any:
+        here = i[: len(outer)]
+        picked = [_within(places(*here, tirx.IntImm("int64", k)), shape[batch + k]) for k in range(depth)]
+        return source(*here[:batch], *picked, *i[len(outer) :])
+
+    return _emit(rewriter, "gather_nd", [data, indices], [*outer, *shape[batch + depth :]], str(data.ty.dtype), compute)
+
+
+_WRITTEN: dict[str, Callable[[Rewriter, list[Any], list[Any], list[int]], Any]] = {
+    "ingot.kernel.wrap_indices": _wrap_indices,
+    "ingot.kernel.check_indices": _wrap_indices,
+    "ingot.kernel.gather_nd": _gather_nd,
+}
