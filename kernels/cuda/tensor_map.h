@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "ptx.h"
+#include "swizzle.h"
 
 namespace ingot {
 
