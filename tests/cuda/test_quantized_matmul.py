@@ -17,8 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 
-
-
 def _load(path: str) -> Any:
     """A module of the package by its path: machines that only test kernels do not have the package."""
     name = "ingot_cuda_test_" + Path(path).stem
@@ -334,8 +332,9 @@ def test_zeros_that_cannot_be_subtracted_exactly_are_refused() -> None:
 LARGE = [Case(rows, *shape, group=128, scales=scales, zeros=zeros, dtype=dtype)
          for shape in ((14336, 4096), (4096, 14336), (5632, 2048))
          for rows, scales, zeros, dtype in ((1, "bfloat16", None, "bfloat16"), (4, "float32", "int8", "float16"), (8, "float16", None, "float16"),
-                                            (16, "bfloat16", None, "bfloat16"), (31, "float32", None, "bfloat16"), (64, "bfloat16", "int8", "bfloat16"),
-                                            (100, "bfloat16", None, "bfloat16"), (300, "float32", None, "float16"))]
+                                            (16, "bfloat16", None, "bfloat16"), (31, "float32", None, "bfloat16"),
+                                            (64, "bfloat16", "int8", "bfloat16"), (100, "bfloat16", None, "bfloat16"),
+                                            (300, "float32", None, "float16"))]
 
 
 @pytest.mark.gpu

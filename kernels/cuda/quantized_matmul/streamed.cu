@@ -118,7 +118,7 @@ struct Worker {
                            from + static_cast<int64_t>(PanelAt(i)) * row_bytes + (exists ? at : 0), exists ? 16 : 0);
   }
 
-  INGOT_PTX void Load(int step, int stage) const {
+  INGOT_PTX void LoadWeights(int step, int stage) const {
     if (step < end_step) {
       uint32_t to = shared_address + static_cast<uint32_t>(CodesOffset(stage));
 #pragma unroll
@@ -132,12 +132,11 @@ struct Worker {
       LoadNumbers(p.scales, BytesOf(p.scale_type), step, layout.scale_bytes, to);
       if (p.zeros != nullptr)
         LoadNumbers(p.zeros, 1, step, layout.zero_bytes, to + static_cast<uint32_t>(kWarpPanels * layout.scale_bytes));
-      LoadX(step, stage);
     }
-    ptx::CopyAsyncCommit();
   }
 
   INGOT_PTX void LoadX(int step, int stage) const {
+    if (step >= end_step) return;
     const uint32_t to = shared_address + static_cast<uint32_t>(XOffset(stage));
     const auto* x = static_cast<const uint16_t*>(p.x);
     for (int piece = warp_n * 32 + lane; piece < layout.x_rows * 8; piece += kWarpsN * 32) {
@@ -235,12 +234,21 @@ struct Worker {
     const int stages = layout.stages;
     const int slices = static_cast<int>(gridDim.y) * warps_k;
     const int count = (p.steps + slices - 1) / slices;  // of all warps
-    for (int i = 0; i < stages - 1; ++i) Load(first_step + i, i);
+    // Weights are constants: what stands in front on the stream does not write them.
+    for (int i = 0; i < stages - 1; ++i) LoadWeights(first_step + i, i);
+    ptx::GridLaunchDependents();
+    ptx::GridDependencyWait();
+    for (int i = 0; i < stages - 1; ++i) {
+      LoadX(first_step + i, i);
+      ptx::CopyAsyncCommit();
+    }
     int stage = 0, free = stages - 1;
     for (int i = 0; i < count; ++i) {
       WaitForStage(stages);
       SyncStage<kWarpsN>();
-      Load(first_step + i + stages - 1, free);
+      LoadWeights(first_step + i + stages - 1, free);
+      LoadX(first_step + i + stages - 1, free);
+      ptx::CopyAsyncCommit();
       if (first_step + i < end_step) Multiply(first_step + i, stage, offsets);
       free = stage;
       stage = stage + 1 == stages ? 0 : stage + 1;
@@ -374,7 +382,7 @@ void Start(CudaContext& context, const Problem& p, const Choice& choice) {
   }
   const dim3 grid(static_cast<unsigned>(column_blocks), static_cast<unsigned>(splits), static_cast<unsigned>(row_blocks));
   const dim3 block(static_cast<unsigned>(warps * kWarpsN * 32));
-  CudaContext::Check(Launch(Streamed<T, kCodes, kTiles, kWarpsN>, grid, block, static_cast<size_t>(shared_bytes), context.stream(),
+  CudaContext::Check(LaunchWith(true, Streamed<T, kCodes, kTiles, kWarpsN>, grid, block, static_cast<size_t>(shared_bytes), context.stream(),
                             p, layout),
                      "quantized_matmul");
 }

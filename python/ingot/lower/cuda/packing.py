@@ -56,5 +56,5 @@ def check_zeros(kind: Format, zeros: np.ndarray) -> None:
         ValueError: An int8 zero of a nibble is above :data:`MOST_NIBBLE_ZERO`.
     """
     if kind.bits == 4 and zeros.dtype == np.int8 and zeros.size and int(zeros.max()) > MOST_NIBBLE_ZERO:
-        raise ValueError(f"a zero point of {int(zeros.max())} is too far from the codes 0 to 15 of {kind.name} for the CUDA kernel quantized_matmul: it "
-                         f"can be at most {MOST_NIBBLE_ZERO}; zero points of float32 can be any")
+        raise ValueError(f"a zero point of {int(zeros.max())} is too far from the codes 0 to 15 of {kind.name} for the CUDA kernel "
+                         f"quantized_matmul: it can be at most {MOST_NIBBLE_ZERO}; zero points of float32 can be any")
