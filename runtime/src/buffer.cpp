@@ -24,6 +24,7 @@ BufferRef::~BufferRef() {
 }
 
 void BufferRef::Fence(void* stream) const {
+  if (DeviceStream::IsGone(stream)) return;
   const Device* device = buffer_->pool->device_;
   try {
     if (buffer_->fence == nullptr) buffer_->fence = new DeviceEvent(*device);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "buffer.h"
@@ -136,12 +137,39 @@ int64_t DeviceEvent::NanosecondsUntil(const DeviceEvent& later) const {
   return nanoseconds;
 }
 
+namespace {
+
+// Streams of sessions that are gone: one session's output may have been another's input, and is freed after both.
+struct GoneStreams {
+  std::mutex mutex;
+  std::set<void*> handles;
+
+  static GoneStreams& Get() {
+    static auto& streams = *new GoneStreams;  // outputs may outlive statics
+    return streams;
+  }
+};
+
+}  // namespace
+
 DeviceStream::DeviceStream(const Device& device) : device_(device), order_(device) {
   device_.Call(&DeviceLibrary::create_stream, &own_);
   current_ = own_;
+  const std::lock_guard lock(GoneStreams::Get().mutex);
+  GoneStreams::Get().handles.erase(own_);
 }
 
-DeviceStream::~DeviceStream() { device_.Try(&DeviceLibrary::destroy_stream, own_); }
+DeviceStream::~DeviceStream() {
+  device_.Try(&DeviceLibrary::synchronize, own_);
+  const std::lock_guard lock(GoneStreams::Get().mutex);
+  device_.Try(&DeviceLibrary::destroy_stream, own_);
+  GoneStreams::Get().handles.insert(own_);
+}
+
+bool DeviceStream::IsGone(void* stream) {
+  const std::lock_guard lock(GoneStreams::Get().mutex);
+  return GoneStreams::Get().handles.contains(stream);
+}
 
 void DeviceStream::Use(void* stream) {
   void* next = stream == nullptr ? own_ : stream;

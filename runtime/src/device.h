@@ -111,6 +111,8 @@ class DeviceStream {
     void* const outer_;
     bool open_ = true;
   };
+  // Whether a stream was some session's own, and is gone; its work is done then.
+  static bool IsGone(void* stream);
   // Later work here waits for what is on `other` now.
   void WaitFor(void* other);
 

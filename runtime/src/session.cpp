@@ -162,6 +162,8 @@ void Session::BindOutput(size_t index, const DLTensor* tensor) {
   OutputSlot& output = outputs_[Checked(index, model_->artifact().outputs().size(), "output")];
   if (tensor == nullptr) {
     output.is_bound = false;
+    output.on_host = output.asked_host;
+    output.tensor.device = output.on_host ? DLDevice{kDLCPU, 0} : model_->dlpack();
     return;
   }
   const TensorInfo& info = model_->artifact().outputs()[index];
@@ -186,6 +188,7 @@ void Session::SetOutputDevice(size_t index, DLDevice device) {
   if (!host && (device.device_type != here.device_type || device.device_id != here.device_id))
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "output '", name, "' cannot be given on ", DeviceText(device),
          ": the model is on ", DeviceText(here));
+  output.asked_host = host;
   if (output.on_host == host) return;
   output.on_host = host;
   output.tensor.device = host ? DLDevice{kDLCPU, 0} : here;
@@ -212,6 +215,17 @@ void Session::Run() {
     if (!inputs_[i].set) Fail(INGOT_ERROR_INPUT, "input '", model_->artifact().inputs()[i].name, "' has not been set");
   }
   ran_ = false;
+  try {
+    RunOnce();
+  } catch (...) {
+    // The caller's memory may be freed now: nothing may still be read or written there.
+    if (DeviceStream* stream = executor_.stream()) stream->device().Try(&DeviceLibrary::synchronize, stream->handle());
+    throw;
+  }
+  ran_ = true;
+}
+
+void Session::RunOnce() {
   executor_.strings().Clear();
   if (states_.count() > 0 && (states_.changed() || main_ == nullptr)) PrepareStates();
   const ThreadPool::Run run(model_->pool(), executor_.workspace());
@@ -234,7 +248,6 @@ void Session::Run() {
   if (states_.count() > 0) states_.MarkUsed();
   executor_.strings().Clear();
   main_->ReleaseOwners();
-  ran_ = true;
 }
 
 // The shapes and rows of states that this run sees.

@@ -64,10 +64,12 @@ class Session {
     std::vector<int64_t> bound_shape;  // of the caller's memory
     bool is_bound = false;
     bool taken = false;
-    bool on_host = true;  // where it is given
+    bool on_host = true;     // where it is given
+    bool asked_host = true;  // and where if it is not bound
     BufferRef staging;    // on the GPU, of an output that is given on the CPU
   };
 
+  void RunOnce();
   void PrepareStates();
   void PointInputs();
   bool Staged(const OutputSlot& output) const { return executor_.memory().device() != nullptr && output.on_host; }
