@@ -93,6 +93,7 @@ void States::Prepare(const std::map<std::string, int64_t, std::less<>>& known, s
   };
   if (fresh_) {
     // Nothing is lost by new shapes.
+    allocated_ = false;
     for (size_t i = 0; i < slots_.size(); ++i) {
       std::vector<int64_t> shape;
       shape.reserve(info(i).shape.size());

@@ -32,7 +32,7 @@ FUNCTIONS = {
     "sum_of_squares": function("square_kernel", "sum_kernel"),
     "to_float": function("gather_kernel"),
     "less": {"exprs": [["const", 1]], "launches": [{"kernel": "less_kernel", "grid": [0, 0, 0], "block": [1, 1, 1], "shared": 0}]},
-    "count": {"exprs": [["const", 1]], "launches": [{"kernel": "count_kernel", "grid": [0, 0, 0], "block": [1, 1, 1], "shared": 0}]},
+    "count": function("count_kernel"),
 }
 
 
@@ -55,11 +55,12 @@ class CudaArtifact(Artifact):
         self.states: list[dict[str, Any]] = []
         self.image = IMAGE
 
-    def state(self, name: str, value: int, **fields: Any) -> None:
-        """Makes the next input behind the inputs and outputs that callers see a state."""
+    def state(self, name: str, dtype: str, shape: Shape, **fields: Any) -> int:
+        """A state, whose value is taken behind all inputs; what it becomes is given behind all outputs."""
+        value = self.main.input(dtype, shape)
         row = self.main.values[value]
-        self.main.inputs.append(value)
         self.states.append({"name": name, "dtype": row["dtype"], "shape": [self._text(e) for e in row["shape"]], "kind": "carry", **fields})
+        return value
 
     def manifest(self) -> dict[str, Any]:
         """The manifest as JSON values."""

@@ -194,9 +194,12 @@ constexpr Function kFunctions[] = {
      }},
     {"less_kernel", 2,  // (x, y): y = x < 10, of one element
      [](const Launched& l) { Pointer<bool>(l.parameters[1])[0] = Pointer<float>(l.parameters[0])[0] < 10; }},
-    {"count_kernel", 3,  // (length, count, y): y = length + count, of one element of int64
+    {"count_kernel", 4,  // (length, count, y, n): y = length + count, of int64
      [](const Launched& l) {
-       Pointer<int64_t>(l.parameters[2])[0] = Pointer<int64_t>(l.parameters[0])[0] + Pointer<int64_t>(l.parameters[1])[0];
+       EachThread(l, l.parameters[3], [&](int64_t i) {
+         Pointer<int64_t>(l.parameters[2])[i] =
+             Pointer<int64_t>(l.parameters[0])[i] + Pointer<int64_t>(l.parameters[1])[i];
+       });
      }},
     {"gather_kernel", 3,  // (indices int64, y, n): y = float(indices)
      [](const Launched& l) {
@@ -219,7 +222,7 @@ int64_t Elements(const DLTensor& tensor) {
   return count;
 }
 
-// (cache [1, steps, ...], update [1, n, ...], first [1]): in place.
+// (cache [B, steps, ...], update [B, n, ...], first [B]): in place.
 bool Scatter(const DeviceKernelCall& call, void* stream) {
   const DLTensor* output = call.prepare(call.caller, 0, nullptr, 0);
   if (output == nullptr) return false;
@@ -227,11 +230,16 @@ bool Scatter(const DeviceKernelCall& call, void* stream) {
   const DLTensor update = *call.inputs[1];
   if (output->data != cache.data) Fail(INGOT_ERROR_EXECUTION, "the cache is not changed in place");
   const auto* first = static_cast<const int64_t*>(call.inputs[2]->data);
-  const size_t step = static_cast<size_t>(Elements(cache) / cache.shape[1]) * sizeof(float);
-  const size_t bytes = static_cast<size_t>(Elements(update)) * sizeof(float);
+  const auto rows = static_cast<size_t>(cache.shape[0]);
+  const size_t row = static_cast<size_t>(Elements(cache)) / rows * sizeof(float);
+  const size_t step = row / static_cast<size_t>(cache.shape[1]);
+  const size_t bytes = static_cast<size_t>(Elements(update)) / rows * sizeof(float);
+  auto* to = static_cast<std::byte*>(cache.data);
+  const auto* from = static_cast<const std::byte*>(update.data);
   Enqueue(stream, [=] {
     const Unlock unlock;
-    std::memcpy(static_cast<std::byte*>(cache.data) + static_cast<size_t>(*first) * step, update.data, bytes);
+    for (size_t b = 0; b < rows; ++b)
+      std::memcpy(to + b * row + static_cast<size_t>(first[b]) * step, from + b * bytes, bytes);
   });
   return true;
 }
