@@ -15,7 +15,9 @@ struct Pairs<__nv_bfloat16> {
   static constexpr uint32_t kOne = 0x3F803F80, kSixteen = 0x41804180, kInteger = 0x43004300;  // kInteger: 128
   INGOT_PTX static uint32_t Fma(uint32_t a, uint32_t b, uint32_t c) { return ptx::FmaBFloat16x2(a, b, c); }
   INGOT_PTX static uint32_t Pack(float low, float high) { return ptx::PackBFloat16(low, high); }
-  INGOT_PTX static void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { ptx::MmaBFloat16(d, a, b); }
+  INGOT_PTX static void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    ptx::MmaBFloat16(d, a, b);
+  }
 };
 
 template <>
@@ -62,8 +64,10 @@ INGOT_PTX void Dequantize(uint32_t word, const Offsets& offsets, const uint32_t*
       const uint32_t codes = word >> (16 * h);
       const uint32_t place = codes & 0x7777;
       const uint32_t half = AndOr(codes >> 1, 0x4444, 0x3210);
-      const uint32_t low = ptx::Permute(ptx::Permute(table[0], table[1], place), ptx::Permute(table[2], table[3], place), half);
-      const uint32_t high = ptx::Permute(ptx::Permute(table[4], table[5], place), ptx::Permute(table[6], table[7], place), half);
+      const uint32_t low =
+          ptx::Permute(ptx::Permute(table[0], table[1], place), ptx::Permute(table[2], table[3], place), half);
+      const uint32_t high =
+          ptx::Permute(ptx::Permute(table[4], table[5], place), ptx::Permute(table[6], table[7], place), half);
       a[2 * h] = ptx::Permute(low, high, 0x5140);
       a[2 * h + 1] = ptx::Permute(low, high, 0x7362);
     }
@@ -101,7 +105,9 @@ INGOT_PTX void DequantizeBytes(uint32_t low, uint32_t high, const Offsets& offse
 }
 
 // 2^(code - 127): the exponent of a float, but for the least power, which is denormal, and NaN.
-INGOT_PTX float PowerOf(uint32_t code) { return __uint_as_float(code == 0 ? 0x400000u : code == 255 ? 0x7FC00000u : code << 23); }
+INGOT_PTX float PowerOf(uint32_t code) {
+  return __uint_as_float(code == 0 ? 0x400000u : code == 255 ? 0x7FC00000u : code << 23);
+}
 
 // Elements `index` of scales, or of zeros, in shared or global memory.
 template <int kCount>
@@ -116,7 +122,8 @@ INGOT_PTX void ReadNumbers(const uint8_t* from, Element type, const int64_t (&in
     case Element::kHalf:
       return read([&](int64_t i) { return __half2float(reinterpret_cast<const __half*>(from)[i]); });
     case Element::kBfloat:
-      return read([&](int64_t i) { return __uint_as_float(uint32_t{reinterpret_cast<const uint16_t*>(from)[i]} << 16); });
+      return read(
+          [&](int64_t i) { return __uint_as_float(uint32_t{reinterpret_cast<const uint16_t*>(from)[i]} << 16); });
     case Element::kPower:
       return read([&](int64_t i) { return PowerOf(from[i]); });
     default:

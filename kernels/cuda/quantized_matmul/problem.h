@@ -35,7 +35,7 @@ struct Problem {
   Element y_type;  // and the residual's
   Codes codes;
   Activation activation;
-  uint32_t table[8];      // of kTable, in the type of the product: lower bytes of the 16 numbers, upper bytes
+  uint32_t table[8];       // of kTable, in the type of the product: lower bytes of the 16 numbers, upper bytes
   float table_floats[16];  // of kTable, for products in float32
 };
 

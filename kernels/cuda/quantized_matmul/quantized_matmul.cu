@@ -1,5 +1,3 @@
-#include "cuda/quantized_matmul/quantized_matmul.h"
-
 #include <algorithm>
 #include <bit>
 #include <initializer_list>
@@ -9,6 +7,7 @@
 #include "cpu/quantized_matmul/quantized_matmul.h"
 #include "cpu/quantized_matmul/tables.h"
 #include "cuda/quantized_matmul/problem.h"
+#include "cuda/quantized_matmul/quantized_matmul.h"
 
 namespace ingot::cuda {
 namespace {
@@ -26,7 +25,8 @@ Element FloatOf(const DLTensor& tensor, const char* name) {
   if (Is(tensor, kDLFloat, 32)) return Element::kFloat;
   if (Is(tensor, kDLFloat, 16)) return Element::kHalf;
   if (Is(tensor, kDLBfloat, 16)) return Element::kBfloat;
-  FailKernel("quantized_matmul takes ", std::string_view(name), " of float32, float16 or bfloat16, not ", DTypeText(tensor.dtype));
+  FailKernel("quantized_matmul takes ", std::string_view(name), " of float32, float16 or bfloat16, not ",
+             DTypeText(tensor.dtype));
 }
 
 const DLTensor* Typed(const DLTensor* tensor, const char* name, uint8_t code, int bits) {
@@ -93,10 +93,11 @@ class Call {
     const DLTensor& y = context_.Output(0);
     p.x_type = FloatOf(x, "X");
     p.y_type = FloatOf(y, "Y");
-    const bool fits = x.ndim >= 1 && x.ndim == y.ndim && p.y_type == p.x_type && std::equal(x.shape, x.shape + x.ndim - 1, y.shape);
+    const bool fits =
+        x.ndim >= 1 && x.ndim == y.ndim && p.y_type == p.x_type && std::equal(x.shape, x.shape + x.ndim - 1, y.shape);
     if (!fits)
-      FailKernel("quantized_matmul of X ", DTypeText(x.dtype), " ", ShapeText(x), " to Y ", DTypeText(y.dtype), " ", ShapeText(y),
-                 " does not fit together");
+      FailKernel("quantized_matmul of X ", DTypeText(x.dtype), " ", ShapeText(x), " to Y ", DTypeText(y.dtype), " ",
+                 ShapeText(y), " does not fit together");
     p.rows = Extent(ElementCount(ShapeOf(x).first(static_cast<size_t>(x.ndim - 1))), "rows");
     p.depth = Extent(x.shape[x.ndim - 1], "columns of X");
     p.columns = Extent(y.shape[y.ndim - 1], "columns");
@@ -207,8 +208,8 @@ class Call {
     const Choice choice = {static_cast<int>(variant / 1'000'000), static_cast<int>(variant / 10'000 % 100),
                            static_cast<int>(variant / 100 % 100), static_cast<int>(variant % 100)};
     if (choice.path == 3 && context_.capability() != 90)
-      FailKernel("quantized_matmul: variant ", variant, " is for compute capability 9.0, not ", context_.capability() / 10, ".",
-                 context_.capability() % 10);
+      FailKernel("quantized_matmul: variant ", variant, " is for compute capability 9.0, not ",
+                 context_.capability() / 10, ".", context_.capability() % 10);
     return choice;
   }
 

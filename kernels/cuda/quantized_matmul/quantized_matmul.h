@@ -22,12 +22,12 @@
 // One shift, `and`s and a subtraction in halves make an operand of a word; a panel is read from start to end whatever
 // the path. Padding is of any code in rows and of finite value in k: X is taken for 0 there.
 //
-// int8 zeros of int4 are at most 120. Packed W, scales and zeros are constants: they are read before the kernels in front
-// on the stream have finished.
+// int8 zeros of int4 are at most 120. Packed W, scales and zeros are constants: they are read before the kernels in
+// front on the stream have finished.
 //
-// variant: 0 takes what suits the problem. Others are for measurements, in decimal digits: the path (1 for up to 8 rows:
-// mma in blocks of 32 columns, 2: mma in blocks of 128, 3: wgmma) * 10^6 + slices of K in different blocks * 10^4 +
-// stages * 100 + warps that share K in a block (path 3: rows of a tile / 8), where 0 is as chosen.
+// variant: 0 takes what suits the problem. Others are for measurements, in decimal digits: the path (1 for up to 8
+// rows: mma in blocks of 32 columns, 2: mma in blocks of 128, 3: wgmma) * 10^6 + slices of K in different blocks * 10^4
+// + warps that share K in a block (path 3: rows of a tile / 8), where 0 is as chosen.
 #pragma once
 
 #include "cuda/kernel.h"

@@ -2,18 +2,18 @@
 //
 // A block has a warp that loads X by TMA, kRows rows by 64 k at a time, into a ring in shared memory, and two
 // warpgroups that compute 64 columns of Y for all of these rows each. Their warps read the codes of a panel straight
-// from global memory, two steps ahead, and make operands of the next step while the tensor cores multiply those of the last.
-// Blocks stay: they compute one tile after another.
+// from global memory, two steps ahead, and make operands of the next step while the tensor cores multiply those of the
+// last. Blocks stay: they compute one tile after another.
+#include <algorithm>
+
 #include "cuda/quantized_matmul/epilogue.h"
 #include "cuda/tensor_map.h"
-
-#include <algorithm>
 
 namespace ingot::cuda::quantized_matmul {
 namespace {
 
-constexpr int kConsumers = 2;       // warpgroups
-constexpr int kGroupColumns = 64;   // of Y, of a warpgroup
+constexpr int kConsumers = 2;      // warpgroups
+constexpr int kGroupColumns = 64;  // of Y, of a warpgroup
 constexpr int kTileColumns = kConsumers * kGroupColumns;
 constexpr int kThreads = (kConsumers + 1) * 128;
 constexpr int kMostStages = 8;
@@ -57,12 +57,16 @@ struct Consumer {
   int panel;
   const uint8_t* codes_from;  // this lane's
   Place place;
-  uint4 codes[2][kWords];         // of the next two steps
+  uint4 codes[2][kWords];                 // of the next two steps
   Numbers scales[2] = {}, zeros[2] = {};  // likewise, where they are the same in all of a step
   float sums[kRows / 2];
 
   INGOT_PTX Consumer(const Problem& problem, uint32_t x, uint32_t full_barriers, uint32_t empty_barriers)
-      : p(problem), x_address(x), full(full_barriers), empty(empty_barriers), lane(static_cast<int>(threadIdx.x) % 32) {}
+      : p(problem),
+        x_address(x),
+        full(full_barriers),
+        empty(empty_barriers),
+        lane(static_cast<int>(threadIdx.x) % 32) {}
 
   INGOT_PTX Numbers ReadPair(const uint8_t* from, Element type, int k) const {
     const int group = min(k >> p.group_shift, p.groups - 1);
@@ -95,13 +99,18 @@ struct Consumer {
         scale = ReadPair(p.scales, p.scale_type, step * kStep + matrix * 16);
         if (p.zeros != nullptr) zero = ReadPair(p.zeros, Element::kByte, step * kStep + matrix * 16);
       }
-      const Offsets offsets = p.zeros == nullptr ? OffsetsOf<T, kCodes>(0, 0) : OffsetsOf<T, kCodes>(zero.even, zero.odd);
+      const Offsets offsets =
+          p.zeros == nullptr ? OffsetsOf<T, kCodes>(0, 0) : OffsetsOf<T, kCodes>(zero.even, zero.odd);
       if constexpr (kCodes == Codes::kBytes) {
         const uint4 v = codes[kBuffer][matrix / 2];
         DequantizeBytes<T>(matrix % 2 == 0 ? v.x : v.z, matrix % 2 == 0 ? v.y : v.w, offsets, a[matrix]);
       } else {
         const uint4 v = codes[kBuffer][0];
-        Dequantize<T, kCodes>(matrix == 0 ? v.x : matrix == 1 ? v.y : matrix == 2 ? v.z : v.w, offsets, p.table, a[matrix]);
+        Dequantize<T, kCodes>(matrix == 0   ? v.x
+                              : matrix == 1 ? v.y
+                              : matrix == 2 ? v.z
+                                            : v.w,
+                              offsets, p.table, a[matrix]);
       }
       const uint32_t even = Pairs<T>::Pack(scale.even, scale.even), odd = Pairs<T>::Pack(scale.odd, scale.odd);
 #pragma unroll
@@ -115,8 +124,8 @@ struct Consumer {
     Dequantize4<kBuffer>(step, a);
     Fetch<kBuffer>(step + 2);
     ptx::BarrierWait(full + static_cast<uint32_t>(place.stage) * 8, place.phase);
-    const uint64_t x = ptx::MatrixDescriptor(x_address + static_cast<uint32_t>(place.stage * kStageBytes<kRows>), 16, 1024,
-                                             ptx::Swizzle::k128);
+    const uint64_t x = ptx::MatrixDescriptor(x_address + static_cast<uint32_t>(place.stage * kStageBytes<kRows>), 16,
+                                             1024, ptx::Swizzle::k128);
     ptx::WgmmaFence();
 #pragma unroll
     for (int matrix = 0; matrix < 4; ++matrix)
@@ -160,13 +169,15 @@ struct Consumer {
       for (int tile = 0; tile < kWriteRows / 8; ++tile) {
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-          to[(tile * 8 + lane % 4 * 2 + j % 2) * kWriteStride + j / 2 * 8] = sums[(chunk * kWriteRows / 8 + tile) * 4 + j];
+          to[(tile * 8 + lane % 4 * 2 + j % 2) * kWriteStride + j / 2 * 8] =
+              sums[(chunk * kWriteRows / 8 + tile) * 4 + j];
       }
       ptx::NamedSync(barrier, 128);
       const int column = first_column + thread % kGroupColumns;
       for (int i = thread / kGroupColumns; i < kWriteRows; i += 128 / kGroupColumns) {
         const int row = first_row + chunk * kWriteRows + i;
-        if (row < p.rows && column < p.columns) Finish(p, row, column, shared[i * kWriteStride + thread % kGroupColumns]);
+        if (row < p.rows && column < p.columns)
+          Finish(p, row, column, shared[i * kWriteStride + thread % kGroupColumns]);
       }
     }
   }
@@ -227,15 +238,16 @@ void Start(CudaContext& context, const Problem& p) {
   const uint64_t strides[] = {static_cast<uint64_t>(p.x_stride) * 2};
   const uint32_t box[] = {kStep, kRows};
   const CUtensorMap map =
-      MakeTensorMap(p.x_type == Element::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, p.x, extents,
-                    strides, box, ptx::Swizzle::k128);
+      MakeTensorMap(p.x_type == Element::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                    p.x, extents, strides, box, ptx::Swizzle::k128);
   const int64_t tiles = CeilDivide(p.rows, kRows) * CeilDivide(p.columns, kTileColumns);
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>(tiles, std::max(context.multiprocessors(), 1))));
   CudaContext::Check(Launch(Wgmma<T, kCodes, kRows>, grid, dim3(kThreads), kUsedBytes<kRows>, context.stream(), p, map),
                      "quantized_matmul with wgmma");
 }
 
-// Rows of a tile: those that take the least time, counted in steps of tensor cores by rows. Making operands takes as long as 80 rows.
+// Rows of a tile: those that take the least time, counted in steps of tensor cores by rows. Making operands takes as
+// long as 80 rows.
 int RowsFor(const Problem& p, int multiprocessors) {
   int best = 0;
   int64_t least = 0;
