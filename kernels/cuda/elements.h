@@ -26,9 +26,9 @@ inline bool IsFloatType(const DLTensor& tensor) {
 inline Floats FloatsOf(const DLTensor& tensor, std::string_view kernel, std::string_view name) {
   if (!IsFloatType(tensor))
     FailKernel(kernel, " takes ", name, " of float32, float16 or bfloat16, not ", DTypeText(tensor.dtype));
-  const FloatType type = tensor.dtype.bits == 32            ? FloatType::kFloat
+  const FloatType type = tensor.dtype.bits == 32          ? FloatType::kFloat
                          : tensor.dtype.code == kDLBfloat ? FloatType::kBfloat
-                                                            : FloatType::kHalf;
+                                                          : FloatType::kHalf;
   return {Data<std::byte>(tensor), type};
 }
 

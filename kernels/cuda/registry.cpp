@@ -11,6 +11,9 @@
 #include "normalization/normalization.h"
 #include "quantized_matmul/quantized_matmul.h"
 #include "tensor_scatter/tensor_scatter.h"
+#include "rotary/rotary.h"
+#include "rotary/rotary_cache.h"
+#include "sampling/sampling.h"
 
 namespace ingot {
 namespace {
@@ -60,6 +63,21 @@ constexpr auto kKernels = std::to_array<CudaKernel>({
      "(X [..., K], packed W, scales, zeros?, bias?, residual?) -> residual + activation(X W^T + bias); ints: format (0 "
      "int8, 1 int4, 2 mxfp4, 3 nf4), group, compute (0 float, 1 may round X), activation group, activation, and "
      "optionally a variant"},
+    {"rotary",
+     Rotary,
+     {{3, 3}, {1, 1}, 0, 3, 0},
+     "(X [B, S, H, D] or [B, H, S, D], cosines, sines [B or 1, S, R / 2]) -> X with pairs of elements rotated; ints: layout (0 "
+     "BSHD, 1 BHSD), interleaved, R or 0 for all"},
+    {"rotary_cache",
+     RotaryCache,
+     {{5, 10}, {3, 5}, 0, 3, 0},
+     "(key cache, value cache, Q, K, V, cosines?, sines?, first?, key scales?, value scales?) -> both caches in place, rotated Q, "
+     "both scales in place?; ints: circular, interleaved, R or 0 for all"},
+    {"sample",
+     Sample,
+     {{1, 3}, {1, 2}, 0, 1, 3},
+     "(logits [..., V], uniform numbers [...]?, settings [..., 4]?) -> int64 tokens, float32 log probabilities?; ints: top k; "
+     "floats: temperature, top p, min p"},
     {"tensor_scatter",
      TensorScatter,
      {{2, 3}, {1, 1}, 0, 3, 0},

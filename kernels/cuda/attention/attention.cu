@@ -1,5 +1,4 @@
 #include "cuda/attention/attention.h"
-
 #include "cuda/attention/general.h"
 #include "cuda/attention/operands.h"
 #include "cuda/attention_decode/attention_decode.h"
@@ -9,8 +8,8 @@ namespace ingot {
 namespace cuda {
 namespace {
 
-// Up to so many rows (queries times the heads that share keys) the cache's bytes decide, not arithmetic: four blocks of 16 rows
-// read a cache that stays in the second-level cache between them.
+// Up to so many rows (queries times the heads that share keys) the cache's bytes decide, not arithmetic: four blocks of
+// 16 rows read a cache that stays in the second-level cache between them.
 constexpr int64_t kMostDecodeRows = 64;
 
 }  // namespace

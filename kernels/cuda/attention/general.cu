@@ -1,5 +1,4 @@
 #include "cuda/attention/general.h"
-
 #include "cuda/attention_decode/parts.h"
 
 namespace ingot::cuda {
@@ -10,7 +9,8 @@ constexpr int kRows = 4;  // of a block
 constexpr int kKeys = 4;  // of a warp's step
 constexpr int kPairs = kRows * kKeys;
 
-// Adds up 2 kHalf numbers over the lanes, which halves how many are left, and so on: lane i gets the sum of numbers[i / 2].
+// Adds up 2 kHalf numbers over the lanes, which halves how many are left, and so on: lane i gets the sum of numbers[i /
+// 2].
 template <int kHalf>
 __device__ void SumPairs(float (&numbers)[kPairs], int lane) {
   const bool upper = (lane & (2 * kHalf)) != 0;
@@ -27,8 +27,8 @@ __device__ void SumPairs(float (&numbers)[kPairs], int lane) {
   }
 }
 
-// Four warps take turns at steps of four keys. Each lane holds elements lane, lane + 32, ... of the rows; a pair of a row and a
-// key has its score in two lanes.
+// Four warps take turns at steps of four keys. Each lane holds elements lane, lane + 32, ... of the rows; a pair of a
+// row and a key has its score in two lanes.
 template <AttentionElement kCache, int kSlices>
 __global__ void __launch_bounds__(32 * kWarps) General(const AttentionProblem problem, const Parts parts) {
   using T = typename ElementType<kCache>::Type;
@@ -78,8 +78,7 @@ __global__ void __launch_bounds__(32 * kWarps) General(const AttentionProblem pr
   const int64_t head = kv_head * group + (first_row + own_row) % group;
   const Visible visible = VisibleKeys(problem, sequence, own_query);
   const float slope = problem.slopes == nullptr ? 0 : problem.slopes[head];
-  const int64_t mask_row =
-      batch * problem.mask.batch + head * problem.mask.head + own_query * problem.mask.query;
+  const int64_t mask_row = batch * problem.mask.batch + head * problem.mask.head + own_query * problem.mask.query;
 
   const T* const all_keys = static_cast<const T*>(problem.k.data) + kv_head * problem.k.head;
   const T* const all_values = static_cast<const T*>(problem.v.data) + kv_head * problem.v.head;
@@ -100,7 +99,8 @@ __global__ void __launch_bounds__(32 * kWarps) General(const AttentionProblem pr
       const T* value = all_values + place.batch * problem.v.batch + place.step * problem.v.sequence;
       float value_scale = 1;
       if (problem.k_scales != nullptr) {
-        const int64_t at = place.batch * problem.scales_batch + place.step * problem.scales_sequence + kv_head * problem.scales_head;
+        const int64_t at =
+            place.batch * problem.scales_batch + place.step * problem.scales_sequence + kv_head * problem.scales_head;
         if (j == pair / kRows) key_scale = problem.k_scales[at];
         value_scale = problem.v_scales[at];
       }

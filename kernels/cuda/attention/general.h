@@ -1,4 +1,5 @@
-// Attention of anything: every type, layout, size, mask and place of keys. Arithmetic is in float32, without tensor cores.
+// Attention of anything: every type, layout, size, mask and place of keys. Arithmetic is in float32, without tensor
+// cores.
 #pragma once
 
 #include "cuda/attention/problem.h"

@@ -29,14 +29,14 @@ __device__ inline int64_t Clamped(int64_t x, int64_t least, int64_t most) {
 
 __device__ inline Sequence ReadSequence(const AttentionProblem& problem, int64_t batch) {
   Sequence sequence{};
-  const int64_t length = problem.lengths == nullptr ? problem.keys : IntegerAt(problem.lengths, problem.long_lengths, batch);
+  const int64_t length =
+      problem.lengths == nullptr ? problem.keys : IntegerAt(problem.lengths, problem.long_lengths, batch);
   sequence.length = static_cast<int32_t>(Clamped(length, 0, problem.keys));
   if (problem.ring != nullptr && sequence.length > problem.sink_keys) {
     const int64_t position = IntegerAt(problem.ring, problem.long_ring, 2 * batch);
     const int64_t slot = IntegerAt(problem.ring, problem.long_ring, 2 * batch + 1);
     sequence.shift = Clamped(position, problem.sink_keys, kUnbounded) - problem.sink_keys;
-    sequence.turn =
-        static_cast<int32_t>(Clamped(slot, problem.sink_keys, problem.keys - 1) - problem.sink_keys);
+    sequence.turn = static_cast<int32_t>(Clamped(slot, problem.sink_keys, problem.keys - 1) - problem.sink_keys);
   }
   if (problem.at_end) sequence.query = sequence.length + sequence.shift - problem.queries;
   return sequence;
@@ -155,7 +155,8 @@ struct State {
   float max, sum;
 };
 
-// A row's sum with its head's sink, relative to 2^base; the factor of O is the reciprocal, 0 for a row that saw nothing.
+// A row's sum with its head's sink, relative to 2^base; the factor of O is the reciprocal, 0 for a row that saw
+// nothing.
 __device__ inline float OutputFactor(const AttentionProblem& problem, int64_t head, float base, float sum) {
   float factor = 1;
   if (problem.sinks != nullptr) {

@@ -1,9 +1,8 @@
-#include "cuda/attention/operands.h"
-
 #include <algorithm>
 #include <cmath>
 
 #include "cpu/attention/attention.h"
+#include "cuda/attention/operands.h"
 
 namespace ingot::cuda {
 namespace {

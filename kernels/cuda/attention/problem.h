@@ -1,5 +1,5 @@
-// A call of `attention` (cpu/attention/attention.h has its contract) as its kernels take it: plain numbers and addresses
-// on the device. The row `attention` fills it and hands it to the first of its kernels that takes it.
+// A call of `attention` (cpu/attention/attention.h has its contract) as its kernels take it: plain numbers and
+// addresses on the device. The row `attention` fills it and hands it to the first of its kernels that takes it.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,4 @@
 #include "cuda/attention_decode/attention_decode.h"
-
 #include "cuda/attention_decode/launch_decode.h"
 
 namespace ingot::cuda {

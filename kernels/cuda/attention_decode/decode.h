@@ -12,8 +12,8 @@ class Loader {
  public:
   using S = Shape<kCache, kSize>;
 
-  __device__ Loader(const AttentionProblem& problem, const Sequence& sequence, const Tiles<kTileKeys>& tiles, int64_t batch,
-                    int64_t kv_head, int lane, uint32_t shared)
+  __device__ Loader(const AttentionProblem& problem, const Sequence& sequence, const Tiles<kTileKeys>& tiles,
+                    int64_t batch, int64_t kv_head, int lane, uint32_t shared)
       : problem_(problem), sequence_(sequence), tiles_(tiles), batch_(batch), lane_(lane), shared_(shared) {
     const auto* k = static_cast<const char*>(problem.k.data) + kv_head * problem.k.head * S::kBytes;
     const auto* v = static_cast<const char*>(problem.v.data) + kv_head * problem.v.head * S::kBytes;
@@ -105,7 +105,9 @@ __device__ void LoadQueries(const AttentionProblem& problem, const Plan& plan, i
       const T high = Rounded<T>(value);
       auto* place = reinterpret_cast<T*>(to + r * S::kQueryPitch) + i * 32 + lane;
       *place = high;
-      if (plan.twice) *reinterpret_cast<T*>(reinterpret_cast<unsigned char*>(place) + S::kQueryBytes) = Rounded<T>(value - ToFloat(high));
+      if (plan.twice)
+        *reinterpret_cast<T*>(reinterpret_cast<unsigned char*>(place) + S::kQueryBytes) =
+            Rounded<T>(value - ToFloat(high));
     }
     if (lane == 0) norms[r] = norm;
   }
@@ -227,7 +229,8 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
     // Scores, times log2 e. Element i of scores[n] is that of row i / 2 and key 8 n + 2 (lane % 4) + i % 2.
     const int32_t first = tiles.First(tile);
     const int32_t end = tiles.End(tile);
-    const bool whole = first + kTileKeys <= (end < all_end ? end : all_end) && (first >= all_begin || end <= problem.sink_keys);
+    const bool whole =
+        first + kTileKeys <= (end < all_end ? end : all_end) && (first >= all_begin || end <= problem.sink_keys);
     float key_scales[2][2], value_scales[2][2];
     if (!S::kWide && scaled) {
 #pragma unroll
@@ -353,7 +356,8 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
         StoreFloat(const_cast<void*>(problem.o.data), problem.o.element, to + j, values[j] * factor);
     } else {
       const int64_t at = PartRow(problem, plan.parts, batch, kv_head, part, row);
-      *reinterpret_cast<float4*>(plan.parts.outputs + at * kSize + column) = {values[0], values[1], values[2], values[3]};
+      *reinterpret_cast<float4*>(plan.parts.outputs + at * kSize + column) = {values[0], values[1], values[2],
+                                                                              values[3]};
       if (column == 0) plan.parts.states[at] = {all, total};
     }
   }
@@ -364,46 +368,47 @@ void LaunchSize(const AttentionProblem& problem, Plan plan, int64_t variant, Cud
   using S = Shape<kCache, kSize>;
   const size_t query_bytes = (plan.twice ? 2 : 1) * S::kQueryBytes;
   const size_t stage_bytes = S::kWarps * S::kStageBytes;
-  // Half of a multiprocessor's shared memory less the KiB that the system takes, so that two blocks run on each; with less than
-  // two stages in it, all of it.
+  // Half of a multiprocessor's shared memory less the KiB that the system takes, so that two blocks run on each; with
+  // less than two stages in it, all of it.
   const int capability = context.capability();
-  const size_t half = capability == 80 || capability == 87           ? 81 * 1024
+  const size_t half = capability == 80 || capability == 87   ? 81 * 1024
                       : capability >= 90 && capability < 120 ? 113 * 1024
                                                              : 49 * 1024;
   const size_t fitting = (half - 1024 - query_bytes) / stage_bytes;
   plan.stages = static_cast<int32_t>(std::clamp<size_t>(fitting, 2, kMostStages));
   const int64_t blocks = problem.batches * problem.kv_heads * plan.row_blocks;
   const int64_t slots = context.multiprocessors() * (fitting < 2 ? 1 : 2);
-  const int32_t parts =
-      variant > 0 ? static_cast<int32_t>(std::min<int64_t>(variant, 256))
-                  : PartsFor(blocks, slots, MostVisibleKeys(problem), int64_t{2} * S::kWarps * kTileKeys);
+  const int32_t parts = variant > 0
+                            ? static_cast<int32_t>(std::min<int64_t>(variant, 256))
+                            : PartsFor(blocks, slots, MostVisibleKeys(problem), int64_t{2} * S::kWarps * kTileKeys);
   plan.parts = AllocateParts(problem, parts, context);
-  CudaContext::Check(Launch(Decode<kCache, kSize>, dim3(static_cast<uint32_t>(blocks * parts)), dim3(32 * S::kWarps),
-                            static_cast<size_t>(plan.stages) * stage_bytes + query_bytes, context.stream(), problem, plan),
-                     "attention of few queries");
+  CudaContext::Check(
+      Launch(Decode<kCache, kSize>, dim3(static_cast<uint32_t>(blocks * parts)), dim3(32 * S::kWarps),
+             static_cast<size_t>(plan.stages) * stage_bytes + query_bytes, context.stream(), problem, plan),
+      "attention of few queries");
   CombineParts(problem, plan.parts, context);
 }
 
 // The definition, for the files that have one type each.
-#define INGOT_DECODE_ELEMENT(kCache)                                                                            \
-  template <>                                                                                                   \
+#define INGOT_DECODE_ELEMENT(kCache)                                                                             \
+  template <>                                                                                                    \
   bool LaunchDecode<kCache>(const AttentionProblem& problem, Plan plan, int64_t variant, CudaContext& context) { \
-    switch (problem.size) {                                                                                     \
-      case 64:                                                                                                  \
-        LaunchSize<kCache, 64>(problem, plan, variant, context);                                                \
-        return true;                                                                                            \
-      case 96:                                                                                                  \
-        LaunchSize<kCache, 96>(problem, plan, variant, context);                                                \
-        return true;                                                                                            \
-      case 128:                                                                                                 \
-        LaunchSize<kCache, 128>(problem, plan, variant, context);                                               \
-        return true;                                                                                            \
-      case 256:                                                                                                 \
-        LaunchSize<kCache, 256>(problem, plan, variant, context);                                               \
-        return true;                                                                                            \
-      default:                                                                                                  \
-        return false;                                                                                           \
-    }                                                                                                           \
+    switch (problem.size) {                                                                                      \
+      case 64:                                                                                                   \
+        LaunchSize<kCache, 64>(problem, plan, variant, context);                                                 \
+        return true;                                                                                             \
+      case 96:                                                                                                   \
+        LaunchSize<kCache, 96>(problem, plan, variant, context);                                                 \
+        return true;                                                                                             \
+      case 128:                                                                                                  \
+        LaunchSize<kCache, 128>(problem, plan, variant, context);                                                \
+        return true;                                                                                             \
+      case 256:                                                                                                  \
+        LaunchSize<kCache, 256>(problem, plan, variant, context);                                                \
+        return true;                                                                                             \
+      default:                                                                                                   \
+        return false;                                                                                            \
+    }                                                                                                            \
   }
 
 }  // namespace ingot::cuda::decode

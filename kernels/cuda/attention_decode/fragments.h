@@ -1,4 +1,5 @@
-// What one type of keys and values means for the tensor cores: where things lie in shared memory, and fragments of them.
+// What one type of keys and values means for the tensor cores: where things lie in shared memory, and fragments of
+// them.
 #pragma once
 
 #include "cuda/attention/keys.h"
@@ -8,7 +9,8 @@ namespace ingot::cuda::decode {
 constexpr int kRows = 16;      // of a product
 constexpr int kTileKeys = 16;  // for each step of the running softmax
 constexpr int kMostStages = 6;
-// Scales of V below count as this for the greatest of a row: 2^-100, so that its reciprocal and sums of those are finite.
+// Scales of V below count as this for the greatest of a row: 2^-100, so that its reciprocal and sums of those are
+// finite.
 constexpr float kLeastScale = 7.8886091e-31f;
 
 template <typename T>
@@ -107,8 +109,8 @@ struct Shape {
     return Pack(low - ToFloat(pair[0]), high - ToFloat(pair[1]));
   }
 
-  // Elements 16 c to 16 c + 15 of the rows of Q. The order of elements within a step does not matter as long as K's is the same:
-  // of bytes a lane gets four in a row.
+  // Elements 16 c to 16 c + 15 of the rows of Q. The order of elements within a step does not matter as long as K's is
+  // the same: of bytes a lane gets four in a row.
   __device__ static void LoadQuery(uint32_t (&a)[4], uint32_t queries, int c, int lane) {
     const uint32_t at = queries + (lane / 4) * kQueryPitch + 32 * c + (kWide ? 4 : 8) * (lane % 4);
     constexpr uint32_t kUpper = kWide ? 16 : 4;
@@ -152,11 +154,9 @@ struct Shape {
     }
   }
 
-  // The element of a head that column `column` of fragment n is: pairs of bytes are transposed together, so that fragments of
-  // bytes are the even and the odd elements of 16.
-  __device__ static int Column(int n, int column) {
-    return kWide ? 8 * n + column : 16 * (n / 2) + 2 * column + n % 2;
-  }
+  // The element of a head that column `column` of fragment n is: pairs of bytes are transposed together, so that
+  // fragments of bytes are the even and the odd elements of 16.
+  __device__ static int Column(int n, int column) { return kWide ? 8 * n + column : 16 * (n / 2) + 2 * column + n % 2; }
 };
 
 }  // namespace ingot::cuda::decode

@@ -8,8 +8,8 @@ namespace ingot::cuda::decode {
 struct Plan {
   int32_t row_blocks;  // of kRows rows
   int32_t stages;      // 2 to kMostStages
-  bool twice;          // Q and probabilities have more bits than the tensor cores' type: what is lost is multiplied as well
-  bool normalized;     // rows of Q are divided by their greatest element, as f16 has a small range
+  bool twice;  // Q and probabilities have more bits than the tensor cores' type: what is lost is multiplied as well
+  bool normalized;  // rows of Q are divided by their greatest element, as f16 has a small range
   Parts parts;
 };
 

@@ -1,5 +1,4 @@
 #include "cuda/attention_decode/parts.h"
-
 #include "cuda/launch.h"
 
 namespace ingot::cuda {
@@ -64,7 +63,8 @@ __global__ void __launch_bounds__(32 * kWarps) Combine(const AttentionProblem pr
 
 int32_t PartsFor(int64_t blocks, int64_t slots, int64_t keys, int64_t least) {
   const int64_t most = std::min<int64_t>(std::max<int64_t>(keys / least, 1), kMostParts);
-  // Of the counts whose last wave of blocks is fullest, the least: each part costs a start and a share of the second kernel.
+  // Of the counts whose last wave of blocks is fullest, the least: each part costs a start and a share of the second
+  // kernel.
   int64_t best = 1;
   double best_share = 0;
   for (int64_t count = 1; count <= most; ++count) {
@@ -89,8 +89,8 @@ Parts AllocateParts(const AttentionProblem& problem, int32_t count, CudaContext&
 void CombineParts(const AttentionProblem& problem, const Parts& parts, CudaContext& context) {
   if (parts.count == 1) return;
   const int64_t rows = problem.batches * problem.kv_heads * problem.queries * problem.group;
-  CudaContext::Check(LaunchWith(true, Combine, dim3(static_cast<uint32_t>(rows)), dim3(32 * kWarps), 0, context.stream(),
-                                problem, parts),
+  CudaContext::Check(LaunchWith(true, Combine, dim3(static_cast<uint32_t>(rows)), dim3(32 * kWarps), 0,
+                                context.stream(), problem, parts),
                      "attention: putting parts together");
 }
 

@@ -1,4 +1,5 @@
-// Keys in parts: each part leaves a state and an unfinished output for every row, and a second kernel puts them together.
+// Keys in parts: each part leaves a state and an unfinished output for every row, and a second kernel puts them
+// together.
 #pragma once
 
 #include <algorithm>
@@ -43,7 +44,8 @@ struct TileRange {
 __device__ inline TileRange RangeOf(int32_t tiles, int32_t part, int32_t parts, int32_t step) {
   const int32_t each = (tiles + parts * step - 1) / (parts * step) * step;
   const int64_t begin = int64_t{part} * each;
-  return {static_cast<int32_t>(begin < tiles ? begin : tiles), static_cast<int32_t>(begin + each < tiles ? begin + each : tiles)};
+  return {static_cast<int32_t>(begin < tiles ? begin : tiles),
+          static_cast<int32_t>(begin + each < tiles ? begin + each : tiles)};
 }
 
 // The most keys that a row sees, as far as can be known without the data.
@@ -52,7 +54,8 @@ inline int64_t MostVisibleKeys(const AttentionProblem& problem) {
   return std::min(problem.keys, problem.left + problem.queries + problem.sink_keys);
 }
 
-// How many parts fill the GPU: `blocks` blocks for each part, `slots` of which run at a time, each of at least `least` keys.
+// How many parts fill the GPU: `blocks` blocks for each part, `slots` of which run at a time, each of at least `least`
+// keys.
 int32_t PartsFor(int64_t blocks, int64_t slots, int64_t keys, int64_t least);
 
 // Memory for the parts.

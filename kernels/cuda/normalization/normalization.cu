@@ -1,9 +1,8 @@
-#include "cuda/normalization/normalization.h"
-
 #include <algorithm>
 
 #include "cuda/elements.h"
 #include "cuda/launch.h"
+#include "cuda/normalization/normalization.h"
 
 namespace ingot {
 namespace cuda {
@@ -69,7 +68,8 @@ __device__ inline float SquareDistance(const float (&x)[4], int count, float mea
   return sum;
 }
 
-__device__ inline void Finish(const Problem& p, int64_t row, int64_t column, const float (&x)[4], float mean, float factor) {
+__device__ inline void Finish(const Problem& p, int64_t row, int64_t column, const float (&x)[4], float mean,
+                              float factor) {
   const int count = CountFrom(p, column);
   float y[4], weight[4], bias[4];
 #pragma unroll
@@ -147,7 +147,8 @@ __global__ void __launch_bounds__(kBlockThreads) NormalizeRows(const Problem p) 
 Floats RowOf(const DLTensor* tensor, std::string_view name, int64_t size) {
   if (tensor == nullptr) return {};
   if (tensor->ndim != 1 || tensor->shape[0] != size)
-    FailKernel("normalization of rows of ", size, " elements has ", name, " of shape ", ShapeText(*tensor), "; it takes [", size, "]");
+    FailKernel("normalization of rows of ", size, " elements has ", name, " of shape ", ShapeText(*tensor),
+               "; it takes [", size, "]");
   return FloatsOf(*tensor, "normalization", name);
 }
 
@@ -172,7 +173,8 @@ void Normalize(CudaContext& context) {
   p.bias = RowOf(context.OptionalInput(2), "bias", p.size);
   if (const DLTensor* residual = context.OptionalInput(3)) {
     if (!std::ranges::equal(ShapeOf(*residual), shape))
-      FailKernel("normalization of ", ShapeText(x), " with a residual of ", ShapeText(*residual), " does not fit together");
+      FailKernel("normalization of ", ShapeText(x), " with a residual of ", ShapeText(*residual),
+                 " does not fit together");
     p.residual = FloatsOf(*residual, "normalization", "a residual");
   }
   p.y = FloatsOf(context.AllocateOutput(0, shape), "normalization", "Y");
@@ -185,13 +187,13 @@ void Normalize(CudaContext& context) {
   const bool narrow = p.size <= 32 * kKept;
   const int64_t blocks = narrow ? (p.rows + kBlockThreads / 32 - 1) / (kBlockThreads / 32) : p.rows;
   if (blocks >= int64_t{1} << 31) FailKernel("normalization of ", p.rows, " rows is more than one launch can have");
-  const auto kernel = p.size > kBlockThreads * kKept               ? NormalizeRows<kBlockThreads, false>
+  const auto kernel = p.size > kBlockThreads * kKept             ? NormalizeRows<kBlockThreads, false>
                       : narrow && (p.rows >= 8 || p.size <= 256) ? NormalizeRows<32, true>
-                                                                   : NormalizeRows<kBlockThreads, true>;
+                                                                 : NormalizeRows<kBlockThreads, true>;
   const bool warps = kernel == NormalizeRows<32, true>;
-  CudaContext::Check(Launch(kernel, dim3(static_cast<uint32_t>(warps ? blocks : p.rows)), dim3(kBlockThreads), 0,
-                            context.stream(), p),
-                     "normalization");
+  CudaContext::Check(
+      Launch(kernel, dim3(static_cast<uint32_t>(warps ? blocks : p.rows)), dim3(kBlockThreads), 0, context.stream(), p),
+      "normalization");
 }
 
 }  // namespace ingot

@@ -12,7 +12,8 @@ struct Slots {
   const void* first;  // [batches], nullptr: 0
   bool long_first;    // int64 rather than int32
 
-  // The slot of a batch's step, or -1 if it is not written: it has none, or a later one of `steps` takes its place in the ring.
+  // The slot of a batch's step, or -1 if it is not written: it has none, or a later one of `steps` takes its place in
+  // the ring.
   __device__ int64_t operator()(int64_t batch, int64_t step, int64_t steps) const {
     int64_t start = 0;
     if (first != nullptr)

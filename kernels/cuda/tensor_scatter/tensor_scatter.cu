@@ -1,5 +1,3 @@
-#include "cuda/tensor_scatter/tensor_scatter.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -7,6 +5,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/tensor_scatter/slots.h"
+#include "cuda/tensor_scatter/tensor_scatter.h"
 
 namespace ingot {
 namespace cuda {
@@ -30,7 +29,8 @@ __device__ void Put(T& to, const T& from) {
 
 template <typename To, typename From>
 __global__ void __launch_bounds__(kThreads) Scatter(To* cache, const From* update, Extents extents, Slots slots) {
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < extents.total; i += int64_t{gridDim.x} * kThreads) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < extents.total;
+       i += int64_t{gridDim.x} * kThreads) {
     const int64_t element = i % extents.behind;
     const int64_t step = i / extents.behind % extents.steps;
     const int64_t row = i / extents.behind / extents.steps;
@@ -49,7 +49,8 @@ void Start(CudaContext& context, void* cache, const void* update, const Extents&
 }
 
 // Moves pieces of as many bytes as divide a step and both addresses.
-void StartBytes(CudaContext& context, void* cache, const void* update, Extents extents, const Slots& slots, size_t bytes) {
+void StartBytes(CudaContext& context, void* cache, const void* update, Extents extents, const Slots& slots,
+                size_t bytes) {
   const auto step = static_cast<uint64_t>(extents.behind) * bytes;
   const uint64_t all = step | reinterpret_cast<uint64_t>(cache) | reinterpret_cast<uint64_t>(update);
   const int64_t width = all % 16 == 0 ? 16 : all % 8 == 0 ? 8 : all % 4 == 0 ? 4 : all % 2 == 0 ? 2 : 1;
@@ -108,9 +109,9 @@ void TensorScatter(CudaContext& context) {
   const DLTensor& output = context.AllocateOutput(0, shape);
   const size_t bytes = static_cast<size_t>(ElementCount(cache)) * ElementBytes(cache);
   if (Data<std::byte>(output) != Data<std::byte>(cache) && bytes > 0)
-    CudaContext::Check(cudaMemcpyAsync(Data<void>(output), Data<const void>(cache), bytes, cudaMemcpyDeviceToDevice,
-                                       context.stream()),
-                       "tensor_scatter: copying the cache");
+    CudaContext::Check(
+        cudaMemcpyAsync(Data<void>(output), Data<const void>(cache), bytes, cudaMemcpyDeviceToDevice, context.stream()),
+        "tensor_scatter: copying the cache");
   if (extents.total == 0) return;
   if (same) {
     StartBytes(context, Data<void>(output), Data<const void>(update), extents, slots, ElementBytes(cache));

@@ -1,0 +1,186 @@
+#include <cuda_fp8.h>
+
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "cuda/rotary/angles.h"
+#include "cuda/rotary/rotary_cache.h"
+#include "cuda/tensor_scatter/slots.h"
+
+namespace ingot {
+namespace cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kMostSize = 512;
+constexpr int kKept = kMostSize / 32;
+
+enum class Storage : int32_t { kFloats, kInt8, kFp8 };
+
+struct Cache {
+  Floats floats;  // without a type for bytes
+  float* scales;
+  int32_t size;
+};
+
+struct Call {
+  Cache key, value;
+  Storage storage;
+  Floats q, k, v, rotated;
+  Angles angles;
+  Slots slots;
+  int64_t tokens, steps, heads, kv_heads;
+};
+
+// Elements lane, lane + 32, ... of a head, into a cache.
+__device__ void StoreHead(const Cache& cache, Storage storage, const float (&x)[kKept], int64_t head, int lane) {
+  if (storage == Storage::kFloats) {
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) {
+      if (i * 32 + lane < cache.size) StoreElement(cache.floats, head * cache.size + i * 32 + lane, x[i]);
+    }
+    return;
+  }
+  float scale = 1;
+  if (cache.scales != nullptr) {
+    float most = 0;
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) {
+      if (i * 32 + lane < cache.size) most = fmaxf(most, fabsf(x[i]));
+    }
+    for (int offset = 16; offset > 0; offset /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, offset));
+    scale = fmaxf(most, 1e-30f) / (storage == Storage::kInt8 ? 127.0f : 448.0f);
+    if (lane == 0) cache.scales[head] = scale;
+  }
+  auto* const to = static_cast<uint8_t*>(cache.floats.data) + head * cache.size;
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    if (i * 32 + lane >= cache.size) break;
+    const float y = x[i] / scale;
+    to[i * 32 + lane] = storage == Storage::kFp8 ? __nv_cvt_float_to_fp8(y, __NV_SATFINITE, __NV_E4M3)
+                                                 : static_cast<uint8_t>(static_cast<int8_t>(__float2int_rn(y)));
+  }
+}
+
+// A warp for each head of Q, K and V of each token.
+__global__ void __launch_bounds__(32 * kWarps) RotateAndStore(const Call call) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t all_heads = call.heads + 2 * call.kv_heads;
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  if (row >= call.tokens * all_heads) return;
+  const int64_t token = row / all_heads;
+  const int64_t batch = token / call.steps;
+  const int64_t step = token % call.steps;
+  int64_t head = row % all_heads;
+  const bool is_q = head < call.heads;
+  const bool is_v = head >= call.heads + call.kv_heads;
+  if (!is_q) head -= is_v ? call.heads + call.kv_heads : call.heads;
+  const Floats& from = is_q ? call.q : is_v ? call.v : call.k;
+  const int32_t size = is_v ? call.value.size : call.key.size;
+  const int64_t start = (token * (is_q ? call.heads : call.kv_heads) + head) * size;
+  float x[kKept] = {};
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int at = i * 32 + lane;
+    if (at >= size) break;
+    x[i] = is_v ? LoadElement(from, start + at) : RotatedElement(call.angles, from, start, at, batch, step);
+  }
+  __syncwarp();
+  if (is_q) {
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) {
+      if (i * 32 + lane < size) StoreElement(call.rotated, start + i * 32 + lane, x[i]);
+    }
+    return;
+  }
+  const int64_t slot = call.slots(batch, step, call.steps);
+  if (slot < 0) return;
+  StoreHead(is_v ? call.value : call.key, call.storage, x, (batch * call.slots.capacity + slot) * call.kv_heads + head,
+            lane);
+}
+
+bool Has(const DLTensor& tensor, std::initializer_list<int64_t> shape) {
+  return std::ranges::equal(ShapeOf(tensor), shape);
+}
+
+float* ScalesOf(CudaContext& context, size_t input, size_t output, const DLTensor& cache) {
+  const DLTensor* scales = context.OptionalInput(input);
+  if (scales == nullptr) return nullptr;
+  if (scales->dtype.code != kDLFloat || scales->dtype.bits != 32 ||
+      !Has(*scales, {cache.shape[0], cache.shape[1], cache.shape[2]}))
+    FailKernel("scales of a cache ", ShapeText(cache), " are float32 of its first three extents, not ",
+               DTypeText(scales->dtype), " ", ShapeText(*scales));
+  if (context.output_count() <= output) FailKernel("scales change in place: they need an output each");
+  if (Data<void>(context.AllocateOutput(output, ShapeOf(*scales))) != Data<void>(*scales))
+    FailKernel("output ", output, " is not the memory of input ", input);
+  return Data<float>(*scales);
+}
+
+Cache ReadCache(CudaContext& context, size_t input, const DLTensor& update, Storage& storage) {
+  const DLTensor& cache = context.Input(input);
+  const bool fits = cache.ndim == 4 && update.ndim == 4 && cache.shape[0] == update.shape[0] &&
+                    cache.shape[2] == update.shape[2] && cache.shape[3] == update.shape[3];
+  if (!fits) FailKernel("an update of ", ShapeText(update), " cannot be written into a cache of ", ShapeText(cache));
+  if (cache.shape[3] > kMostSize)
+    FailKernel("rotary_cache takes heads of at most ", kMostSize, " elements, not ", cache.shape[3]);
+  if (Data<void>(context.AllocateOutput(input, ShapeOf(cache))) != Data<void>(cache))
+    FailKernel("output ", input, " is not the memory of input ", input);
+  Cache result{{}, ScalesOf(context, 8 + input, 3 + input, cache), static_cast<int32_t>(cache.shape[3])};
+  const bool bytes = cache.dtype.bits == 8 && (cache.dtype.code == kDLInt || cache.dtype.code == kDLFloat8_e4m3fn);
+  storage = !bytes ? Storage::kFloats : cache.dtype.code == kDLInt ? Storage::kInt8 : Storage::kFp8;
+  if (bytes) {
+    result.floats.data = Data<std::byte>(cache);
+  } else {
+    result.floats = FloatsOf(cache, "rotary_cache", "a cache");
+  }
+  if (storage == Storage::kInt8 && result.scales == nullptr) FailKernel("a cache of int8 needs scales");
+  if (!bytes && result.scales != nullptr) FailKernel("a cache of ", DTypeText(cache.dtype), " has no scales");
+  return result;
+}
+
+}  // namespace
+}  // namespace cuda
+
+void RotaryCache(CudaContext& context) {
+  using namespace cuda;
+  const DLTensor& q = context.Input(2);
+  const DLTensor& k = context.Input(3);
+  const DLTensor& v = context.Input(4);
+  const auto ints = context.ints();
+  Call call{};
+  Storage value_storage{};
+  call.key = ReadCache(context, 0, k, call.storage);
+  call.value = ReadCache(context, 1, v, value_storage);
+  if (!(context.Input(0).dtype == context.Input(1).dtype) || context.Input(0).shape[1] != context.Input(1).shape[1] ||
+      (call.key.scales == nullptr) != (call.value.scales == nullptr))
+    FailKernel("the caches of keys and values have one type and as many slots, and scales both or neither");
+  if (q.ndim != 4 || q.shape[0] != k.shape[0] || q.shape[1] != k.shape[1] || q.shape[3] != k.shape[3] ||
+      v.shape[1] != k.shape[1] || v.shape[2] != k.shape[2])
+    FailKernel("Q ", ShapeText(q), ", K ", ShapeText(k), " and V ", ShapeText(v), " do not fit together");
+  call.q = FloatsOf(q, "rotary_cache", "Q");
+  call.k = FloatsOf(k, "rotary_cache", "K");
+  call.v = FloatsOf(v, "rotary_cache", "V");
+  call.rotated = FloatsOf(context.AllocateOutput(2, ShapeOf(q)), "rotary_cache", "rotated Q");
+  call.angles = ReadAngles(context.OptionalInput(5), context.OptionalInput(6), q.shape[0], q.shape[1], q.shape[3],
+                           ints[2], ints[1] != 0, "rotary_cache");
+  const DLTensor* first = context.OptionalInput(7);
+  if (first != nullptr && (first->dtype.code != kDLInt || (first->dtype.bits != 64 && first->dtype.bits != 32) ||
+                           !Has(*first, {q.shape[0]})))
+    FailKernel("starts are int64 or int32 [", q.shape[0], "], not ", DTypeText(first->dtype), " ", ShapeText(*first));
+  call.slots = {context.Input(0).shape[1], 0, ints[0] != 0, first == nullptr ? nullptr : Data<const std::byte>(*first),
+                first != nullptr && first->dtype.bits == 64};
+  call.tokens = q.shape[0] * q.shape[1];
+  call.steps = q.shape[1];
+  call.heads = q.shape[2];
+  call.kv_heads = k.shape[2];
+  const int64_t rows = call.tokens * (call.heads + 2 * call.kv_heads);
+  if (rows == 0) return;
+  if (call.slots.circular && call.slots.capacity == 0) FailKernel("a ring without slots takes no steps");
+  const int64_t blocks = (rows + kWarps - 1) / kWarps;
+  if (blocks >= int64_t{1} << 31) FailKernel("rotary_cache of ", rows, " heads is more than one launch can have");
+  CudaContext::Check(
+      Launch(RotateAndStore, dim3(static_cast<uint32_t>(blocks)), dim3(32 * kWarps), 0, context.stream(), call),
+      "rotary_cache");
+}
+
+}  // namespace ingot
