@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ingot.cli import options, printing, quantization
-from ingot.cli.program import functions_of, names_of
+from ingot.cli.program import Function, functions_of, names_of
 from ingot.errors import TargetError
 
 
@@ -55,13 +55,14 @@ def describe(path: str, dims: Mapping[str, int], target: str | None = None) -> d
         "weights": {"tensors": len(weights), "bytes": sum(w["nbytes"] for w in weights)},
         "samples": {"cases": len(samples.get("cases", [])), "reference": samples.get("reference")},
         "targets": [{"name": t["name"], "arch": t["arch"], "features": t["features"], "functions": len(t["code"].get("functions", {})),
-                     "code_bytes": t["code"].get("text_size", 0) + t["code"].get("data_size", 0), "segment": t["code"].get("segment")}
+                     "code_bytes": t["code"].get("text_size", 0) + t["code"].get("data_size", 0) + t["code"].get("size", 0),
+                     "architectures": t["code"].get("architectures"), "ptx": t["code"].get("ptx"), "segment": t["code"].get("segment")}
                     for t in manifest["targets"]],
         "quantization": manifest.get("quantization"),
         "best_target": best,
         "memory": _memory(path, dims, manifest, best),
         "shown_target": shown["name"],
-        "steps": _steps(shown["program"]),
+        "steps": _steps(shown["program"], shown["code"].get("functions", {})),
     }
 
 
@@ -75,14 +76,38 @@ def _memory(path: str, given: Mapping[str, int], manifest: Mapping[str, Any], be
     return {"dims": dims, "bytes": Model.load(path).memory(**dims)}
 
 
-def _steps(program: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _steps(program: Mapping[str, Any], code: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = names_of(program)
     found = []
     for name, function in zip(names, functions_of(program), strict=True):
         for index, step in enumerate(function.steps):
             found.append({"function": name, "step": index, "op": step["op"], "runs": function.runs(step, names), "kernel": step.get("kernel"),
-                          "outputs": function.outputs(step), "node": step.get("node", "")})
+                          "outputs": function.outputs(step), "node": step.get("node", ""), **_placed(function, step, code)})
     return found
+
+
+def _placed(function: Function, step: Mapping[str, Any], code: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a step in a program for a GPU: that it runs on the CPU, or how its kernels are launched."""
+    if step.get("host"):
+        return {"host": True}
+    entry = code.get(step.get("function", ""))
+    return {"launches": function.launches(step, entry)} if isinstance(entry, Mapping) else {}
+
+
+def _runs(step: Mapping[str, Any]) -> str:
+    """What a step runs, for the table."""
+    if step.get("host"):
+        return f"{step['runs']} (on the CPU)"
+    if "launches" not in step:
+        return str(step["runs"])
+    return f"{step['runs']}; " + ", ".join(_launch(launch) for launch in step["launches"])
+
+
+def _launch(launch: Mapping[str, Any]) -> str:
+    """A launch in few words: blocks, threads of each, registers of a thread, shared memory of a block."""
+    grid, block = (" x ".join(str(e) for e in launch[side] if str(e) != "1") or "1" for side in ("grid", "block"))
+    return f"{grid if grid.isdigit() else f'({grid})'} blocks of {block}" + "".join(
+        f", {launch[key]} {what}" for key, what in (("registers", "registers"), ("spills", "bytes spilled"), ("shared", "bytes shared")) if launch.get(key))
 
 
 def _print(found: Mapping[str, Any]) -> None:
@@ -108,7 +133,7 @@ def _print(found: Mapping[str, Any]) -> None:
         (t["name"], printing.size(t["code_bytes"]), t["functions"], "loads on this machine" if t["name"] == found["best_target"] else "")
         for t in found["targets"]], right=[1, 2])
     for t in found["targets"]:
-        print(textwrap.fill(f"{t['name']} needs {t['arch']}: {' '.join(t['features'])}", 120, initial_indent="  ", subsequent_indent="    "))
+        print(textwrap.fill(_needs(t), 120, initial_indent="  ", subsequent_indent="    "))
     if not found["best_target"]:
         print("  none of them can run on this machine")
     if found["quantization"]:
@@ -126,7 +151,15 @@ def _print(found: Mapping[str, Any]) -> None:
     printing.heading(f"steps of {found['shown_target']}")
     several = len({s["function"] for s in found["steps"]}) > 1
     printing.table(["step", "runs", "gives", "from"], [
-        (f"{s['function']} {s['step']}" if several else s["step"], s["runs"], " ".join(s["outputs"]), s["node"]) for s in found["steps"]])
+        (f"{s['function']} {s['step']}" if several else s["step"], _runs(s), " ".join(s["outputs"]), s["node"]) for s in found["steps"]])
+
+
+def _needs(target: Mapping[str, Any]) -> str:
+    """What a target needs of a machine."""
+    if target["arch"] != "cuda":
+        return f"{target['name']} needs {target['arch']}: {' '.join(target['features'])}"
+    newer = f", and PTX for GPUs newer than sm_{target['ptx']}" if target["ptx"] else ""
+    return f"{target['name']} needs an NVIDIA GPU: it has code for {', '.join(f'sm_{a}' for a in target['architectures'])}{newer}"
 
 
 def _provenance(model: Mapping[str, Any]) -> list[str]:

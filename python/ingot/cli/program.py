@@ -71,6 +71,12 @@ class Function:
         indices = step.get("outputs", [step["output"]] if "output" in step else [])
         return [self.value(index) for index in indices if index >= 0]
 
+    def launches(self, step: Mapping[str, Any], entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """How the kernels of a step's function are launched (docs/format.md, "CUDA"): each launch with its grid as text."""
+        symbols = [self.expression(d, outer=False) for d in step["dims"]]
+        inner = Function({"exprs": entry["exprs"], "symbols": symbols, "steps": []})
+        return [{**launch, "grid": [inner.expression(e) for e in launch["grid"]]} for launch in entry["launches"]]
+
     def runs(self, step: Mapping[str, Any], names: Sequence[str]) -> str:
         """What a step runs: a generated function and its schedule, a kernel, control flow."""
         operation = step["op"]

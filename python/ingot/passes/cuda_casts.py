@@ -42,7 +42,7 @@ def absorb_casts(mod: tvm.IRModule) -> tvm.IRModule:
             continue
         key = (value.args[0].name_hint, *((i, str(casts[operands[i]].ty.dtype)) for i in taken))
         if key not in made:
-            made[key] = bb.add_func(_reading(function, {i: str(casts[operands[i]].ty.dtype) for i in taken}), value.args[0].name_hint)
+            made[key] = bb.add_func(retyped(function, {i: str(casts[operands[i]].ty.dtype) for i in taken}), value.args[0].name_hint)
         for i in taken:
             operands[i] = casts[operands[i]]
         changed[binding.var] = relax.Call(value.op, [made[key], relax.Tuple(operands)], value.attrs, value.ty_args)
@@ -69,19 +69,25 @@ def _only_casts(function: tirx.PrimFunc) -> bool:
             and str(value.value.ty.dtype) in ("float16", "bfloat16") and same_place(value.value, stage))
 
 
-def _reading(function: tirx.PrimFunc, dtypes: dict[int, str]) -> tirx.PrimFunc:
-    """A function whose parameters of some numbers have other types, which it widens."""
+def retyped(function: tirx.PrimFunc, dtypes: dict[int, str]) -> tirx.PrimFunc:
+    """A function whose parameters of some numbers have other types: it casts what it reads of them and writes to them."""
     parameters = list(function.params)
     others = {}
     for number, dtype in dtypes.items():
         old = parameters[number]
-        parameters[number] = others[old] = tirx.decl_buffer(old.ty.shape, dtype, name=old.name)
+        parameters[number] = others[old] = tirx.decl_buffer(old.ty.shape, dtype, name=old.name, layout=None)
 
     def load(node: Any) -> Any:
         if node.source not in others:
             return node
         return tirx.BufferLoad(others[node.source], list(node.indices)).astype(str(node.source.ty.dtype))
 
-    body = tvm_ffi.structural_map(function.body, (TensorLoad, load))
-    body = tvm_ffi.structural_map(body, (tirx.Var, lambda v: others.get(v, v)))  # in what blocks say that they read
+    def store(node: Any) -> Any:
+        if node.buffer not in others:
+            return node
+        buffer = others[node.buffer]
+        return tirx.BufferStore(buffer, node.value.astype(str(buffer.ty.dtype)), list(node.indices))
+
+    body = tvm_ffi.structural_map(tvm_ffi.structural_map(function.body, (TensorLoad, load)), (tirx.BufferStore, store))
+    body = tvm_ffi.structural_map(body, (tirx.Var, lambda v: others.get(v, v)))  # in what blocks say that they read and write
     return tirx.PrimFunc(parameters, body, function.ret_type, function.attrs)

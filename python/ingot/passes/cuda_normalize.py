@@ -1,12 +1,15 @@
-"""Layer and RMS normalization over the last axis become calls of the kernel ``normalize`` (kernels/cuda), with the sum with a residual before it."""
+"""Layer and RMS normalization over the last axis become calls of the kernel ``normalization`` (kernels/cuda), with the sum with a residual before it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import relax
+import tvm
+from tvm import relax, tirx
+from tvm.ir.expr import TensorLoad
 
+from ingot.lower.cpu.fused import read, same_place
 from ingot.passes.attention_operands import calls, extents_of, same_shape, scalar
 from ingot.passes.graph import Graph, Rewriter
 from ingot.passes.trace import bindings
@@ -54,15 +57,30 @@ class _Normalized(Rewriter):
                 return None
             return _Call(value.args[0], value.args[1], value.args[2], _LAYER, float(value.attrs.epsilon))
         if calls(value, "relax.multiply"):
-            return self.rms(value)
+            return self.rms(value.args)
+        if calls(value, "relax.call_tir"):
+            return self.rms(value.args[1].fields) if self.scales_columns(value) else None
         if calls(value, "relax.astype") and str(value.ty.dtype) in _FLOATS and value.args[0] in self.calls and self.used_once(value.args[0]):
             self.taken.add(value.args[0])
             return self.calls[value.args[0]]
         return None
 
-    def rms(self, value: Any) -> _Call | None:
+    def scales_columns(self, call: Any) -> bool:
+        """Whether a TIR function multiplies its first operand by the second, which has an element for each of the last axis."""
+        if len(call.args[1].fields) != 2 or any(tvm.ir.is_prim_expr(a) for a in call.args[1].fields):
+            return False
+        fused = read(self.bb.get()[call.args[0]])
+        if fused is None or len(fused.stages) != 1 or not fused.stages[0].is_map or not isinstance(fused.stages[0].value, tirx.Mul):
+            return False
+        stage = fused.stages[0]
+        x, weight = stage.value.a, stage.value.b
+        if not isinstance(x, TensorLoad) or not isinstance(weight, TensorLoad) or not same_place(x, stage):
+            return False
+        return len(weight.indices) == 1 and weight.indices[0].same_as(stage.axes[-1]) and x.source.same_as(fused.function.params[0])
+
+    def rms(self, factors: Any) -> _Call | None:
         """x / sqrt(mean of x^2 + epsilon) times a weight, as it is written out."""
-        for scaled, weight in (value.args, reversed(value.args)):
+        for scaled, weight in (factors, list(factors)[::-1]):
             constant, normal = self.weight(weight), self.before.get(scaled)
             if constant is None or len(constant.shape) != 1 or constant.dtype not in _FLOATS or not calls(normal, "relax.multiply"):
                 continue
@@ -104,7 +122,7 @@ class _Normalized(Rewriter):
         kept = residual is not None and not self.used_once(x)
         types = [relax.TensorType(dtype=dtype, ndim=len(shape)), *([relax.TensorType(dtype=sums, ndim=len(shape))] if kept else [])]
         packed = self.emit(relax.call_pure_packed(
-            "ingot.kernel.normalize",
+            "ingot.kernel.normalization",
             relax.Tuple([relax.Tuple([]) if o is None else self.replaced(o) for o in operands]),
             relax.ShapeExpr([]),
             relax.Tuple([relax.prim_value(call.kind)]),

@@ -13,7 +13,9 @@ import tvm_ffi
 from tvm import relax
 
 from ingot.importer.weights import Weight, numpy_dtype
+from ingot.lower.cpu.fused import read
 from ingot.passes.attention_operands import calls
+from ingot.passes.cuda_casts import retyped
 from ingot.passes.graph import Graph, Rewriter
 from ingot.passes.settings import Settings
 
@@ -40,6 +42,7 @@ class _Narrowed(Rewriter):
         self.behind: dict[Any, Any] = {}  # a stand-in of float32 → the value in 16 bits
         self.plain: dict[Any, Any] = {}  # a stand-in → it as a value of its own, once something has asked for it
         self.tuples: set[Any] = set()  # results of several values in 16 bits
+        self.functions: dict[tuple[Any, ...], Any] = {}  # functions of 16 bits
         self.narrowed: dict[Any, Any] = {}  # a value of float32 → it in 16 bits
 
     def stand_in(self, value: Any) -> Any:
@@ -94,7 +97,7 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     if isinstance(value, relax.TupleGetItem) and value.tuple_value in rewriter.tuples:
         return rewriter.stand_in(rewriter.emit(relax.TupleGetItem(value.tuple_value, value.index)))
     if isinstance(value, relax.Call):
-        for rule in (_product, _following, _kernel):
+        for rule in (_cast_of, _product, _following, _kernel, _function):
             result = rule(rewriter, value)
             if result is not None:
                 return result
@@ -103,6 +106,14 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
 
 def _is_wide(value: Any) -> bool:
     return isinstance(value.ty, relax.TensorType) and str(value.ty.dtype) == "float32"
+
+
+def _cast_of(narrowed: _Narrowed, call: Any) -> Any:
+    """A cast of what is in 16 bits is one of these, or nothing."""
+    if not calls(call, "relax.astype") or not narrowed.has(call.args[0]):
+        return None
+    inner = narrowed.narrow(call.args[0])
+    return inner if str(call.ty.dtype) == narrowed.dtype else narrowed.emit(relax.op.astype(inner, str(call.ty.dtype)))
 
 
 def _product(narrowed: _Narrowed, call: Any) -> Any:
@@ -168,9 +179,32 @@ def _kernel(narrowed: _Narrowed, call: Any) -> Any:
     return narrowed.stand_in(made)
 
 
+def _function(narrowed: _Narrowed, call: Any) -> Any:
+    """A TIR function that computes each element by itself reads 16 bits where it can, computes as before, and gives 16 bits."""
+    if not calls(call, "relax.call_tir") or not isinstance(call.ty_args[0], relax.TensorType) or str(call.ty_args[0].dtype) != "float32":
+        return None
+    operands = list(call.args[1].fields)
+    taken = [i for i, a in enumerate(operands) if not tvm.ir.is_prim_expr(a) and narrowed.has(a)]
+    if not taken:
+        return None
+    function = narrowed.bb.get()[call.args[0]]
+    fused = read(function)
+    if fused is None or not all(s.is_map for s in fused.stages):
+        return None
+    key = (call.args[0].name_hint, *taken)
+    if key not in narrowed.functions:
+        # Parameters are operands, integers among them, and the result.
+        other = retyped(function, dict.fromkeys([*taken, len(function.params) - 1], narrowed.dtype))
+        narrowed.functions[key] = narrowed.function(other, call.args[0].name_hint)
+    arguments = [narrowed.narrow(a) if i in taken else a if tvm.ir.is_prim_expr(a) else narrowed.resolved(a) for i, a in enumerate(operands)]
+    shape = call.ty_args[0].shape.values
+    made = relax.call_tir(narrowed.functions[key], relax.Tuple(arguments), relax.TensorType(shape, narrowed.dtype))
+    return narrowed.stand_in(narrowed.emit(made))
+
+
 #: Of each kernel groups of operands that have one type; the first is that of the result.
 _TAKEN: dict[str, tuple[tuple[int, ...], ...]] = {
     "ingot.kernel.attention": ((0,), (1, 2)),
     "ingot.kernel.quantized_matmul": ((0, 5),),
-    "ingot.kernel.normalize": ((0, 3),),
+    "ingot.kernel.normalization": ((0, 3),),
 }

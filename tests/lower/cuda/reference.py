@@ -121,5 +121,5 @@ def tensor_scatter(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any],
     return [np.ascontiguousarray(np.moveaxis(result, 1, axis))]
 
 
-KERNELS: dict[str, Kernel] = {"attention": attention, "convolution": convolution, "matmul": matmul, "normalize": normalize,
+KERNELS: dict[str, Kernel] = {"attention": attention, "convolution": convolution, "matmul": matmul, "normalization": normalize,
                               "tensor_scatter": tensor_scatter}
