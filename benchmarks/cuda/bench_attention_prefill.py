@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 HEAD_FIRST = 1  # AttentionLayout::kHeadFirst
-VARIANTS = {64: 3, 128: 5, 256: 2}  # kernels/cuda/attention_prefill/hopper_run.h
+VARIANTS = {64: 4, 128: 6, 256: 2}  # kernels/cuda/attention_prefill/hopper_run.h
 BACKENDS = {
     "SDPA cuDNN": SDPBackend.CUDNN_ATTENTION,
     "SDPA flash": SDPBackend.FLASH_ATTENTION,

@@ -286,7 +286,7 @@ def test_a_scale_of_its_own(capability: int, scale: float) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
-@pytest.mark.parametrize("variant", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("variant", [1, 2, 3, 4, 5, 6])
 def test_other_tiles_give_the_same(size: int, variant: int) -> None:
     _check(Case(size=size, queries=70, keys=230, heads=1, right=0, variant=variant), HOPPER)
 

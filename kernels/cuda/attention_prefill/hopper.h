@@ -23,12 +23,15 @@ enum HopperBarrier : int { kQueryFull, kQueryEmpty, kKeyFull, kKeyEmpty, kValueF
 
 // kSize: columns of a head, padded; kKeys: keys of a block; kGroups: warpgroups that compute; kStages: blocks of K, and
 // of V, on their way; kOwnOutput: O has memory of its own rather than Q's, so that the next tile's Q comes before this
-// one's O has left; kTurns: warpgroups take turns.
-template <typename Element_, int kSize_, int kKeys_, int kGroups_, int kStages_, bool kOwnOutput_, bool kTurns_>
+// one's O has left; kTurns: warpgroups take turns; kHeldQuery: Q stays in registers, and is not read from shared memory
+// for each block of keys.
+template <typename Element_, int kSize_, int kKeys_, int kGroups_, int kStages_, bool kOwnOutput_, bool kTurns_,
+          bool kHeldQuery_ = false>
 struct HopperTile {
   using Element = Element_;
   static constexpr int kSize = kSize_, kKeys = kKeys_, kGroups = kGroups_, kStages = kStages_;
-  static constexpr bool kOwnOutput = kOwnOutput_, kTurns = kTurns_;
+  static constexpr bool kOwnOutput = kOwnOutput_, kTurns = kTurns_, kHeldQuery = kHeldQuery_;
+  static_assert(kOwnOutput || !kHeldQuery);
 
   static constexpr int kRows = 64 * kGroups;
   static constexpr int kThreads = 128 * (kGroups + 1);
@@ -99,6 +102,8 @@ class HopperBlock {
 
  private:
   using Element = typename T::Element;
+  // Q's memory is free once the last scores have been computed; otherwise sooner or later.
+  static constexpr bool kFreesQuery = T::kOwnOutput && !T::kHeldQuery;
 
   // The thread that loads.
   __device__ void Produce() {
@@ -154,6 +159,7 @@ class HopperBlock {
     float s[T::kKeys / 2];
     float o[T::kSize / 2];
     uint32_t weights[T::kKeys / 4];
+    uint32_t held[T::kHeldQuery ? T::kSize / 16 : 1][4];
     Place<T::kStages> key, value;
     const int thread = static_cast<int>(threadIdx.x) % 128;
     if (T::kTurns && group == T::kGroups - 1) PassTurn(group);
@@ -170,16 +176,18 @@ class HopperBlock {
 #pragma unroll
       for (int i = 0; i < T::kSize / 2; ++i) o[i] = 0;
 
+      if constexpr (T::kHeldQuery) HoldQuery(held, group, thread);
+
       if (blocks.end > blocks.first) {
         int32_t n = blocks.end - 1;
         ptx::BarrierWait(Barrier(kKeyFull, key.stage), key.round);
         ptx::WgmmaFence();
-        Scores(s, group, key.stage);
+        Scores(s, held, group, key.stage);
         ptx::WgmmaCommit();
         ptx::WgmmaWait<0>();
         ptx::WgmmaPin(s);
         Release(key, kKeyEmpty);
-        if (T::kOwnOutput && n == blocks.first) ArriveByWarp(Barrier(kQueryEmpty));
+        if (kFreesQuery && n == blocks.first) ArriveByWarp(Barrier(kQueryEmpty));
         softmax.Cap(s);
         if (mask.Cuts(n * T::kKeys, T::kKeys)) mask.Apply(s, n * T::kKeys);
         softmax.Start(s);
@@ -192,7 +200,7 @@ class HopperBlock {
           if constexpr (T::kTurns) ptx::NamedSync(1 + group, 256);
           ptx::WgmmaPin(o);
           ptx::WgmmaFence();
-          Scores(s, group, key.stage);
+          Scores(s, held, group, key.stage);
           ptx::WgmmaCommit();
           ptx::BarrierWait(Barrier(kValueFull, value.stage), value.round);
           ptx::WgmmaFence();
@@ -202,7 +210,7 @@ class HopperBlock {
           ptx::WgmmaWait<1>();
           ptx::WgmmaPin(s);
           Release(key, kKeyEmpty);
-          if (T::kOwnOutput && n == blocks.first) ArriveByWarp(Barrier(kQueryEmpty));
+          if (kFreesQuery && n == blocks.first) ArriveByWarp(Barrier(kQueryEmpty));
           softmax.Cap(s);
           if (mask.Cuts(n * T::kKeys, T::kKeys)) mask.Apply(s, n * T::kKeys);
           softmax.Step(s);
@@ -223,7 +231,7 @@ class HopperBlock {
         ptx::WgmmaPin(o);
         Release(value, kValueEmpty);
         softmax.Finish(o);
-      } else if constexpr (T::kOwnOutput) {
+      } else if constexpr (kFreesQuery) {
         __syncwarp();  // all lanes have read Next
         ArriveByWarp(Barrier(kQueryEmpty));
       }
@@ -234,15 +242,39 @@ class HopperBlock {
   }
 
   // S = Q K^T of the warpgroup's queries and a block of keys.
-  __device__ void Scores(float (&s)[T::kKeys / 2], int group, uint32_t stage) {
+  __device__ void Scores(float (&s)[T::kKeys / 2], const uint32_t (&held)[T::kHeldQuery ? T::kSize / 16 : 1][4],
+                         int group, uint32_t stage) {
     const uint64_t q = Descriptor(address_ + T::kQuery + group * T::kGroupBytes, 16);
     const uint64_t k = Descriptor(address_ + T::kKey + stage * T::kBlockBytes, 16);
 #pragma unroll
     for (int i = 0; i < T::kSize / 16; ++i) {
       const int panel = i * 16 / T::kPanel, column = i * 16 % T::kPanel;
-      ptx::Wgmma<Element, T::kKeys>(s, q + (panel * 64 * T::kPanelBytes + column * 2) / 16,
-                                    k + (panel * T::kKeys * T::kPanelBytes + column * 2) / 16, i > 0);
+      const uint64_t keys = k + (panel * T::kKeys * T::kPanelBytes + column * 2) / 16;
+      if constexpr (T::kHeldQuery) {
+        ptx::WgmmaRegisters<Element, T::kKeys>(s, held[i], keys, i > 0);
+      } else {
+        ptx::Wgmma<Element, T::kKeys>(s, q + (panel * 64 * T::kPanelBytes + column * 2) / 16, keys, i > 0);
+      }
     }
+  }
+
+  // The warp's 16 queries to registers; their memory is free then.
+  __device__ void HoldQuery(uint32_t (&held)[T::kHeldQuery ? T::kSize / 16 : 1][4], int group, int thread) {
+    const uint32_t memory = address_ + T::kQuery + group * T::kGroupBytes;
+#pragma unroll
+    for (int i = 0; i < T::kSize / 16; ++i)
+      ptx::LoadMatrix4(held[i][0], held[i][1], held[i][2], held[i][3], memory + PieceOf(thread, i));
+    __syncwarp();
+    ArriveByWarp(Barrier(kQueryEmpty));
+  }
+
+  // What ldmatrix and stmatrix ask of a thread for columns 16 i to 16 i + 15 of its warp's 16 rows: where its 16 bytes
+  // lie in 64 rows.
+  __device__ static uint32_t PieceOf(int thread, int i) {
+    const int row = thread / 32 * 16 + thread % 16;
+    const int panel = i * 16 / T::kPanel, piece = i * 16 % T::kPanel / 8 + thread % 32 / 16;
+    const int swizzled = T::kPanel == 64 ? piece ^ (row & 7) : piece ^ (row >> 1 & 3);
+    return (panel * 64 + row) * T::kPanelBytes + swizzled * 16;
   }
 
   // O += P V of a block of keys.
@@ -279,16 +311,11 @@ class HopperBlock {
     const uint32_t memory = address_ + T::kOutput + group * T::kGroupBytes;
     if (thread == 0) ptx::BulkWaitRead<0>();  // the last tile's
     ptx::NamedSync(1 + T::kGroups + group, 128);
-    const int lane = thread % 32;
-    const int row = thread / 32 * 16 + lane % 16;
 #pragma unroll
-    for (int i = 0; i < T::kSize / 16; ++i) {
-      const int panel = i * 16 / T::kPanel, chunk = i * 16 % T::kPanel / 8 + lane / 16;
-      const int swizzled = T::kPanel == 64 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3);
-      ptx::StoreMatrix4(memory + (panel * 64 + row) * T::kPanelBytes + swizzled * 16,
-                        PackPair<Element>(o[8 * i], o[8 * i + 1]), PackPair<Element>(o[8 * i + 2], o[8 * i + 3]),
-                        PackPair<Element>(o[8 * i + 4], o[8 * i + 5]), PackPair<Element>(o[8 * i + 6], o[8 * i + 7]));
-    }
+    for (int i = 0; i < T::kSize / 16; ++i)
+      ptx::StoreMatrix4(memory + PieceOf(thread, i), PackPair<Element>(o[8 * i], o[8 * i + 1]),
+                        PackPair<Element>(o[8 * i + 2], o[8 * i + 3]), PackPair<Element>(o[8 * i + 4], o[8 * i + 5]),
+                        PackPair<Element>(o[8 * i + 6], o[8 * i + 7]));
     ptx::FenceProxyAsync();
     ptx::NamedSync(1 + T::kGroups + group, 128);
     if (thread != 0) return;

@@ -68,12 +68,14 @@ bool RunHopperVariant(const AttentionProblem& problem, CudaContext& context, int
       if (variant == 1) return run(HopperTile<Element, 64, 128, 2, 2, true, true>{}, true);
       if (variant == 2) return run(HopperTile<Element, 64, 128, 3, 2, true, false>{}, true);
       if (variant == 3) return run(HopperTile<Element, 64, 176, 2, 2, true, true>{}, true);
+      if (variant == 4) return run(HopperTile<Element, 64, 128, 2, 2, true, true, true>{}, true);
     } else if (size > 96 && size <= 128) {
-      if (variant == 1) return run(HopperTile<Element, 128, 128, 2, 2, true, true>{}, false);
-      if (variant == 2) return run(HopperTile<Element, 128, 128, 2, 2, true, false>{}, true);
-      if (variant == 3) return run(HopperTile<Element, 128, 176, 2, 2, false, true>{}, true);
-      if (variant == 4) return run(HopperTile<Element, 128, 80, 2, 4, true, true>{}, true);
+      if (variant == 1) return run(HopperTile<Element, 128, 128, 2, 2, true, true, true>{}, true);
+      if (variant == 2) return run(HopperTile<Element, 128, 128, 2, 2, true, true>{}, false);
+      if (variant == 3) return run(HopperTile<Element, 128, 128, 2, 2, true, false>{}, true);
+      if (variant == 4) return run(HopperTile<Element, 128, 176, 2, 2, false, true>{}, true);
       if (variant == 5) return run(HopperTile<Element, 128, 80, 3, 2, true, true>{}, true);
+      if (variant == 6) return run(HopperTile<Element, 128, 128, 2, 2, true, false, true>{}, true);
     } else if (size > 128) {
       if (variant == 1) return run(HopperTile<Element, 256, 80, 2, 2, false, false>{}, true);
       if (variant == 2) return run(HopperTile<Element, 256, 64, 2, 2, false, true>{}, true);
