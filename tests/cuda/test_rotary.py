@@ -36,8 +36,8 @@ def angles(rng: np.random.Generator, batch: int, steps: int, count: int, dtype: 
 
 @FEW
 @given(batch=st.integers(1, 3), steps=st.integers(1, 5), heads=st.integers(1, 5), half=st.sampled_from([1, 3, 32, 48, 64, 128, 256]),
-       part=st.booleans(), interleaved=st.booleans(), head_first=st.booleans(), shared=st.booleans(), types=st.tuples(TYPE, TYPE, TYPE), in_place=st.booleans(),
-       seed=st.integers(0, 1 << 30))
+       part=st.booleans(), interleaved=st.booleans(), head_first=st.booleans(), shared=st.booleans(), types=st.tuples(TYPE, TYPE, TYPE),
+       in_place=st.booleans(), seed=st.integers(0, 1 << 30))
 def test_pairs_are_rotated(batch: int, steps: int, heads: int, half: int, part: bool, interleaved: bool, head_first: bool, shared: bool,
                            types: tuple[str, str, str], in_place: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -36,8 +36,8 @@ def fits(token: int, number: float, tokens: np.ndarray, ends: np.ndarray, tolera
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.integers(1, 3), size=st.one_of(st.integers(1, 40), st.sampled_from([1000, 1024, 3001, 5000])), dtype=st.sampled_from(list(TYPES)),
        temperature=st.sampled_from([0.3, 1.0, 2.5, 100.0]), top_k=st.sampled_from([0, 1, 2, 5, 40, 100000]),
-       top_p=st.sampled_from([1.0, 0.95, 0.5, 0.01]), min_p=st.sampled_from([0.0, 0.05, 0.5]), spread=st.sampled_from([0.0, 1.0, 8.0]), masked=st.booleans(), apart=st.booleans(),
-       seed=st.integers(0, 1 << 30))
+       top_p=st.sampled_from([1.0, 0.95, 0.5, 0.01]), min_p=st.sampled_from([0.0, 0.05, 0.5]), spread=st.sampled_from([0.0, 1.0, 8.0]),
+       masked=st.booleans(), apart=st.booleans(), seed=st.integers(0, 1 << 30))
 def test_tokens_are_drawn_by_their_shares(rows: int, size: int, dtype: str, temperature: float, top_k: int, top_p: float, min_p: float, spread: float,
                                           masked: bool, apart: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
