@@ -291,6 +291,12 @@ def test_other_tiles_give_the_same(size: int, variant: int) -> None:
     _check(Case(size=size, queries=70, keys=230, heads=1, right=0, variant=variant), HOPPER)
 
 
+@pytest.mark.parametrize(("size", "variant"), [(128, variant) for variant in range(7)] + [(64, 0), (96, 0), (256, 0)])
+def test_blocks_take_several_tiles(size: int, variant: int) -> None:
+    """With and without a counter; the emulator has four multiprocessors, and here are 24 tiles or more."""
+    _check(Case(batch=3, queries=195, keys=230, heads=4, kv_heads=2, size=size, right=0, lengths=(230, 0, 90), variant=variant), HOPPER)
+
+
 @PATHS
 def test_extents_of_zero(capability: int) -> None:
     assert not _run(Case(queries=3, keys=0), _inputs(Case(queries=3, keys=0)), capability).any()
@@ -311,7 +317,8 @@ def test_what_it_does_not_take_is_refused_in_a_sentence(case: Case) -> None:
 @pytest.mark.parametrize("size", [64, 80, 128, 256])
 @pytest.mark.parametrize("right", [0, -1])
 def test_real_sizes(capability: int, size: int, right: int) -> None:
-    """Many tiles for each block, heads of several sections, rows of all lengths."""
-    _check(Case(batch=2, queries=1000, keys=2100, heads=8, kv_heads=2, size=size, right=right), capability)
+    """Many tiles for each block, more keys than the cache holds, rows of all lengths."""
+    _check(Case(batch=2, queries=1000, keys=2100, heads=4, kv_heads=2, size=size, right=right), capability)
     _check(Case(dtype="float16", batch=3, queries=777, keys=1111, heads=4, kv_heads=4, size=size, right=right, lengths=(1111, 5, 640)), capability)
     _check(Case(batch=40, queries=130, keys=300, heads=8, kv_heads=1, size=size, left=90, right=right), capability)
+    _check(Case(batch=2, queries=300, keys=8192, heads=16, kv_heads=8, size=size, right=right), capability)
