@@ -2,8 +2,8 @@
 
     python3 benchmarks/cuda/bench_attention_decode.py --json decode.json
 
-Bytes are those of the keys and values (and scales) that are seen, read once. PyTorch reads [B, H, T, D], Ingot [B, T, H, D] as its caches lie. "folded" gives
-PyTorch the heads that share keys as queries of one head, which is the same without a mask, and lets it read the cache once.
+Bytes are those of the keys and values (and scales) that are seen, read once. PyTorch reads [B, H, T, D], Ingot [B, T, H, D] as its caches lie.
+"folded" gives PyTorch the heads that share keys as queries of one head, which is the same without a mask, and lets it read the cache once.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def rotate(bench: common.Bench, batch: int, steps: int, cache: Any) -> None:
     caches = [torch.zeros(batch, slots, kv_heads, size, device="cuda").to(cache) for _ in range(2)]
     scales = [torch.zeros(batch, slots, kv_heads, device="cuda") for _ in range(2)] if cache == torch.int8 else []
     out = torch.empty_like(q)
-    call = common.kernel("rotary_cache", [*caches, q, k, v, cosines, sines, first, *(scales or [None, None])], [*caches, out, *scales], ints=[0, 0, 0])
+    inputs = [*caches, q, k, v, cosines, sines, first, *(scales or [None, None])]
+    call = common.kernel("rotary_cache", inputs, [*caches, out, *scales], ints=[0, 0, 0])
     call()
     bench.check(out, turned(q.float(), cosines, sines))
     stored = caches[0][:, 17 : 17 + steps].float() * (scales[0][:, 17 : 17 + steps, :, None] if scales else 1)
@@ -116,7 +117,7 @@ def main() -> None:
         bench.run(f"layer normalization [{rows}, {size}]", layer_normalize, bench, rows, size)
     for batch, steps, cache in ((1, 1, BF16), (32, 1, BF16), (1, 2048, BF16), (1, 1, torch.int8), (32, 1, torch.int8)):
         bench.run(f"rotary, caches B={batch} S={steps} {str(cache)[6:]}", rotate, bench, batch, steps, cache)
-    for rows, vocabulary, greedy in ((1, 32000, True), (1, 128256, True), (32, 128256, True), (1, 32000, False), (1, 128256, False), (32, 128256, False)):
+    for rows, vocabulary, greedy in [(rows, size, greedy) for greedy in (True, False) for rows, size in ((1, 32000), (1, 128256), (32, 128256))]:
         bench.run(f"sample [{rows}, {vocabulary}] {'greedy' if greedy else 'top k, p'}", sample, bench, rows, vocabulary, greedy)
     bench.finish()
 
