@@ -36,7 +36,7 @@ ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 #: Half the smallest number of each type: numbers below the smallest normal one are rounded to a multiple of it.
 STEP = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
 MOST_GROUPED_ROWS = 64  # beyond, weights may be rounded to X's type
-STREAMED, TILES, WGMMA = 1_000_000, 2_000_000, 3_000_000
+STREAMED, TILES, WGMMA, BULK = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,21 @@ def test_a_product_is_its_definition(case: Case, capability: int) -> None:
 def test_warps_and_blocks_share_k_however_it_is_divided(case: Case, dtype: str) -> None:
     case = replace(case, dtype=dtype)
     data = make(case)
-    for path in (STREAMED, TILES) if case.rows <= 8 else (TILES,):
+    for path in (STREAMED, TILES, BULK) if case.rows <= 8 else (TILES,):
         for splits, stages, warps in ((1, 2, 1), (2, 3, 2), (3, 8, 1), (5, 5, 2), (1, 4, 6)):
             check(case, data, variant=path + splits * 10_000 + stages * 100 + warps)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", [
+    Case(1, 40, 1100, group=128), Case(8, 40, 520, "int8", 64, scales="float16"), Case(2, 70, 300, "nf4", 0, bias=True, scales="bfloat16"),
+    Case(5, 33, 328, "mxfp4", 256, residual=True), Case(3, 96, 2048, group=64), Case(7, 30, 40, "int4", 64),
+], ids=lambda case: f"{case.format}-{case.rows}")
+def test_few_rows_with_bulk_copies(case: Case, dtype: str) -> None:
+    case = replace(case, dtype=dtype)
+    data = make(case)
+    for stages, warps in ((0, 0), (1, 1), (2, 3), (3, 4), (8, 1), (4, 16), (1, 32)):
+        check(case, data, variant=BULK + stages * 100 + warps)
 
 
 @pytest.mark.parametrize("rows", [64, 128, 256])

@@ -57,6 +57,9 @@ void LaunchPrepare(CudaContext& context, const Problem& problem, Element to_type
 void LaunchFloats(CudaContext& context, const Problem& problem);
 // Products of 16-bit rows in tensor cores (mma.sync), for all GPUs.
 void LaunchStreamed(CudaContext& context, const Problem& problem, const Choice& choice);
+// The same for up to 8 rows on compute capability 9.0, where groups are of 64 k or more and have no zeros. False, and
+// nothing is started, for what it does not take.
+bool LaunchBulk(CudaContext& context, const Problem& problem, const Choice& choice);
 // The same for many rows on compute capability 9.0 (wgmma).
 void LaunchWgmma(CudaContext& context, const Problem& problem, const Choice& choice);
 

@@ -26,8 +26,9 @@
 // front on the stream have finished.
 //
 // variant: 0 takes what suits the problem. Others are for measurements, in decimal digits: the path (1 for up to 8
-// rows: mma in blocks of 32 columns, 2: mma in blocks of 128, 3: wgmma) * 10^6 + slices of K in different blocks * 10^4
-// + warps that share K in a block (path 3: rows of a tile / 8), where 0 is as chosen.
+// rows: mma in blocks of 32 columns, 2: mma in blocks of 128, 3: wgmma, 4: as 1, with bulk copies) * 10^6 + slices of K
+// in different blocks (path 2) * 10^4 + stages (path 4) * 100 + warps that share K in a block (path 3: rows of a tile /
+// 8), where 0 is as chosen.
 #pragma once
 
 #include "cuda/kernel.h"
