@@ -152,7 +152,7 @@ def _check(case: Case, capability: int) -> None:
     unit = ROUNDING[case.dtype]
     # A score of the size n is off by about n 2^-23 (sums in tensor cores are cut off), a weight by as much, relatively; capped ones by 2^-22 softcap.
     scores = 2.0**-21 * (case.spread * case.size * case.used_scale * 4 + case.softcap) + 2.0**-20
-    bound = weighed * (2 * unit + 2 * scores) + np.abs(expected) * unit + 2.0**-24
+    bound = weighed * (unit + 2 * scores) + np.abs(expected) * unit + 2.0**-24
     error = np.abs(o - expected)
     assert np.isfinite(o).all()
     worst = np.unravel_index(np.argmax(error - bound), error.shape)
