@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from products import ACTIVATIONS, DTYPES, FLOAT32, MMA, TF32, WGMMA_128x128, Array, check, numbers, sum_error
+from products import ACTIVATIONS, DTYPES, FLOAT32, MMA, TF32, Array, WGMMA_128x128, check, numbers, sum_error
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def run(case: Case) -> None:
     bias = numbers(rng, (case.kernels,), case.bias) if case.bias else None
     residual = numbers(rng, shape, result) if case.residual else None
     ints = [*case.strides, *case.pads, *case.dilations, case.groups, ACTIVATIONS.index(case.activation), int(case.residual_last)]
-    y, = harness.run("convolution", [x, w, bias, residual], [(shape, DTYPES[result])], ints=[*ints, case.precision, case.path], capability=case.capability)
+    ints += [case.precision, case.path]
+    y, = harness.run("convolution", [x, w, bias, residual], [(shape, DTYPES[result])], ints=ints, capability=case.capability)
     if 0 in shape:
         return
     error = sum_error(convolved(case, np.abs(x.astype(np.float64)), np.abs(w.astype(np.float64))), w[0].size, case.dtype, case.precision)
@@ -99,7 +100,8 @@ def test_any_number_of_channels(channels: int, dtype: str) -> None:
 
 
 def test_the_first_layer_of_a_network() -> None:
-    run(Case(images=1, height=30, width=34, channels=3, kernels=64, window=(7, 7), strides=(2, 2), pads=(3, 3, 3, 3), bias="float32", activation="relu"))
+    case = Case(images=1, height=30, width=34, channels=3, kernels=64, window=(7, 7), strides=(2, 2), pads=(3, 3, 3, 3))
+    run(replace(case, bias="float32", activation="relu"))
 
 
 @pytest.mark.parametrize(("strides", "dilations"), [((2, 1), (1, 1)), ((3, 2), (1, 2)), ((1, 1), (3, 2))])
@@ -173,7 +175,8 @@ def test_what_does_not_fit_is_named() -> None:
     ints = [1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
 
     def refused(match: str, y: tuple[int, ...] = (1, 6, 6, 6), *, weights: Array = w, **changed: int) -> None:
-        values = [changed.get(name, value) for name, value in zip(("stride", *"bcdefgh", "groups", "activation", "k", "precision", "path"), ints, strict=True)]
+        names = ("stride", *"bcdefgh", "groups", "activation", "k", "precision", "path")
+        values = [changed.get(name, value) for name, value in zip(names, ints, strict=True)]
         with pytest.raises(harness.KernelError, match=match):
             harness.run("convolution", [x, weights], [(y, np.float32)], ints=values)
 
