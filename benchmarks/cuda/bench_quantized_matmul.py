@@ -17,7 +17,7 @@ import torch
 GROUP = 128
 SHAPES = [(4096, 14336), (14336, 4096), (2048, 5632)]  # K, N
 ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096]
-STREAMED, TILES, WGMMA = 1_000_000, 2_000_000, 3_000_000
+STREAMED, TILES, WGMMA, BULK = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 INT8, INT4 = 0, 1
 
 
@@ -30,10 +30,11 @@ def candidates(rows: int) -> dict[str, int]:
     """Divisions of work to compare with the one that is chosen."""
     named: dict[str, int] = {}
     if rows <= 8:
-        named |= {f"streamed w{w} s{s}": variant(STREAMED, 1, s, w) for w, s in ((4, 4), (8, 3), (8, 4), (8, 6), (16, 3), (16, 4), (32, 3))}
+        named |= {f"streamed w{w}": variant(STREAMED, 1, 0, w) for w in (8, 16)}
+        named |= {f"bulk s{s} w{w}": variant(BULK, 0, s, w) for s, w in ((4, 4), (2, 8), (4, 8), (2, 16), (4, 16), (2, 32))}
     if rows <= 64:
         most = 2 if rows > 32 else 4
-        named |= {f"tiles k{k} w{w} s{s}": variant(TILES, k, s, w) for k, w, s in ((1, most, 4), (2, most, 4), (4, most, 4), (1, 2, 6), (2, 2, 6))}
+        named |= {f"tiles k{k} w{w}": variant(TILES, k, 0, w) for k, w in ((1, most), (2, most), (4, most), (1, 2), (2, 1))}
     if rows >= 64:
         named |= {f"wgmma {n}": variant(WGMMA, 0, 0, n // 8) for n in (64, 128, 256)}
     return named

@@ -94,11 +94,10 @@ struct Worker {
                     static_cast<const uint16_t*>(p.x) + row * p.x_stride + first_step * kStep, x_bytes, barrier);
   }
 
-  INGOT_PTX void Flush(int group) {
-    const uint8_t* scales = shared + ScalesOffset();
-    const int64_t at = group * kPanel + lane / 4, other = at + layout.scale_bytes / BytesOf(p.scale_type);
+  // Adds the sums of a group, times its scales, to the totals.
+  INGOT_PTX void Flush(const uint8_t* scales) {
     float numbers[2 * kWarpPanels];
-    ReadNumbers(scales, p.scale_type, {at, at + 8, other, other + 8}, numbers);
+    ReadRows({scales, scales + layout.scale_bytes}, p.scale_type, numbers);
 #pragma unroll
     for (int i = 0; i < kWarpPanels; ++i) {
 #pragma unroll
@@ -163,7 +162,9 @@ struct Worker {
     uint32_t x = ring + XOffset() + static_cast<uint32_t>(min(lane % 8, p.rows - 1) * layout.x_pitch + lane / 8 * 16);
     const int mask = (1 << p.group_shift) / kStep - 1;  // of steps of a group
     ptx::BarrierWait(numbers, 0);
-    int stage = 0, group = 0;
+    const int element = BytesOf(p.scale_type);
+    const uint8_t* scales = shared + ScalesOffset() + lane / 4 * element;
+    int stage = 0;
     uint32_t phase = 0;
     for (int chunk = 0; chunk < chunks; ++chunk) {
       ptx::BarrierWait(barriers + static_cast<uint32_t>(stage) * 8, phase);
@@ -174,7 +175,10 @@ struct Worker {
         if (step < end_step) {
           Multiply(codes + static_cast<uint32_t>(i * kCodeBytes), x, offsets);
           x += kStep * 2;
-          if (((step + 1) & mask) == 0 || step + 1 == end_step) Flush(group++);
+          if (((step + 1) & mask) == 0 || step + 1 == end_step) {
+            Flush(scales);
+            scales += kPanel * element;
+          }
         }
       }
       if (chunk + layout.stages < chunks) {

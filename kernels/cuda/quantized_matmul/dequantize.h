@@ -109,32 +109,42 @@ INGOT_PTX float PowerOf(uint32_t code) {
   return __uint_as_float(code == 0 ? 0x400000u : code == 255 ? 0x7FC00000u : code << 23);
 }
 
-// Elements `index` of scales, or of zeros, in shared or global memory.
-template <int kCount>
-INGOT_PTX void ReadNumbers(const uint8_t* from, Element type, const int64_t (&index)[kCount], float (&to)[kCount]) {
-  const auto read = [&](auto number) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = number(index[i]);
-  };
+// Calls read(number), where number(from, i) is element i of scales or zeros of a type as a float.
+template <typename Read>
+INGOT_PTX void WithNumbers(Element type, Read read) {
   switch (type) {
     case Element::kFloat:
-      return read([&](int64_t i) { return reinterpret_cast<const float*>(from)[i]; });
+      return read([](const uint8_t* from, auto i) { return reinterpret_cast<const float*>(from)[i]; });
     case Element::kHalf:
-      return read([&](int64_t i) { return __half2float(reinterpret_cast<const __half*>(from)[i]); });
+      return read([](const uint8_t* from, auto i) { return __half2float(reinterpret_cast<const __half*>(from)[i]); });
     case Element::kBfloat:
-      return read(
-          [&](int64_t i) { return __uint_as_float(uint32_t{reinterpret_cast<const uint16_t*>(from)[i]} << 16); });
+      return read([](const uint8_t* from, auto i) {
+        return __uint_as_float(uint32_t{reinterpret_cast<const uint16_t*>(from)[i]} << 16);
+      });
     case Element::kPower:
-      return read([&](int64_t i) { return PowerOf(from[i]); });
+      return read([](const uint8_t* from, auto i) { return PowerOf(from[i]); });
     default:
-      return read([&](int64_t i) { return static_cast<float>(reinterpret_cast<const int8_t*>(from)[i]); });
+      return read(
+          [](const uint8_t* from, auto i) { return static_cast<float>(reinterpret_cast<const int8_t*>(from)[i]); });
   }
 }
 
 INGOT_PTX float ReadNumber(const uint8_t* from, Element type, int64_t index) {
-  float number[1];
-  ReadNumbers(from, type, {index}, number);
-  return number[0];
+  float result = 0;
+  WithNumbers(type, [&](auto number) { result = number(from, index); });
+  return result;
+}
+
+// Those of rows g and g + 8 of panels: `from` points at the former.
+template <int kPanels>
+INGOT_PTX void ReadRows(const uint8_t* const (&from)[kPanels], Element type, float (&to)[2 * kPanels]) {
+  WithNumbers(type, [&](auto number) {
+#pragma unroll
+    for (int i = 0; i < kPanels; ++i) {
+      to[2 * i] = number(from[i], 0);
+      to[2 * i + 1] = number(from[i], 8);
+    }
+  });
 }
 
 }  // namespace ingot::cuda::quantized_matmul

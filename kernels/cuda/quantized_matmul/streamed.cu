@@ -24,7 +24,6 @@ constexpr unsigned long long kArrived = 0x9E3779B97F4A7C15;
 struct Layout {
   int32_t x_rows;                   // rows of X in a stage
   int32_t scale_bytes, zero_bytes;  // of a panel in a stage
-  int32_t scale_elements;           // likewise
   int32_t warp_bytes, stage_bytes;
   float* parts;                  // [tiles, splits, rows * columns of a tile], nullptr: no splits
   unsigned long long* arrivals;  // [tiles, splits]
@@ -177,10 +176,9 @@ struct Worker {
 
   // Adds the sums of a group, times its scales, to the totals.
   INGOT_PTX void Flush(const uint8_t* scales, int group) {
-    // Rows g and g + 8 of both panels, one after another.
-    const int64_t at = group * kPanel + lane / 4, other = at + layout.scale_elements;
+    const uint8_t* from = scales + (group * kPanel + lane / 4) * BytesOf(p.scale_type);
     float numbers[2 * kWarpPanels];
-    ReadNumbers(scales, p.scale_type, {at, at + 8, other, other + 8}, numbers);
+    ReadRows({from, from + layout.scale_bytes}, p.scale_type, numbers);
 #pragma unroll
     for (int i = 0; i < kWarpPanels; ++i) {
 #pragma unroll
@@ -387,8 +385,7 @@ void Start(CudaContext& context, const Problem& p, const Choice& choice) {
   Layout layout{};
   layout.x_rows = kTiles == 1 ? std::min(p.rows, 8) : kTiles * 8;
   const int groups = p.group_shift >= 6 ? 1 : kStep >> p.group_shift;
-  layout.scale_elements = groups * kPanel;
-  layout.scale_bytes = layout.scale_elements * BytesOf(p.scale_type);
+  layout.scale_bytes = groups * kPanel * BytesOf(p.scale_type);
   layout.zero_bytes = p.zeros == nullptr ? 0 : groups * kPanel;
   layout.warp_bytes = kWarpPanels * (StepBytes(kCodes) + layout.scale_bytes + layout.zero_bytes);
   // Whole rows of X: the swizzle is one of addresses.

@@ -72,7 +72,7 @@ struct Consumer {
     const int group = min(k >> p.group_shift, p.groups - 1);
     const int64_t at = (static_cast<int64_t>(panel) * p.groups + group) * kPanel + lane / 4;
     float numbers[2];
-    ReadNumbers(from, type, {at, at + 8}, numbers);
+    ReadRows({from + at * BytesOf(type)}, type, numbers);
     return {numbers[0], numbers[1]};
   }
 
