@@ -306,7 +306,7 @@ def test_a_loop_reads_its_conditions_from_the_gpu(fake: Fake, load: Load, x: flo
         outputs = model.run(x0=np.array([x], np.float32), x1=np.array(trips), device=device)
         values = {name: value if device == "cpu" else value.numpy() for name, value in outputs.items()}
         assert values["y0"].tolist() == [expected]
-        steps = []
+        steps: list[float] = []
         while len(steps) < trips and (steps[-1] if steps else x) < 10:
             steps.append((steps[-1] if steps else x) * 2)
         assert values["y1"].ravel().tolist() == steps
