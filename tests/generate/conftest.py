@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ingot
+from tests.generate import seq2seq_families
 from tests.generate.families import save
 
 
@@ -20,6 +21,19 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ingot.
     def make(name: str) -> ingot.Model:
         folder = tmp_path_factory.mktemp(name)
         ingot.compile(save(name, folder / "model"), folder / "model.ingot")
+        return ingot.load(folder / "model.ingot", threads=2)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def compiled_seq2seq(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ingot.Model]:
+    """The encoder-decoder model of a family, compiled once."""
+
+    @lru_cache
+    def make(name: str) -> ingot.Model:
+        folder = tmp_path_factory.mktemp(name)
+        ingot.compile(seq2seq_families.save(name, folder / "model"), folder / "model.ingot")
         return ingot.load(folder / "model.ingot", threads=2)
 
     return make

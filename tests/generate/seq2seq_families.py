@@ -61,11 +61,16 @@ def build(name: str) -> Any:
     model.generation_config.max_length = CONTEXT
     model.generation_config.max_new_tokens = None
     model.generation_config.eos_token_id = STOPS
+    model.generation_config.no_repeat_ngram_size = 2 if name == "t5" else 1  # random weights repeat themselves otherwise
+    model.generation_config.repetition_penalty = 1.2
     if name == "whisper":
-        model.generation_config.update(
-            lang_to_id={"<|en|>": SPEECH["en"], "<|de|>": SPEECH["de"]}, no_timestamps_token_id=SPEECH["no_timestamps"], is_multilingual=True,
-            task_to_id={"translate": SPEECH["translate"], "transcribe": SPEECH["transcribe"]}, max_initial_timestamp_index=50,
-            suppress_tokens=[7, 8, 9], eos_token_id=SPEECH["end"], begin_suppress_tokens=[10, SPEECH["end"]], max_length=CONTEXT)
+        settings = {
+            "lang_to_id": {"<|en|>": SPEECH["en"], "<|de|>": SPEECH["de"]}, "no_timestamps_token_id": SPEECH["no_timestamps"],
+            "is_multilingual": True, "task_to_id": {"translate": SPEECH["translate"], "transcribe": SPEECH["transcribe"]},
+            "max_initial_timestamp_index": 50, "suppress_tokens": [7, 8, 9], "begin_suppress_tokens": [10, SPEECH["end"]],
+            "eos_token_id": SPEECH["end"]}
+        for setting, value in settings.items():
+            setattr(model.generation_config, setting, value)
     return model
 
 

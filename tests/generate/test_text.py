@@ -162,4 +162,4 @@ def test_the_command_streams_text(with_tokenizer: Path, capsys: pytest.CaptureFi
     assert shown.out == written["text"] + "\n"
     assert "tokens/s" in shown.err
     assert main(["generate", str(with_tokenizer)]) == 1
-    assert "give one of --prompt and --tokens" in capsys.readouterr().err
+    assert "give one of --prompt, --tokens and --audio" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``ingot generate``: text from a language model, as it comes."""
+"""``ingot generate``: text from a language model, a translator or a model of speech, as it comes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,30 @@ _SAMPLING: tuple[tuple[str, Any, str], ...] = (
     ("frequency-penalty", float, "subtracted for each time that a token was generated"),
     ("seed", int, "of the random numbers"),
 )
+#: Options of encoder-decoder models: name, what they are called there, type, what it is.
+_SEARCH: tuple[tuple[str, str, Any, str], ...] = (
+    ("beams", "num_beams", int, "beam search with N beams (default of these: what the model's settings say)"),
+    ("length-penalty", "length_penalty", float, "of beam search: more favors longer texts"),
+    ("return-sequences", "num_return_sequences", int, "how many texts of beam search to show, with their scores"),
+    ("language", "language", str, "of speech, such as en (default: what the model hears)"),
+    ("task", "task", str, "of speech: transcribe, or translate into English"),
+)
 
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    command = commands.add_parser("generate", help="generate text with a compiled language model",
-                                  description="Generates text with a language model that was compiled from a Hugging Face directory. The text goes "
-                                  "to stdout as it comes, times to stderr.")
+    command = commands.add_parser("generate", help="generate text with a compiled language model, translator or model of speech",
+                                  description="Generates text with a model that was compiled from a Hugging Face directory: a language model goes on "
+                                  "with a prompt, a translator reads it, Whisper listens to a sound. The text goes to stdout as it comes, times to "
+                                  "stderr.")
     options.add_artifact(command)
     command.add_argument("--prompt", metavar="TEXT", help="what the text starts with; - reads it from stdin")
     command.add_argument("--tokens", metavar="1,2,3", help="token ids in place of a text")
+    command.add_argument("--audio", type=Path, metavar="FILE", help="a WAV file to write down, of 16 kHz, with a model of speech")
     command.add_argument("--chat", action="store_true", help="the prompt is a user's message for the model's chat template")
     command.add_argument("--system", metavar="TEXT", help="with --chat: the system's message before it")
-    command.add_argument("--max-new-tokens", type=options.positive, default=128, metavar="N", help="the most tokens to generate (default: 128)")
+    command.add_argument("--max-new-tokens", type=options.positive, metavar="N",
+                         help="the most tokens to generate (default: 128, or what an encoder-decoder model's settings say)")
     command.add_argument("--context", type=options.positive, metavar="N", help="the most tokens, prompt included (default: the artifact's bound)")
     command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="the text ends before it")
     command.add_argument("--lookup", type=options.count, default=0, metavar="N", help="draft N tokens at a time from what the text holds already")
@@ -43,6 +54,9 @@ def add(commands: Any) -> None:
     command.add_argument("--regex", metavar="PATTERN", help="the text matches it")
     for name, kind, text in _SAMPLING:
         command.add_argument(f"--{name}", type=kind, metavar=name[-1].upper(), help=text)
+    for name, _, kind, text in _SEARCH:
+        command.add_argument(f"--{name}", type=kind, metavar=name[-1].upper(), help=text)
+    command.add_argument("--timestamps", action="store_true", help="of speech: show when each segment is said")
     command.add_argument("--json", type=Path, metavar="FILE", help="write tokens and times")
     options.add_machine(command)
     command.set_defaults(execute=execute)
@@ -53,16 +67,24 @@ def execute(arguments: argparse.Namespace) -> int:
     from ingot.runtime import Model
 
     model = Model.load(arguments.artifact, threads=arguments.threads, target=arguments.target)
-    sampling = {key: value for key, value in ((name.replace("-", "_"), getattr(arguments, name.replace("-", "_"))) for name, _, _ in _SAMPLING)
-                if value is not None}
+    more = {key: getattr(arguments, key) for key in (name.replace("-", "_") for name, _, _ in _SAMPLING)}
+    more |= {key: getattr(arguments, name.replace("-", "_")) for name, key, _, _ in _SEARCH}
+    more = {key: value for key, value in more.items() if value is not None} | ({"timestamps": True} if arguments.timestamps else {})
     generation = model.generate(_prompt(arguments), max_new_tokens=arguments.max_new_tokens, stop=arguments.stop, lookup=arguments.lookup,
                                 context=arguments.context, json_schema=_read(arguments.json_schema), grammar=_read(arguments.grammar),
-                                regex=arguments.regex, **sampling)
+                                regex=arguments.regex, **more)
     shown = bool(model.asset("tokenizer.json"))
-    for number, token in enumerate(generation):
-        sys.stdout.write(token.text if shown else f"{',' if number else ''}{token.id}")
-        sys.stdout.flush()
-    print()
+    if (arguments.return_sequences or 1) > 1 or arguments.timestamps:
+        generation.wait()
+        for hypothesis in getattr(generation, "sequences", []):
+            print(f"{hypothesis.score:.4f}\t{_shown(hypothesis, shown)}")
+        for segment in getattr(generation, "segments", []):
+            print(f"{segment.start:.2f}\t{segment.end:.2f}\t{_shown(segment, shown)}")
+    else:
+        for number, token in enumerate(generation):
+            sys.stdout.write(token.text if shown else f"{',' if number else ''}{token.id}")
+            sys.stdout.flush()
+        print()
     stats = generation.stats
     print(f"{stats.prompt_tokens} tokens of prompt in {printing.duration(stats.time_to_first_token)} "
           f"({stats.prefill_tokens_per_second:.1f} tokens/s), {stats.generated_tokens} generated at {stats.decode_tokens_per_second:.1f} tokens/s "
@@ -75,9 +97,18 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _shown(part: Any, text: bool) -> str:
+    """What a text or a segment says, or its tokens."""
+    return str(part.text) if text else ",".join(map(str, part.tokens))
+
+
 def _prompt(arguments: argparse.Namespace) -> Any:
-    if (arguments.prompt is None) == (arguments.tokens is None):
-        raise InputError("give one of --prompt and --tokens")
+    if sum(given is not None for given in (arguments.prompt, arguments.tokens, arguments.audio)) != 1:
+        raise InputError("give one of --prompt, --tokens and --audio")
+    if arguments.audio is not None:
+        from ingot.generate.wav import read_wav
+
+        return read_wav(arguments.audio)
     if arguments.tokens is not None:
         try:
             return [int(t) for t in arguments.tokens.split(",")]

@@ -237,7 +237,7 @@ class Transcription:
             tokens = [t for t in made.tokens if t not in self._transcriber.stop_tokens]
             found, heard = segments(tokens, first, len(window) / rate)
             self.segments += [Segment(begin + a, begin + b, part, self._transcriber.decode(part)) for a, b, part in found]
-            moved = min(len(window), max(1, round(heard * rate)))
+            moved = min(len(window), max(round(_STEP * rate), round(heard * rate)))
         self._at += moved
         if self._at >= len(self._audio):
             self.finish_reason = made.finish_reason
@@ -272,7 +272,7 @@ def segments(tokens: Sequence[int], first: int, seconds: float) -> tuple[list[tu
         times = [(t - first) * _STEP for t in part if t >= first]
         start, end = (times[0], times[-1]) if len(times) > 1 else (times[0] if times else 0.0, seconds)
         if part:
-            found.append((start, min(end, seconds), part))
+            found.append((min(start, seconds), min(end, seconds), part))
         begin = cut
     if not cuts or alone:
         return found, seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def generation_entry(directory: Path, config: Any, model: Seq2seq) -> dict[str, 
     """
     from transformers import GenerationConfig
 
-    if (directory / "generation_config.json").is_file():
+    path = directory / "generation_config.json"
+    if path.is_file():
         given = GenerationConfig.from_pretrained(directory, local_files_only=True)
     else:
         given = GenerationConfig.from_model_config(config)
@@ -47,10 +49,11 @@ def generation_entry(directory: Path, config: Any, model: Seq2seq) -> dict[str, 
              "source_end": _listed(getattr(config, "eos_token_id", None))[:1],
              "settings": {name: _SETTINGS[name] if value is None else value for name, value in settings.items()}}
     if model.audio is not None:
-        entry["speech"] = {"rate": RATE, "seconds": model.audio.seconds, "languages": getattr(given, "lang_to_id", None) or {},
-                           "tasks": getattr(given, "task_to_id", None) or {}, "no_timestamps": getattr(given, "no_timestamps_token_id", None),
-                           "most_initial_timestamp": getattr(given, "max_initial_timestamp_index", None),
-                           "forced": [list(pair) for pair in getattr(given, "forced_decoder_ids", None) or []]}
+        # transformers' class leaves out what it does not know of a file that was made from a config.json.
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        entry["speech"] = {"rate": RATE, "seconds": model.audio.seconds, "languages": known.get("lang_to_id") or {},
+                           "tasks": known.get("task_to_id") or {}, "no_timestamps": known.get("no_timestamps_token_id"),
+                           "most_initial_timestamp": known.get("max_initial_timestamp_index"), "forced": known.get("forced_decoder_ids") or []}
     return entry
 
 
