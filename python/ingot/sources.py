@@ -67,7 +67,7 @@ def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, inpu
         if is_decoder(path):
             return export_decoder(path, context, cache)
         if is_seq2seq(path):
-            return export_seq2seq(path, context, cache)
+            return export_seq2seq(path, folder, context, cache)
         exported = export_directory(path, folder)
         label = path.name
     elif type(model).__module__.split(".")[0] == "torch" or _is_module(model):

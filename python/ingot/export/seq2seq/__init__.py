@@ -13,6 +13,7 @@ from ingot.export.decoder import ASSETS, CACHE_TYPES, config_of
 from ingot.export.decoder.checkpoint import Checkpoint
 from ingot.export.seq2seq.families import FAMILIES, Seq2seq
 from ingot.export.seq2seq.graph import Seq2seqGraph
+from ingot.export.seq2seq.marian import marian_tokenizer
 from ingot.export.seq2seq.settings import generation_entry
 from ingot.sources import Source
 
@@ -26,11 +27,12 @@ def is_seq2seq(directory: Path) -> bool:
     return generates and config.get("model_type") in FAMILIES and not config.get("auto_map") and not config.get("quantization_config")
 
 
-def export_seq2seq(directory: Path, context: int | None = None, cache: str | None = None) -> Source:
+def export_seq2seq(directory: Path, folder: Path, context: int | None = None, cache: str | None = None) -> Source:
     """The directory's encoder and decoder as one model, with what the decoder reads of the source and its own caches as states.
 
     Args:
         directory: With ``config.json`` and safetensors files; a tokenizer travels along.
+        folder: Where a tokenizer is written that the directory has in another form; it has to be there until the artifact is.
         context: The most tokens of a source and of a text; by default as many as the model has positions for, or 512.
         cache: ``f32``, ``f16`` or ``bf16``.
 
@@ -54,6 +56,9 @@ def export_seq2seq(directory: Path, context: int | None = None, cache: str | Non
     graph = Seq2seqGraph(model, checkpoint, types[cache or "f32"])
     built = graph.build()
     assets = {name: directory / name for name in ASSETS if (directory / name).is_file()}
+    if "tokenizer.json" not in assets and config.model_type == "marian":
+        written = marian_tokenizer(directory, folder)
+        assets |= {} if written is None else {written.name: written}
     metadata = {"framework": "transformers", "class": (config.architectures or ["?"])[0], "family": config.model_type}
     return Source(built, directory.name, str(checkpoint.root), directory.name, metadata, reference=_Reference(directory),
                   reference_name=f"transformers {transformers.__version__}", examples=_example(model), states=graph.states, bounds=graph.bounds,

@@ -28,10 +28,7 @@ def generation_entry(directory: Path, config: Any, model: Seq2seq) -> dict[str, 
     from transformers import GenerationConfig
 
     path = directory / "generation_config.json"
-    if path.is_file():
-        given = GenerationConfig.from_pretrained(directory, local_files_only=True)
-    else:
-        given = GenerationConfig.from_model_config(config)
+    given = GenerationConfig.from_pretrained(directory, local_files_only=True) if path.is_file() else GenerationConfig.from_model_config(config)
     for name, usual in _REFUSED.items():
         value = getattr(given, name, usual)
         if value is not None and value != usual:
