@@ -40,8 +40,13 @@ class Loader {
     if (tile < end_tile) {
       const int32_t count = tiles_.End(tile) - tiles_.First(tile);
       const uint32_t to = shared_ + static_cast<uint32_t>(stage) * S::kStageBytes;
-      Rows(to, k_, 0, count);
-      Rows(to + S::kTileBytes, v_, kTileKeys, count);
+      if (count >= kTileKeys) {
+        Rows<true>(to, k_, 0, count);
+        Rows<true>(to + S::kTileBytes, v_, kTileKeys, count);
+      } else {
+        Rows<false>(to, k_, 0, count);
+        Rows<false>(to + S::kTileBytes, v_, kTileKeys, count);
+      }
       if (!S::kWide && problem_.k_scales != nullptr)
         ptx::CopyAsyncFill<4>(to + 2 * S::kTileBytes + 4 * lane_, scales_ + scale_, lane_ % kTileKeys < count ? 4 : 0);
     }
@@ -49,6 +54,7 @@ class Loader {
   }
 
  private:
+  template <bool kWhole>
   __device__ void Rows(uint32_t to, const char* from, int first_lane, int32_t count) const {
 #pragma unroll
     for (int i = 0; i < S::kPieces * kTileKeys / 32; ++i) {
@@ -56,8 +62,13 @@ class Loader {
       const int row = piece / S::kPieces;
       const int column = piece % S::kPieces;
       const uint32_t offset = __shfl_sync(0xffffffffu, offset_, first_lane + row);
-      ptx::CopyAsyncFill<16>(to + row * S::kPitch + 16 * column, from + 16 * (uint64_t{offset} + column),
-                             row < count ? 16 : 0);
+      const uint32_t target = to + row * S::kPitch + 16 * column;
+      const char* source = from + 16 * uint64_t{offset} + 16 * column;
+      if constexpr (kWhole) {
+        ptx::CopyAsync<16>(target, source);
+      } else {
+        ptx::CopyAsyncFill<16>(target, source, row < count ? 16 : 0);
+      }
     }
   }
 
@@ -113,11 +124,15 @@ __device__ void LoadQueries(const AttentionProblem& problem, const Plan& plan, i
   }
 }
 
+// Which key of a tile a lane's score i of 8 belongs to.
+__device__ inline int32_t Key(int i, int lane) { return i / 4 * 8 + 2 * (lane % 4) + i % 2; }
+
 template <AttentionElement kCache, int kSize>
 __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
     Decode(const AttentionProblem problem, const Plan plan) {
   using S = Shape<kCache, kSize>;
   constexpr int kSteps = kSize / 16;  // of products of 16 elements
+  constexpr int kUnrolled = S::kQueryRegisters ? kSteps : 2;
   INGOT_DYNAMIC_SHARED(unsigned char, memory);
   __shared__ float norms[kRows];
   __shared__ State states[S::kWarps][kRows];
@@ -203,30 +218,38 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
 
     const uint32_t keys = stages + static_cast<uint32_t>(stage) * S::kStageBytes;
     float scores[2][4] = {};
-#pragma unroll
+#pragma unroll kUnrolled
     for (int c = 0; c < kSteps; c += S::kLoadedSteps) {
       uint32_t fragments[S::kLoadedSteps][2][2];
       S::LoadKeys(fragments, keys, c, lane);
 #pragma unroll
       for (int i = 0; i < S::kLoadedSteps; ++i) {
-        uint32_t a[4];
         if constexpr (S::kQueryRegisters) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) a[j] = query[c + i][j];
+          S::Multiply(scores[0], query[c + i], fragments[i][0]);
+          S::Multiply(scores[1], query[c + i], fragments[i][1]);
         } else {
-          S::LoadQuery(a, query_address, c + i, lane);
+          S::LoadQuery(query[0], query_address, c + i, lane);
+          S::Multiply(scores[0], query[0], fragments[i][0]);
+          S::Multiply(scores[1], query[0], fragments[i][1]);
         }
-        S::Multiply(scores[0], a, fragments[i][0]);
-        S::Multiply(scores[1], a, fragments[i][1]);
-        if (plan.twice) {
-          S::LoadQuery(a, query_address + S::kQueryBytes, c + i, lane);
-          S::Multiply(scores[0], a, fragments[i][0]);
-          S::Multiply(scores[1], a, fragments[i][1]);
+      }
+    }
+    if (plan.twice) {
+#pragma unroll 2
+      for (int c = 0; c < kSteps; c += S::kLoadedSteps) {
+        uint32_t fragments[S::kLoadedSteps][2][2];
+        S::LoadKeys(fragments, keys, c, lane);
+#pragma unroll
+        for (int i = 0; i < S::kLoadedSteps; ++i) {
+          uint32_t lost[4];
+          S::LoadQuery(lost, query_address + S::kQueryBytes, c + i, lane);
+          S::Multiply(scores[0], lost, fragments[i][0]);
+          S::Multiply(scores[1], lost, fragments[i][1]);
         }
       }
     }
 
-    // Scores, times log2 e. Element i of scores[n] is that of row i / 2 and key 8 n + 2 (lane % 4) + i % 2.
+    // Scores, times log2 e. Element i of scores[n] is that of this lane's row i / 2 and the tile's key Key(4 n + i).
     const int32_t first = tiles.First(tile);
     const int32_t end = tiles.End(tile);
     const bool whole =
@@ -243,24 +266,39 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
         }
       }
     }
-    float top[2] = {max[0], max[1]};
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int r = i / 2;
-        const int32_t key = first + 8 * n + 2 * (lane % 4) + i % 2;
-        float score = scores[n][i] * factors[r];
-        if (!S::kWide && scaled) score *= key_scales[n][i % 2];
-        if (capped) score = cap * tanhf(score);
-        if (problem.slopes != nullptr)
-          score += slopes[r] * (static_cast<float>(PositionOf(problem, sequence, key) - origin) - positions[r]);
-        if (!whole && (key >= end || !IsVisible(problem, visible[r], key))) score = -INFINITY;
-        scores[n][i] = score;
-        // What is rounded to 16 bits is a probability times V's scale: the greatest of these decides.
-        if (!S::kWide && scaled) score += ptx::Log2(fmaxf(fabsf(value_scales[n][i % 2]), kLeastScale));
-        top[r] = fmaxf(top[r], score);
+        scores[n][i] *= factors[i / 2];
+        if (!S::kWide && scaled) scores[n][i] *= key_scales[n][i % 2];
       }
+    }
+    if (capped) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = cap * tanhf(scores[i / 4][i % 4]);
+    }
+    if (problem.slopes != nullptr) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int64_t position = PositionOf(problem, sequence, first + Key(i, lane)) - origin;
+        scores[i / 4][i % 4] += slopes[i % 4 / 2] * (static_cast<float>(position) - positions[i % 4 / 2]);
+      }
+    }
+    if (!whole) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int32_t key = first + Key(i, lane);
+        if (key >= end || !IsVisible(problem, visible[i % 4 / 2], key)) scores[i / 4][i % 4] = -INFINITY;
+      }
+    }
+    // What is rounded to 16 bits is a probability times V's scale: the greatest of these decides.
+    float top[2] = {max[0], max[1]};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float score = scores[i / 4][i % 4];
+      if (!S::kWide && scaled) score += ptx::Log2(fmaxf(fabsf(value_scales[i / 4][i % 2]), kLeastScale));
+      top[i % 4 / 2] = fmaxf(top[i % 4 / 2], score);
     }
     bool grows = false;
 #pragma unroll
@@ -282,31 +320,35 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
         }
       }
     }
-    uint32_t weights[4], rest[4];
+    uint32_t weights[4], lost[4];
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float base = max[r] == -INFINITY ? 0 : max[r];
-        float x = ptx::Exp2(scores[n][2 * r] - base);
-        float y = ptx::Exp2(scores[n][2 * r + 1] - base);
-        sum[r] += x + y;
-        if (!S::kWide && scaled) {
-          x *= value_scales[n][0];
-          y *= value_scales[n][1];
-        }
-        weights[2 * n + r] = S::Pack(x, y);
-        rest[2 * n + r] = plan.twice ? S::Rest(x, y, weights[2 * n + r]) : 0;
+    for (int i = 0; i < 4; ++i) {
+      const int r = i % 2;
+      const float base = max[r] == -INFINITY ? 0 : max[r];
+      float x = ptx::Exp2(scores[i / 2][2 * r] - base);
+      float y = ptx::Exp2(scores[i / 2][2 * r + 1] - base);
+      sum[r] += x + y;
+      if (!S::kWide && scaled) {
+        x *= value_scales[i / 2][0];
+        y *= value_scales[i / 2][1];
       }
+      weights[i] = S::Pack(x, y);
+      lost[i] = S::Lost(x, y, weights[i]);
     }
 #pragma unroll
     for (int c = 0; c < kSteps; c += S::kLoadedSteps) {
       uint32_t fragments[2 * S::kLoadedSteps][2];
       S::LoadValues(fragments, keys + S::kTileBytes, c, lane);
 #pragma unroll
-      for (int i = 0; i < 2 * S::kLoadedSteps; ++i) {
-        S::Multiply(out[2 * c + i], weights, fragments[i]);
-        if (plan.twice) S::Multiply(out[2 * c + i], rest, fragments[i]);
+      for (int i = 0; i < 2 * S::kLoadedSteps; ++i) S::Multiply(out[2 * c + i], weights, fragments[i]);
+    }
+    if (plan.twice) {
+#pragma unroll
+      for (int c = 0; c < kSteps; c += S::kLoadedSteps) {
+        uint32_t fragments[2 * S::kLoadedSteps][2];
+        S::LoadValues(fragments, keys + S::kTileBytes, c, lane);
+#pragma unroll
+        for (int i = 0; i < 2 * S::kLoadedSteps; ++i) S::Multiply(out[2 * c + i], lost, fragments[i]);
       }
     }
     stage = stage + 1 == plan.stages ? 0 : stage + 1;

@@ -103,7 +103,7 @@ struct Shape {
   }
 
   // What Pack lost.
-  __device__ static uint32_t Rest(float low, float high, uint32_t packed) {
+  __device__ static uint32_t Lost(float low, float high, uint32_t packed) {
     Multiplied pair[2];
     memcpy(static_cast<void*>(pair), &packed, sizeof(pair));
     return Pack(low - ToFloat(pair[0]), high - ToFloat(pair[1]));
