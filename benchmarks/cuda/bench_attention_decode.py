@@ -70,9 +70,9 @@ def cached(p: Problem) -> Any:
     return torch.randn(shape, dtype=torch.bfloat16, device="cuda").to(TYPES[p.cache])
 
 
-def expected(p: Problem, q: Any, k: Any, v: Any, k_scales: Any, v_scales: Any, rows: int) -> Any:
+def expected(p: Problem, q: Any, pair: tuple[Any, Any], scales: list[Any], rows: int) -> Any:
     """The first rows of the batch in float32, [rows, S, H, D]."""
-    wide = [t[:rows].float() * (1 if s is None else s[:rows, :, :, None]) for t, s in ((k, k_scales), (v, v_scales))]
+    wide = [t[:rows].float() * (1 if s is None else s[:rows, :, :, None]) for t, s in zip(pair, scales, strict=True)]
     wide = [t.transpose(1, 2).repeat_interleave(p.heads // p.kv_heads, 1) for t in wide]
     scores = q[:rows].float().transpose(1, 2) @ wide[0].transpose(2, 3) / math.sqrt(p.size)
     place = torch.arange(p.keys, device="cuda")[None, :] - torch.arange(p.queries, device="cuda")[:, None]
@@ -96,7 +96,7 @@ def run(bench: common.Bench, p: Problem, variants: tuple[int, ...] = ()) -> None
     if p.storage == "ring":
         ring = torch.zeros(p.batch, 2, dtype=torch.int64, device="cuda")
     rows = max(1, min(p.batch, (64 << 20) // (p.keys * p.heads * p.size)))
-    want = expected(p, q, *caches[0], *scales, rows)
+    want = expected(p, q, caches[0], scales, rows)
 
     def ingot(name: str, variant: int) -> None:
         outputs = [torch.empty_like(q) for _ in caches]
@@ -115,7 +115,7 @@ def run(bench: common.Bench, p: Problem, variants: tuple[int, ...] = ()) -> None
         ingot(f"Ingot {variant} parts", variant)
     if p.cache not in ("bf16", "f16") or p.cache != p.dtype or p.storage != "plain" or p.bytes > MOST_PEER_BYTES or p.queries > 1:
         return
-    apart = [tuple(t.transpose(1, 2).contiguous() for t in pair) for pair in caches]
+    apart = [(k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()) for k, v in caches]
     del caches[1:]
     by_head = q.transpose(1, 2).contiguous()
     folded = by_head.reshape(p.batch, p.kv_heads, p.heads // p.kv_heads, p.size)
@@ -123,9 +123,9 @@ def run(bench: common.Bench, p: Problem, variants: tuple[int, ...] = ()) -> None
         if name == "math" and p.bytes > 1 << 28:
             continue
         with sdpa_kernel([backend]):
-            calls = [lambda pair=pair: scaled_dot_product_attention(by_head, *pair, enable_gqa=True) for pair in apart]
+            calls = [lambda pair=pair: scaled_dot_product_attention(by_head, pair[0], pair[1], enable_gqa=True) for pair in apart]
             bench.time(f"SDPA {name}", common.rotating(calls), bytes=p.bytes, calls=count, seconds=0.05)
-            calls = [lambda pair=pair: scaled_dot_product_attention(folded, *pair) for pair in apart]
+            calls = [lambda pair=pair: scaled_dot_product_attention(folded, pair[0], pair[1]) for pair in apart]
             bench.time(f"SDPA {name} folded", common.rotating(calls), bytes=p.bytes, calls=count, seconds=0.05)
 
 

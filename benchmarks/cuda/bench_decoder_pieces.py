@@ -59,7 +59,8 @@ def rotate(bench: common.Bench, batch: int, steps: int, cache: Any) -> None:
     caches = [torch.zeros(batch, slots, kv_heads, size, device="cuda").to(cache) for _ in range(2)]
     scales = [torch.zeros(batch, slots, kv_heads, device="cuda") for _ in range(2)] if cache == torch.int8 else []
     out = torch.empty_like(q)
-    inputs = [*caches, q, k, v, cosines, sines, first, *(scales or [None, None])]
+    no_scales: list[Any] = [None, None]
+    inputs = [*caches, q, k, v, cosines, sines, first, *(scales or no_scales)]
     call = common.kernel("rotary_cache", inputs, [*caches, out, *scales], ints=[0, 0, 0])
     call()
     bench.check(out, turned(q.float(), cosines, sines))

@@ -70,12 +70,13 @@ def test_steps_go_rotated_into_the_caches(batch: int, steps: int, slots: int, he
     scales = [rng.random((batch, slots, kv_heads)).astype(np.float32) for _ in range(2)] if has_scales else []
     turn = angles(rng, batch, steps, size, "float32") if turning else (None, None)
     first = rng.integers(-1, slots + 2, batch)
-    inputs = [*caches, q, k, v, *turn, first, *(scales or [None, None])]
+    no_scales: list[Any] = [None, None]
+    inputs = [*caches, q, k, v, *turn, first, *(scales or no_scales)]
     aliases = {0: 0, 1: 1} | ({3: 8, 4: 9} if has_scales else {})
     outputs = [*caches, (q.shape, TYPES[types[2]]), *scales]
     found = harness.run("rotary_cache", inputs, outputs, ints=[int(circular), int(interleaved), 0], aliases=aliases)
 
-    turned = [rotated(t, *turn, interleaved) if turn[0] is not None else t.astype(np.float64) for t in (q, k)]  # type: ignore[arg-type]
+    turned = [rotated(t, *turn, interleaved) if turn[0] is not None else t.astype(np.float64) for t in (q, k)]
     assert (np.abs(found[2].astype(np.float64) - turned[0]) <= ROUNDING[types[2]] * np.abs(turned[0]) + 2.0**-20).all()
     expected = [c.astype(np.float64) for c in caches]
     sizes = [s.astype(np.float64) for s in scales]
