@@ -31,8 +31,8 @@ inline int CheckedInt(std::string_view kernel, std::string_view name, int64_t va
 
 inline bool IsAligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
-// Tells the epilogue of Y, whose last axis has `columns` elements, of bias and residual, which may be left out. `pitch`
-// and `matrix`, of Y, are set before.
+// Tells the epilogue of Y, whose last axis has `columns` elements, of bias and residual, which may be left out. Steps
+// and scales are set before.
 inline void DescribeResult(std::string_view kernel, const DLTensor& y, const DLTensor* bias, const DLTensor* residual,
                            int64_t columns, int64_t activation, Epilogue& e) {
   e.number = NumberOf(kernel, "Y", y);
@@ -55,9 +55,11 @@ inline void DescribeResult(std::string_view kernel, const DLTensor& y, const DLT
     }
     e.residual = Data<const void>(*residual);
   }
-  const int64_t eight = 16 / BytesOf(e.number) > 4 ? 8 : 4;  // elements in 16 bytes
-  e.vectors = e.pitch % eight == 0 && e.matrix % eight == 0 && IsAligned(e.y) &&
-              (e.residual == nullptr || IsAligned(e.residual));
+  const int64_t piece = 16 / BytesOf(e.number);
+  e.vectors = e.pitch % piece == 0 && e.matrix % piece == 0 && e.bias_step % 8 == 0 && IsAligned(e.y) &&
+              IsAligned(e.residual) && IsAligned(e.bias) && IsAligned(e.column_scales);
+  e.plain = e.vectors && e.activation == Activation::kNone && e.bias == nullptr && e.residual == nullptr &&
+            e.row_scales == nullptr;
 }
 
 }  // namespace ingot

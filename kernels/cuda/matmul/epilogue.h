@@ -30,28 +30,46 @@ struct Epilogue {
   Number bias_number = Number::kFloat32;  // bias's
   Activation activation = Activation::kNone;
   bool residual_last = true;  // added after the activation
-  bool vectors = false;       // eight columns are 16-byte aligned in y and residual, wherever they begin
+  bool vectors = false;       // eight columns are 16-byte aligned in all of these, wherever they begin
+  bool plain = false;         // sums are only rounded
 };
 
 namespace device {
+
+// x sigmoid(linear x + cubic x^3): SiLU with 1 and 0, and the tanh form of GELU.
+__device__ __forceinline__ float TimesSigmoid(float x, float linear, float cubic) {
+  const float bounded = fminf(fmaxf(x, -100.0f), 100.0f);  // where the sigmoid is 0 or 1 in float32, and x^2 is finite
+  return __fdividef(x, 1.0f + __expf(-bounded * (linear + cubic * bounded * bounded)));
+}
+
+__device__ __forceinline__ float ActivateOne(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kRelu:
+      return x < 0.0f ? 0.0f : x;  // NaN stays NaN
+    case Activation::kGelu:
+      return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case Activation::kGeluTanh:
+      return TimesSigmoid(x, 1.5957691f, 1.5957691f * 0.044715f);
+    case Activation::kSilu:
+      return TimesSigmoid(x, 1.0f, 0.0f);
+    default:
+      return x;
+  }
+}
 
 __device__ __forceinline__ void Activate(Activation activation, float (&v)[kEight]) {
   if (activation == Activation::kNone) return;
   if (activation == Activation::kRelu) {
 #pragma unroll
-    for (int i = 0; i < kEight; ++i) v[i] = v[i] < 0.0f ? 0.0f : v[i];  // NaN stays NaN
+    for (int i = 0; i < kEight; ++i) v[i] = ActivateOne(Activation::kRelu, v[i]);
   } else if (activation == Activation::kGelu) {
 #pragma unroll
-    for (int i = 0; i < kEight; ++i) v[i] = 0.5f * v[i] * (1.0f + erff(v[i] * 0.70710678f));
+    for (int i = 0; i < kEight; ++i) v[i] = ActivateOne(Activation::kGelu, v[i]);
   } else {
-    // x sigmoid(x), and the tanh form of GELU, which is x sigmoid(1.5957691 (x + 0.044715 x^3)).
     const float linear = activation == Activation::kSilu ? 1.0f : 1.5957691f;
     const float cubic = activation == Activation::kSilu ? 0.0f : 1.5957691f * 0.044715f;
 #pragma unroll
-    for (int i = 0; i < kEight; ++i) {
-      const float x = fminf(fmaxf(v[i], -100.0f), 100.0f);  // where the sigmoid is 0 or 1 in float32, and x^2 is finite
-      v[i] = v[i] / (1.0f + __expf(-x * (linear + cubic * x * x)));
-    }
+    for (int i = 0; i < kEight; ++i) v[i] = TimesSigmoid(v[i], linear, cubic);
   }
 }
 
@@ -99,57 +117,83 @@ __device__ __forceinline__ void LoadEight(float (&v)[kEight], const void* base, 
   v[6] = LowHalf(number, from.w), v[7] = HighHalf(number, from.w);
 }
 
-// Finishes and writes columns `column` to `column + 7` of a row; those past the last are left out.
-__device__ __forceinline__ void StoreEight(const Epilogue& e, int matrix, int row, int column, float (&v)[kEight]) {
-  if (row >= e.rows || column >= e.columns) return;
-  const int count = e.columns - column < kEight ? e.columns - column : kEight;
-  const int64_t at = matrix * e.matrix + row * e.pitch + column;
-  const bool whole = e.vectors && count == kEight;
-  if (e.row_scales != nullptr) {
-    const float scale = e.row_scales[static_cast<int64_t>(row) * e.row_scale_step];
-#pragma unroll
-    for (int i = 0; i < kEight; ++i) {
-      if (i < count) v[i] *= scale * e.column_scales[static_cast<int64_t>(column + i) * e.column_scale_step];
-    }
-  }
-  if (e.bias != nullptr) {
-#pragma unroll
-    for (int i = 0; i < kEight; ++i) {
-      if (i < count) v[i] += LoadNumber(e.bias, e.bias_number, matrix * e.bias_step + column + i);
-    }
-  }
-  float residual[kEight] = {};
-  if (e.residual != nullptr) {
-    if (whole) {
-      LoadEight(residual, e.residual, e.number, at);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kEight; ++i) {
-        if (i < count) residual[i] = LoadNumber(e.residual, e.number, at + i);
-      }
-    }
-  }
-  if (!e.residual_last) {
-#pragma unroll
-    for (int i = 0; i < kEight; ++i) v[i] += residual[i];
-  }
-  Activate(e.activation, v);
-  if (e.residual_last) {
-#pragma unroll
-    for (int i = 0; i < kEight; ++i) v[i] += residual[i];
-  }
-  if (!whole) {
-#pragma unroll
-    for (int i = 0; i < kEight; ++i) {
-      if (i < count) StoreNumber(e.y, e.number, at + i, v[i]);
-    }
-  } else if (e.number == Number::kFloat32) {
+__device__ __forceinline__ void WriteEight(const Epilogue& e, int64_t at, const float (&v)[kEight]) {
+  if (e.number == Number::kFloat32) {
     float4* const to = reinterpret_cast<float4*>(static_cast<float*>(e.y) + at);
     to[0] = make_float4(v[0], v[1], v[2], v[3]);
     to[1] = make_float4(v[4], v[5], v[6], v[7]);
   } else {
     *reinterpret_cast<uint4*>(static_cast<uint16_t*>(e.y) + at) = make_uint4(
         Pack(e.number, v[0], v[1]), Pack(e.number, v[2], v[3]), Pack(e.number, v[4], v[5]), Pack(e.number, v[6], v[7]));
+  }
+}
+
+// Eight columns that are all there and aligned.
+__device__ __forceinline__ void FinishEight(const Epilogue& e, int matrix, int row, int column, float (&v)[kEight]) {
+  const int64_t at = matrix * e.matrix + row * e.pitch + column;
+  if (e.row_scales != nullptr) {
+    const float scale = e.row_scales[static_cast<int64_t>(row) * e.row_scale_step];
+    float scales[kEight];
+    if (e.column_scale_step == 0) {
+#pragma unroll
+      for (int i = 0; i < kEight; ++i) scales[i] = e.column_scales[0];
+    } else {
+      LoadEight(scales, e.column_scales, Number::kFloat32, column);
+    }
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) v[i] *= scale * scales[i];
+  }
+  if (e.bias != nullptr) {
+    float bias[kEight];
+    LoadEight(bias, e.bias, e.bias_number, matrix * e.bias_step + column);
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) v[i] += bias[i];
+  }
+  if (e.residual == nullptr) {
+    Activate(e.activation, v);
+  } else {
+    float residual[kEight];
+    LoadEight(residual, e.residual, e.number, at);
+    if (!e.residual_last) {
+#pragma unroll
+      for (int i = 0; i < kEight; ++i) v[i] += residual[i];
+    }
+    Activate(e.activation, v);
+    if (e.residual_last) {
+#pragma unroll
+      for (int i = 0; i < kEight; ++i) v[i] += residual[i];
+    }
+  }
+  WriteEight(e, at, v);
+}
+
+__device__ __forceinline__ void FinishOne(const Epilogue& e, int matrix, int row, int column, float x) {
+  const int64_t at = matrix * e.matrix + row * e.pitch + column;
+  if (e.row_scales != nullptr) {
+    x *= e.row_scales[static_cast<int64_t>(row) * e.row_scale_step] *
+         e.column_scales[static_cast<int64_t>(column) * e.column_scale_step];
+  }
+  if (e.bias != nullptr) x += LoadNumber(e.bias, e.bias_number, matrix * e.bias_step + column);
+  const float residual = e.residual == nullptr ? 0.0f : LoadNumber(e.residual, e.number, at);
+  if (!e.residual_last) x += residual;
+  x = ActivateOne(e.activation, x);
+  if (e.residual_last) x += residual;
+  StoreNumber(e.y, e.number, at, x);
+}
+
+// Finishes and writes columns `column` to `column + 7` of a row; those past the last are left out.
+__device__ __forceinline__ void StoreEight(const Epilogue& e, int matrix, int row, int column, float (&v)[kEight]) {
+  if (row >= e.rows || column >= e.columns) return;
+  if (e.vectors && column + kEight <= e.columns) {
+    FinishEight(e, matrix, row, column, v);
+    return;
+  }
+#pragma unroll 1
+  for (int i = 0; i < kEight && column + i < e.columns; ++i) {
+    float x = v[0];  // v stays in registers
+#pragma unroll
+    for (int j = 1; j < kEight; ++j) x = i == j ? v[j] : x;
+    FinishOne(e, matrix, row, column + i, x);
   }
 }
 
@@ -165,6 +209,7 @@ __device__ __forceinline__ void StoreWarpRows(const Epilogue& e, int matrix, int
   static_assert(kBlocks % kPass == 0);
   constexpr int kPitch = 8 * kPass + 8;  // spreads the eight rows of a fragment over all banks
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bool plain = e.plain && row + 16 <= e.rows && column + 8 * kBlocks <= e.columns;
   float* const to = stage + (lane / 4) * kPitch + (lane % 4) * 2;
 #pragma unroll
   for (int pass = 0; pass < kBlocks / kPass; ++pass) {
@@ -178,6 +223,18 @@ __device__ __forceinline__ void StoreWarpRows(const Epilogue& e, int matrix, int
           make_float2(static_cast<float>(from[2]), static_cast<float>(from[3]));
     }
     __syncwarp();
+    if (plain) {
+      const int64_t at =
+          matrix * e.matrix + (row + lane / kPass) * e.pitch + column + (pass * kPass + lane % kPass) * 8;
+#pragma unroll
+      for (int i = 0; i < kPass / 2; ++i) {
+        constexpr int kRows = 32 / kPass;  // of the warp at a time
+        float v[kEight];
+        LoadEight(v, stage + (lane / kPass + i * kRows) * kPitch + lane % kPass * 8, Number::kFloat32, 0);
+        WriteEight(e, at + i * kRows * e.pitch, v);
+      }
+      continue;
+    }
 #pragma unroll 1
     for (int i = lane; i < 16 * kPass; i += 32) {
       const float* const eight = stage + (i / kPass) * kPitch + (i % kPass) * 8;

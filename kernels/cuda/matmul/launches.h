@@ -56,7 +56,7 @@ cudaError_t StartMatvecOf(const MatmulProblem& problem, const Epilogue& e, int m
   p.tiles_n = DivideUp(p.n, kMatvecColumns);
   const int64_t blocks = static_cast<int64_t>(p.tiles_n) * p.matrices;
   // Few blocks have more warps each, so that enough bytes are under way.
-  const int warps = blocks < 2 * multiprocessors ? kMatvecMostWarps : kMatvecMostWarps / 2;
+  const int warps = blocks <= multiprocessors ? kMatvecMostWarps : kMatvecMostWarps / 2;
   const dim3 grid(static_cast<unsigned>(blocks));
   const dim3 block(static_cast<unsigned>(32 * warps));
   const auto shared = [&](int fragments) {

@@ -19,7 +19,7 @@ constexpr int MatvecShared(int warps, int fragments) { return warps * 8 * fragme
 
 // Grid: blocks of 16 columns times matrices. A block's warps share K. Rows of X: up to 8 kFragments.
 template <typename Math, int kFragments, bool kBlockScales>
-__global__ void __launch_bounds__(32 * kMatvecMostWarps)
+__global__ void __launch_bounds__(32 * kMatvecMostWarps, 1)
     MatvecKernel(const __grid_constant__ MatmulProblem p, const __grid_constant__ Epilogue e) {
   using Sum = typename Math::Sum;
   constexpr int kSegments = kFragments == 4 ? 2 : 4;  // of 64 bytes, that a warp reads at a time

@@ -110,6 +110,7 @@ Epilogue PartialSums(float* partial, int rows, int pitch) {
   e.rows = rows;
   e.columns = pitch;
   e.vectors = true;
+  e.plain = true;
   return e;
 }
 

@@ -63,7 +63,6 @@ void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKe
   e.rows = p.m;
   e.columns = p.n;
   e.pitch = p.n;
-  DescribeResult(kernel, y, context.OptionalInput(4), context.OptionalInput(5), p.n, context.ints()[2], e);
   const ScaleGranularity of_x = GranularityOf(kernel, "X", context.ints()[0], fp8);
   const ScaleGranularity of_w = GranularityOf(kernel, "W", context.ints()[1], fp8);
   const bool blocks = of_x == ScaleGranularity::kBlock;
@@ -80,6 +79,7 @@ void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKe
     e.row_scales = ScalesOf(kernel, "X", context.Input(2), e.row_scale_step == 1 ? p.m : 1);
     e.column_scales = ScalesOf(kernel, "W", context.Input(3), e.column_scale_step == 1 ? p.n : 1);
   }
+  DescribeResult(kernel, y, context.OptionalInput(4), context.OptionalInput(5), p.n, context.ints()[2], e);
   if (ElementCount(y) == 0) return;
   p.x_pitch = p.w_pitch = p.k;
   p.x_matrix = p.x_pitch * p.m;
