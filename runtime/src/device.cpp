@@ -257,6 +257,12 @@ void TensorMemory::Zero(void* to, size_t bytes) const {
   }
 }
 
+std::string DeviceText(DLDevice device) {
+  if (IsHost(device)) return "the CPU";
+  if (device.device_type == kDLCUDA || device.device_type == kDLCUDAManaged) return Text("GPU ", device.device_id);
+  return Text("device ", static_cast<int>(device.device_type), ":", device.device_id, " (DLPack)");
+}
+
 std::string MissingDeviceCode(const Device& device, std::span<const int64_t> architectures, int64_t ptx) {
   const int32_t capability = device.capability();
   std::string offered;

@@ -17,6 +17,10 @@ namespace ingot {
 // The architecture of targets that run on a GPU, as artifacts name it.
 inline constexpr std::string_view kCuda = "cuda";
 
+inline bool IsHost(DLDevice device) { return device.device_type == kDLCPU || device.device_type == kDLCUDAHost; }
+// "the CPU", "GPU 1".
+std::string DeviceText(DLDevice device);
+
 // One GPU. It lives as long as the process.
 class Device {
  public:

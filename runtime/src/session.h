@@ -66,7 +66,7 @@ class Session {
     bool taken = false;
     bool on_host = true;     // where it is given
     bool asked_host = true;  // and where if it is not bound
-    BufferRef staging;    // on the GPU, of an output that is given on the CPU
+    BufferRef staging;       // on the GPU, of an output that is given on the CPU
   };
 
   void RunOnce();

@@ -1,9 +1,9 @@
-// A device library without a GPU, for tests of libingot (INGOT_CUDA_LIBRARY). "Device" memory is unreadable but while work on a stream is done,
-// so that a mistaken access from the host ends the process; and work is done as late as the contract allows, when something waits for it, so that a
-// missing wait shows old bytes.
+// A device library without a GPU, for tests of libingot (INGOT_CUDA_LIBRARY). "Device" memory is unreadable but while
+// work on a stream is done, so that a mistaken access from the host ends the process; and work is done as late as the
+// contract allows, when something waits for it, so that a missing wait shows old bytes.
 //
-// There are three GPUs: 0 and 3 are sm_90, 1 is sm_80, 2 is sm_75. INGOT_FAKE_CUDA is what is wrong with the driver: no_driver, old_driver or
-// no_device.
+// There are three GPUs: 0 and 3 are sm_90, 1 is sm_80, 2 is sm_75. INGOT_FAKE_CUDA is what is wrong with the driver:
+// no_driver, old_driver or no_device.
 
 #include <sys/mman.h>
 
@@ -296,7 +296,9 @@ const DeviceLibrary kLibrary = {
         out->memory = g_limit;
       });
     },
-    [](int32_t, uint64_t* bytes) { return Guard("free_memory", [&] { *bytes = g_limit - std::min(g_limit, g_used); }); },
+    [](int32_t, uint64_t* bytes) {
+      return Guard("free_memory", [&] { *bytes = g_limit - std::min(g_limit, g_used); });
+    },
     [](int32_t, size_t bytes, void** out) {
       return Guard("allocate", [&] {
         if (g_used + bytes > g_limit) Fail(INGOT_ERROR_MEMORY, "out of memory");
@@ -452,7 +454,8 @@ const DeviceLibrary kLibrary = {
     },
     [](int32_t, void* stream, const void* kernel, const DeviceKernelCall* call) {
       bool done = true;
-      const int32_t status = Guard("run_kernel", [&] { done = static_cast<const RegistryKernel*>(kernel)->run(*call, stream); });
+      const int32_t status =
+          Guard("run_kernel", [&] { done = static_cast<const RegistryKernel*>(kernel)->run(*call, stream); });
       return done ? status : kCallbackFailed;
     },
     [](int32_t, void* stream) {
