@@ -4,8 +4,9 @@ Nothing of Ingot's Python package is needed, so that these tests also run on a G
 
     y, = harness.run("quantized_matmul", [x, packed, scales], [((4, 512), np.float32)], ints=[1, 32, 0, 0, 0])
 
-Environment: INGOT_CUDA_LIBRARY, the folder of libraries to load in place of what is built here; INGOT_CUDA_ONLY=matmul,convolution builds only these
-folders of kernels/cuda for the emulator, in a folder of its own; INGOT_EMULATOR_SEED, the order in which emulated threads take turns.
+Environment: INGOT_CUDA_LIBRARY, the folder of libraries to load in place of build/cuda; INGOT_CUDA_EMULATE=1, the emulator even where there is a GPU;
+INGOT_CUDA_ONLY=matmul,convolution builds only these folders of kernels/cuda for the emulator, in a folder of its own; INGOT_EMULATOR_SEED, the order
+in which emulated threads take turns.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+PATIENCE = 20  # seconds for a kernel on a GPU
 GUARD = 1024  # bytes of NaN on both sides of every tensor, which no kernel may change
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -84,13 +87,15 @@ _CUDA = 2  # DLPack's device type
 @functools.cache
 def on_gpu() -> bool:
     """Whether kernels run on a GPU here: there is one, PyTorch sees it, and build/cuda has the library."""
-    if not os.path.exists("/dev/nvidiactl") or os.environ.get("INGOT_CUDA_EMULATE"):
+    if os.environ.get("INGOT_CUDA_EMULATE") or not (_gpu_folder() / "libingot_cuda.so").exists():
+        return False
+    if not (os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi")):
         return False
     try:
         import torch
     except ImportError:
         return False
-    return bool(torch.cuda.is_available()) and (_gpu_folder() / "libingot_cuda.so").exists()
+    return bool(torch.cuda.is_available())
 
 
 def _gpu_folder() -> Path:
@@ -255,6 +260,35 @@ class _Buffer:
         return np.frombuffer(now[self.start : self.start + self.bytes].tobytes(), self.dtype).reshape(self.shape).copy()
 
 
+def _synchronize(what: str) -> None:
+    """Waits for the GPU. After an error in a kernel the process can use it no more, and a kernel that does not end cannot be ended otherwise.
+
+    So the process ends, with a message: pytest-xdist starts another for the tests that are left, and calls this one crashed.
+    """
+    import torch
+
+    problem = f"not done after {PATIENCE} s"
+    try:
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.default_stream())
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            if done.query():  # type: ignore[no-untyped-call]
+                return
+            time.sleep(2e-5)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[0]
+    text = f"{os.environ.get('PYTEST_CURRENT_TEST', '')}: {what}: {problem}"
+    if "PYTEST_XDIST_WORKER" not in os.environ and not problem.startswith("not done"):
+        raise KernelError(text)
+    folder = Path(os.environ.get("OUT") or ROOT / "build" / "cuda-results")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "crashes.log").open("a") as file:
+        file.write(text + "\n")
+    print(text, file=sys.stderr, flush=True)
+    os._exit(70)
+
+
 def run(
     name: str,
     inputs: Sequence[Array | None],
@@ -299,16 +333,9 @@ def run(
             taken.append(_Buffer(np.full(size, 0xFF, np.uint8).view(dtype).reshape(tuple(shape))))
     tensors = [None if buffer is None else buffer.tensor for buffer in given]
     call = prepare(name, tensors, [b.tensor for b in taken], dims=dims, ints=ints, floats=floats, capability=capability, kind=kind)
+    call()
     if on_gpu():
-        import torch
-
-        call(torch.cuda.current_stream().cuda_stream)
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError as error:
-            raise KernelError(f"{name}: {error}") from error
-    else:
-        call()
+        _synchronize(f"{name} {[b and (b.shape, str(b.dtype)) for b in given]} dims={[*dims]} ints={[*ints]} floats={[*floats]}")
     for index, buffer in enumerate(given):
         if buffer is not None and index not in shared.values():
             buffer.read(f"input {index}", written=False)
