@@ -86,9 +86,10 @@ def compile(
     Args:
         model: A path to an ``.onnx`` file, an ``onnx.ModelProto``, a path to a Hugging Face directory, or a ``torch.nn.Module``.
         output: The file to write. It appears only when it is whole.
-        target: One target or several (:mod:`ingot.lower.targets`); ``cpu`` is this machine.
+        target: One target or several (:mod:`ingot.lower.targets`); ``cpu`` is this machine, ``cuda:sm_90`` a GPU, for which nvcc is needed.
         precision: What to compute in: ``f32``; ``bf16`` or ``f16``, which keep the weights of matrix products and convolutions in 16 bits and
-            add up in float32 (bf16 also multiplies in bfloat16 where the CPU does); None keeps the model's own types. Whatever is given, a
+            add up in float32 (bf16 also multiplies in bfloat16 where the CPU does; on a GPU what lies between products has 16 bits too);
+            ``tf32``, which rounds what a GPU multiplies to 10 bits of fraction; None keeps the model's own types. Whatever is given, a
             float64 model is computed in float32; with None it is computed in float64, and a :class:`~ingot.errors.PrecisionWarning` says so.
         quantize: How to quantize the constant weights of matrix products: ``int8``, ``int4``, ``uint4``, ``nf4`` or ``mxfp4``, with a group as in
             ``int4:g128`` and an arithmetic as in ``int8:float`` (docs/quantization.md). What is lost goes into the artifact. ``kept:int8`` and
@@ -290,7 +291,7 @@ def _build(imported: Imported, wanted: Sequence[Target], precision: str, stages:
     weights = WeightTable()
     built = []
     for number, target in enumerate(wanted):
-        if tuner is not None:
+        if tuner is not None and not target.is_cuda:
             with stages("tune"):
                 choices = _tuned(tuner, imported, target, precision, stages, report)
         with stages("optimize"):
@@ -299,6 +300,8 @@ def _build(imported: Imported, wanted: Sequence[Target], precision: str, stages:
             report.log += [f"{target.name}: {line}" for line in lines]
         with stages("lower"):
             functions = {gv.name_hint: f for gv, f in optimized.mod.functions.items() if isinstance(f, tirx.PrimFunc)}
+            if target.is_cuda:
+                cuda.refuse_strings(imported, functions.values())
             scheduled: dict[str, Any] = {}
             for index, (name, function) in enumerate(functions.items()):
                 stages.advance(index / len(functions), name)

@@ -18,10 +18,12 @@ def add(commands: Any) -> None:
                          "module:callable, which returns (torch module, example inputs)")
     command.add_argument("-o", "--output", required=True, metavar="OUT.ingot", help="the file to write; it appears only when it is whole")
     command.add_argument("--target", action="append", metavar="NAME", help="cpu (this machine, the default), cpu:x86-64-v3, cpu:x86-64-v4, "
-                         "cpu:aarch64, or one with extensions such as cpu:x86-64-v4+vnni+bf16 or cpu:aarch64+dotprod+i8mm; several go into one "
+                         "cpu:aarch64, or one with extensions such as cpu:x86-64-v4+vnni+bf16 or cpu:aarch64+dotprod+i8mm; for NVIDIA GPUs "
+                         "cuda:sm_80, sm_86, sm_89 or sm_90, several as in cuda:sm_80+sm_90, or cuda for all; several go into one "
                          "file, and the best that a machine can run is loaded")
     command.add_argument("--precision", metavar="TYPE", help="f32; bf16 or f16, which keep weights in 16 bits and add up in float32 (bf16 multiplies "
-                         "in bfloat16 where the CPU does); default: the model's own types")
+                         "in bfloat16 where the CPU does; on a GPU, what lies between products has 16 bits too); tf32, which rounds what a GPU "
+                         "multiplies to 10 bits of fraction; default: the model's own types")
     command.add_argument("--quantize", metavar="SCHEME", help="quantize the weights of matrix products: int8, int4, uint4, nf4 or mxfp4, "
                          "with a group as in int4:g128 and an arithmetic as in int8:float; kept:int8 and kept:float are for weights that "
                          "are quantized in the model (docs/quantization.md)")

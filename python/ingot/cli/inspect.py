@@ -107,7 +107,8 @@ def _launch(launch: Mapping[str, Any]) -> str:
     """A launch in few words: blocks, threads of each, registers of a thread, shared memory of a block."""
     grid, block = (" x ".join(str(e) for e in launch[side] if str(e) != "1") or "1" for side in ("grid", "block"))
     return f"{grid if grid.isdigit() else f'({grid})'} blocks of {block}" + "".join(
-        f", {launch[key]} {what}" for key, what in (("registers", "registers"), ("spills", "bytes spilled"), ("shared", "bytes shared")) if launch.get(key))
+        f", {launch[key]} {what}" for key, what in (("registers", "registers"), ("spills", "bytes spilled"), ("shared", "bytes shared"))
+        if launch.get(key))
 
 
 def _print(found: Mapping[str, Any]) -> None:

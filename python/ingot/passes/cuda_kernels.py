@@ -34,7 +34,7 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     write = _WRITTEN.get(str(value.args[0].global_symbol))
     if write is None:
         return None
-    symbol, tensors, extents, ints, _ = value.args
+    _, tensors, extents, ints, _ = value.args
     return write(rewriter, list(tensors.fields), list(extents.values), [int(i.value) for i in ints.fields])
 
 

@@ -1,4 +1,4 @@
-"""Layer and RMS normalization over the last axis become calls of the kernel ``normalization`` (kernels/cuda), with the sum with a residual before it."""
+"""Layer and RMS normalization over the last axis become calls of the kernel ``normalization`` of GPUs, with the sum before it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Normalized(Rewriter):
         return len(weight.indices) == 1 and weight.indices[0].same_as(stage.axes[-1]) and x.source.same_as(fused.function.params[0])
 
     def rms(self, factors: Any) -> _Call | None:
-        """x / sqrt(mean of x^2 + epsilon) times a weight, as it is written out."""
+        """The quotient x / sqrt(mean of x^2 + epsilon) times a weight, as it is written out."""
         for scaled, weight in (factors, list(factors)[::-1]):
             constant, normal = self.weight(weight), self.before.get(scaled)
             if constant is None or len(constant.shape) != 1 or constant.dtype not in _FLOATS or not calls(normal, "relax.multiply"):

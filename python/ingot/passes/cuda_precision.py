@@ -133,7 +133,8 @@ def _following(narrowed: _Narrowed, call: Any) -> Any:
     """An operator that computes in the type of its operands, if one is in 16 bits and the others are constants or float32 of the same."""
     if not calls(call, *_FOLLOWING):
         return None
-    operands = [leaf for a in call.args for leaf in (a.fields if isinstance(a, relax.Tuple) else [a]) if isinstance(a.ty, (relax.TensorType, relax.TupleType))]
+    leaves = [leaf for a in call.args for leaf in (a.fields if isinstance(a, relax.Tuple) else [a])]
+    operands = [leaf for leaf in leaves if isinstance(leaf.ty, (relax.TensorType, relax.TupleType))]
     if not any(narrowed.has(a) for a in operands) or not all(isinstance(a, relax.Var) or narrowed.weight(a) is not None for a in operands):
         return None
     if any(isinstance(a.ty, relax.TensorType) and str(a.ty.dtype) != "float32" for a in operands[1 if call.op.name == "relax.where" else 0 :]):

@@ -209,8 +209,7 @@ def _sum(products: _Products, value: Any) -> _Call | None:
             if call.activation == "" and not call.window:
                 found = replace(found, residual_last=True)
         elif weight is not None and _is_bias(weight, call) and call.bias is None and not call.activation:
-            columns = int(call.columns)
-            found = replace(call, bias=weight.map(lambda b: b.reshape(columns), (columns,), ":bias"))
+            found = replace(call, bias=weight.map(lambda b: b.reshape(-1), (int(call.columns),), ":bias"))
         if found is not None:
             products.taken.add(result)
             return found

@@ -31,8 +31,8 @@ def _include_folders() -> list[str]:
         cuda = Path(compiler).resolve().parents[1] / "include"
     if cuda is None or not (cuda / "cuda_runtime.h").exists():
         pytest.skip("CUDA's headers are not installed")
-    return [str(p) for p in (ROOT / "kernels", ROOT / "kernels/cuda", ROOT / "runtime/src", ROOT / "runtime/include", tvm_ffi.libinfo.find_dlpack_include_path(),
-                             cuda)]
+    folders = [ROOT / "kernels", ROOT / "kernels/cuda", ROOT / "runtime/src", ROOT / "runtime/include", cuda]
+    return [*map(str, folders), tvm_ffi.libinfo.find_dlpack_include_path()]
 
 
 def _compile(sources: Sequence[Path], output: Path, *options: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,33 @@ from ingot.runtime import Artifact
 from tests.lower.cuda.emulated import Kernels, allocate, guarded
 from tests.lower.cuda.reference import KERNELS
 
+#: Runs a kernel: its name, inputs (None: left out), shapes (None: not known yet) and dtypes of outputs, dims, ints and floats.
+RunKernel = Callable[..., Sequence[np.ndarray]]
+
+
+def by_numpy(name: str, inputs: Any, shapes: Any, dtypes: Any, dims: Any, ints: Any, floats: Any) -> Sequence[np.ndarray]:
+    """A kernel by tests/lower/cuda/reference.py."""
+    return KERNELS[name](inputs, shapes, dtypes, dims, ints, floats)
+
+
+def by_emulator(name: str, inputs: Any, shapes: Any, dtypes: Any, dims: Any, ints: Any, floats: Any) -> Sequence[np.ndarray]:
+    """A kernel of kernels/cuda itself, emulated; the in-place one on a copy."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cuda"))
+    import harness
+
+    sys.path.pop(0)
+    if name == "tensor_scatter":
+        found = harness.run(name, inputs, [(inputs[0].shape, inputs[0].dtype)], dims=dims, ints=ints, floats=floats)
+    else:
+        found = harness.run(name, inputs, list(zip(shapes, dtypes, strict=True)), dims=dims, ints=ints, floats=floats)
+    return list(found)
+
 
 class Program:
-    """A model compiled for a GPU, without machine code."""
+    """A model, or a language model's directory, compiled for a GPU without machine code."""
 
-    def __init__(self, model: onnx.ModelProto, target: str = "cuda:sm_90", **options: Any) -> None:
+    def __init__(self, model: onnx.ModelProto | str, target: str = "cuda:sm_90", run_kernel: RunKernel = by_numpy, **options: Any) -> None:
+        self.run_kernel = run_kernel
         sources: list[str] = []
 
         def build(source: str, architectures: Any, jobs: int = 2) -> nvcc.Fatbin:
@@ -47,11 +70,18 @@ class Program:
         steps: list[dict[str, Any]] = self.target["program"]["functions"][0]["steps"]
         return steps
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs by name."""
+    def run(self, feeds: Mapping[str, np.ndarray], states: list[np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """The outputs by name; ``states`` are replaced by the new ones."""
         inputs = [feeds[i["name"]] for i in self.manifest["inputs"]]
-        results = self._function(0, inputs)
-        return {o["name"]: r for o, r in zip(self.manifest["outputs"], results, strict=False)}
+        results = self._function(0, inputs + (states or []))
+        count = len(self.manifest["outputs"])
+        if states is not None:
+            states[:] = results[count:]
+        return {o["name"]: r for o, r in zip(self.manifest["outputs"], results[:count], strict=True)}
+
+    def first_states(self, **dims: int) -> list[np.ndarray]:
+        """The states of a new session with these extents: zeros."""
+        return [np.zeros([d if isinstance(d, int) else dims[d] for d in s["shape"]], numpy_dtype(s["dtype"])) for s in self.manifest["states"]]
 
     def _function(self, number: int, inputs: list[np.ndarray]) -> list[np.ndarray]:
         return _Frame(self, self.target["program"]["functions"][number]).run(inputs)
@@ -140,7 +170,7 @@ class _Frame:
         inputs = [None if v < 0 else self.values[v] for v in step["inputs"]]
         shapes = [self.shape(v) if v >= 0 and self._known(v) else None for v in step["outputs"]]
         dtypes = [self.dtype(v) if v >= 0 else None for v in step["outputs"]]
-        results = KERNELS[step["name"]](inputs, shapes, dtypes, [self.number(e) for e in step["dims"]], step["ints"], step["floats"])
+        results = self.program.run_kernel(step["name"], inputs, shapes, dtypes, [self.number(e) for e in step["dims"]], step["ints"], step["floats"])
         for value, result in zip(step["outputs"], results, strict=True):
             if value >= 0:
                 self.give(value, guarded(result))

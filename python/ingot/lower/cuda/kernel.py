@@ -48,15 +48,17 @@ class Generated:
         taken = signature(self.function)
         read = _names(taken, self.extras)
         written = written_buffers(self.function)
-        parameters = [f"const {stored(str(b.ty.dtype))}* __restrict__ {read[b]}" if b not in written else f"{stored(str(b.ty.dtype))}* {read[b]}"
-                      for b in taken.buffers]
-        parameters += [f"{stored(str(b.ty.dtype))}* {read[b]}" for b in self.extras]
+        parameters = []
+        for buffer in (*taken.buffers, *self.extras):
+            kind = stored(str(buffer.ty.dtype))
+            only_read = buffer not in written and buffer not in self.extras
+            parameters.append(f"const {kind}* __restrict__ {read[buffer]}" if only_read else f"{kind}* {read[buffer]}")
         parameters += [f"int64_t {symbol_name(i)}" for i in range(len(taken.symbols))]
         text = []
         for number, kernel in enumerate(self.kernels):
             body = "\n".join(f"  {line}" for line in kernel.lines)
-            text.append(f"extern \"C\" __global__ void __launch_bounds__({kernel.threads}) {self.kernel_name(name, number)}({', '.join(parameters)}) {{\n"
-                        f"{body}\n}}\n")
+            text.append(f"extern \"C\" __global__ void __launch_bounds__({kernel.threads}) {self.kernel_name(name, number)}("
+                        f"{', '.join(parameters)}) {{\n{body}\n}}\n")
         return "\n".join(text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: The names in kernels/cuda/registry.cpp that compiled models use; a test compares.
-CUDA_KERNELS = frozenset({"attention", "convolution", "matmul", "matmul_fp8", "matmul_int8", "normalization", "quantize_rows", "quantized_matmul", "tensor_scatter"})
+CUDA_KERNELS = frozenset({"attention", "convolution", "matmul", "normalization", "quantized_matmul", "tensor_scatter"})
 
 
 def on_host(name: str) -> bool:

@@ -37,7 +37,7 @@ def is_aligned(place: Any, axis: Any, lanes: int) -> bool:
 
 
 def lanes_for(extent: Any, axis: Any, values: Sequence[Any], written: Sequence[str], wanted: int = MOST_LANES) -> int:
-    """How many elements along ``axis`` a thread computes, at most ``wanted``: as many as are in 16 bytes of what is read in pieces and ``written``."""
+    """How many elements along ``axis`` a thread computes, at most ``wanted``: as 16 bytes have of what is read in pieces and of ``written``."""
     known = constant(extent)
     if not isinstance(known, int) or known < 2:
         return 1

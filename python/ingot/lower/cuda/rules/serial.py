@@ -61,7 +61,8 @@ def _reduced(fused: Fused, stage: Stage, followers: Sequence[Stage], extras: Seq
     e.spread(axis, base, lanes, lambda: e.put(f"{sums}[v] = {e.value(stage.init)};"))
     e.names[axis] = base
     e.loaders[stage.buffer] = lambda node: f"{sums}[v]"
-    _loops(e, list(stage.reduced), list(stage.reduced_extents), lambda: e.spread(axis, base, lanes, lambda: e.put(f"{sums}[v] = {e.value(stage.value)};")))
+    _loops(e, list(stage.reduced), list(stage.reduced_extents), lambda: e.spread(
+        axis, base, lanes, lambda: e.put(f"{sums}[v] = {e.value(stage.value)};")))
     for follower in followers:
         for mine, theirs in zip(follower.axes, stage.axes, strict=True):
             if not theirs.same_as(axis):

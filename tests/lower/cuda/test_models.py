@@ -1,0 +1,122 @@
+"""Whole small models compiled for a GPU: their generated code and their programs give what the models say, on an emulated GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from tests.levels.models import MODELS
+from tests.lower.build import relative_error
+from tests.lower.cuda.interpreter import Program, by_emulator
+
+#: Half of a unit in the last place of bfloat16 and float16, through a handful of layers.
+_NARROW = {"bf16": 2**-9 * 4, "f16": 2**-12 * 4}
+#: float32 of a GPU's exp, erf and the like is within some units in the last place.
+_SINGLE = 1e-5
+
+
+def _expected(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return dict(zip([o.name for o in model.graph.output], ReferenceEvaluator(model).run(None, feeds), strict=True))
+
+
+@pytest.mark.parametrize("name", [
+    "matmul", "feed_forward", "matmul_of_inputs", "double_precision", "conv_3x3", "conv_depthwise", "conv_transposed", "pooling", "normalization",
+    "elementwise", "integers", "movement", "reductions", "attention", "half_precision", "bfloat16", "image", "control_flow", "quantized"])
+def test_a_small_model_gives_what_its_definition_says(name: str) -> None:
+    model = MODELS[name]()
+    proto = model.build()
+    program = Program(proto, precision=model.precision)
+    for index, feeds in enumerate(model.feeds):
+        found = program.run(feeds)
+        expected = dict(model.expected[index]) if model.expected is not None else _expected(proto, dict(feeds))
+        for output, array in found.items():
+            wanted = np.asarray(expected[output])
+            assert array.shape == wanted.shape
+            if array.dtype.kind in "iub":
+                np.testing.assert_array_equal(array, wanted)
+            else:
+                assert relative_error(array, wanted) <= max(model.tolerance, _SINGLE), output
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+@pytest.mark.parametrize("name", ["feed_forward", "conv_3x3", "conv_depthwise"])
+def test_activations_between_products_have_16_bits(name: str, precision: str) -> None:
+    model = MODELS[name]()
+    proto = model.build()
+    program = Program(proto, precision=precision)
+    main = program.target["program"]["functions"][0]
+    products = [s for s in program.steps if s.get("name") in ("matmul", "convolution") or "depthwise" in s.get("function", "")]
+    assert products
+    narrow = {"bf16": "bfloat16", "f16": "float16"}[precision]
+    assert all(main["values"][s["inputs"][0]]["dtype"] == narrow for s in products)
+    for feeds in model.feeds:
+        expected = _expected(proto, dict(feeds))
+        for output, array in program.run(feeds).items():
+            assert array.dtype == np.float32
+            assert relative_error(array, np.asarray(expected[output])) <= _NARROW[precision]
+
+
+def test_indices_are_wrapped_and_gathered_by_generated_code() -> None:
+    from onnx import helper
+
+    from tests.lower.build import model
+
+    nodes = [helper.make_node("Gather", ["x", "i"], ["a"], axis=1), helper.make_node("GatherND", ["x", "j"], ["b"])]
+    program = Program(model(nodes, {"x": ("float32", ["n", 9, 4]), "i": ("int64", ["m"]), "j": ("int64", ["k", 2])}, ["a", "b"]))
+    assert not any(s.get("host") for s in program.steps)
+    x = np.random.default_rng(0).standard_normal((3, 9, 4)).astype(np.float32)
+    i, j = np.array([-1, 0, 8, -9, 3]), np.array([[0, -1], [-3, 4]])
+    found = program.run({"x": x, "i": i, "j": j})
+    np.testing.assert_array_equal(found["a"], x[:, i])
+    np.testing.assert_array_equal(found["b"], x[j[:, 0], j[:, 1]])
+
+
+def test_what_has_no_kernel_for_gpus_is_a_step_of_the_host() -> None:
+    program = Program(MODELS["selection"]().build())
+    assert {s["name"] for s in program.steps if s["op"] == "kernel"} == {s["name"] for s in program.steps if s.get("host")} == {"topk"}
+
+
+@pytest.fixture(scope="module")
+def language_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    from tests.generate.families import save
+
+    return lambda name: save(name, tmp_path_factory.mktemp(name))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize(("family", "precision"), [("llama", "f32"), ("llama", "bf16"), ("gpt2", "f32"), ("gemma2", "f32")])
+def test_a_decoder_with_caches_gives_what_its_framework_does(language_models: Callable[[str], Path], family: str, precision: str) -> None:
+    from tests.generate.families import build, logits
+
+    program = Program(str(language_models(family)), precision=precision, cache=precision)
+    assert not any(s.get("host") for s in program.steps)
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(2, 300, (2, 11))
+    expected = logits(build(family), tokens.tolist())
+    states = program.first_states(batch=2, context=160)
+    found = []
+    for start, stop in ((0, 7), (7, 8), (8, 11)):  # a prompt, one token, several
+        count = stop - start
+        feeds = {"input_ids": tokens[:, start:stop], "token_counts": np.full(2, count), "logits_at": np.tile(np.arange(count), (2, 1))}
+        found.append(program.run(feeds, states)["logits"])
+    assert relative_error(np.concatenate(found, 1), expected) <= (1e-4 if precision == "f32" else 3e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["feed_forward", "conv_3x3", "attention"])
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_kernels_take_the_programs_steps(name: str, precision: str) -> None:
+    """The kernels of kernels/cuda themselves, emulated."""
+    model = MODELS[name]()
+    proto = model.build()
+    program = Program(proto, run_kernel=by_emulator, precision=precision)
+    for feeds in model.feeds[:2]:
+        expected = _expected(proto, dict(feeds))
+        for output, array in program.run(feeds).items():
+            assert relative_error(array, np.asarray(expected[output])) <= (1e-5 if precision == "f32" else _NARROW["bf16"])
