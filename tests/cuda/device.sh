@@ -13,6 +13,8 @@ OUT=${OUT:-build/cuda-results}
 JOBS=${JOBS:-4}
 BENCH_SECONDS=${BENCH_SECONDS:-45}
 mkdir -p "$OUT"
+export OUT
+rm -f "$OUT/crashes.log"
 
 parts=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
@@ -34,14 +36,15 @@ summary=""
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader
 export PYTHONDONTWRITEBYTECODE=1
 pytest="$PYTHON -m pytest --confcutdir=tests/cuda -p no:cacheprovider -q --tb=short"
-"$PYTHON" -c "import xdist" 2>/dev/null && spread="-n $JOBS" || spread=""
+"$PYTHON" -c "import xdist" 2>/dev/null && spread="-n $JOBS --max-worker-restart 20" || spread=""
 
 for part in $parts; do
   case $part in
     tests)
       # shellcheck disable=SC2086
       timeout 240 $pytest $spread tests/cuda "$@" >"$OUT/tests.log" 2>&1 || status=1
-      grep -E "^(FAILED|ERROR)" "$OUT/tests.log" | head -40
+      grep -E "^(FAILED|ERROR)" "$OUT/tests.log" | cut -c 1-200 | head -40
+      [ ! -e "$OUT/crashes.log" ] || cut -c 1-300 "$OUT/crashes.log"
       summary="$summary
 tests: $(tail -n 1 "$OUT/tests.log")"
       ;;

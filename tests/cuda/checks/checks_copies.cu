@@ -1,4 +1,5 @@
 #include "checks.h"
+#include "cuda/ptx.h"
 #include "cuda/tensor_map.h"
 
 namespace ingot {
