@@ -58,11 +58,12 @@ class RecurrentMemory(nn.Module):
 
     def __init__(self, tokens: int = 4) -> None:
         super().__init__()
-        from transformers import GPT2Config, GPT2Model
+        import transformers
 
+        configuration: Any = transformers.GPT2Config
         self.tokens = tokens
-        self.gpt2 = GPT2Model(GPT2Config(n_embd=48, n_layer=2, n_head=4, vocab_size=VOCABULARY, n_positions=64, use_cache=False,
-                                         initializer_range=0.1, bos_token_id=1, eos_token_id=2, attn_implementation="eager"))
+        self.gpt2 = transformers.GPT2Model(configuration(n_embd=48, n_layer=2, n_head=4, vocab_size=VOCABULARY, n_positions=64, use_cache=False,
+                                                         initializer_range=0.1, bos_token_id=1, eos_token_id=2, attn_implementation="eager"))
         # States start as zeros, so that what is carried is the difference to what memory is at first.
         self.first = nn.Parameter(torch.randn(tokens, 48))
 
@@ -104,7 +105,7 @@ class StateSpace(nn.Module):
         window = torch.cat([taps, mixed], dim=1)
         mixed = nn.functional.silu(self.convolutions[i](window.transpose(1, 2)).transpose(1, 2))
         values, keys, queries = torch.split(mixed, [self.width, self.states, self.states], dim=-1)
-        values = values.unflatten(-1, (self.heads, self.size)).transpose(1, 2)  # [batch, heads, sequence, size]
+        values = values.reshape(*values.shape[:2], self.heads, self.size).transpose(1, 2)  # [batch, heads, sequence, size]
         keys, queries = keys[:, None], queries[:, None]  # of all heads
         step = nn.functional.softplus(step).transpose(1, 2)  # [batch, heads, sequence]
         total = torch.cumsum(-step * torch.exp(self.decay[i])[:, None], dim=-1)  # of the logarithms of decays

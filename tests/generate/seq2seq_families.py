@@ -94,12 +94,18 @@ def sound(seconds: float, seed: int = 0) -> npt.NDArray[np.float32]:
     return ((0.1 * tones + 0.01 * random.standard_normal(len(time))) * (np.sin(2 * np.pi * 0.9 * time) > -0.5)).astype(np.float32)
 
 
+def extractor(bands: int, seconds: int) -> Any:
+    """What makes features of sound for Whisper in transformers."""
+    import transformers
+
+    make: Any = transformers.WhisperFeatureExtractor
+    return make(feature_size=bands, chunk_length=seconds)
+
+
 def features(model: Any, audio: Sequence[npt.NDArray[np.float32]]) -> Any:
     """What transformers makes of sounds: [batch, bands, frames]."""
-    from transformers import WhisperFeatureExtractor
-
-    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins, chunk_length=model.config.max_source_positions // 50)
-    return extractor(list(audio), sampling_rate=16000, return_tensors="pt").input_features
+    make = extractor(model.config.num_mel_bins, model.config.max_source_positions // 50)
+    return make(list(audio), sampling_rate=16000, return_tensors="pt").input_features
 
 
 def logits(model: Any, ids: npt.NDArray[np.int64], source: npt.NDArray[np.int64] | None = None, counts: npt.NDArray[np.int64] | None = None,

@@ -107,12 +107,14 @@ def test_a_translator_goes_on_after_errors_and_cancelled_texts(compiled_seq2seq:
                             ([1] * (CONTEXT + 1), f"{CONTEXT + 1} tokens, more than the {CONTEXT}"), ("text", "has no tokenizer")):
         with pytest.raises(InputError, match=message):
             model.generate(prompt)
-    for options, message in (({"num_beams": 0}, "num_beams is 0"), ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3"),
-                             ({"early_stopping": "soon"}, "early_stopping is 'soon'"), ({"num_beams": 2, "temperature": 0.5}, "temperature"),
-                             ({"language": "en"}, "unexpected keyword argument 'language'"), ({"lookup": 3}, "lookup"), ({"regex": "a"}, "regex"),
-                             ({"max_new_tokens": 0}, "max_new_tokens is 0"), ({"context": 500}, "a context of 500 tokens cannot be")):
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"num_beams": 0}, "num_beams is 0"), ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3"),
+        ({"early_stopping": "soon"}, "early_stopping is 'soon'"), ({"num_beams": 2, "temperature": 0.5}, "temperature"),
+        ({"language": "en"}, "unexpected keyword argument 'language'"), ({"lookup": 3}, "lookup"), ({"regex": "a"}, "regex"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"), ({"context": 500}, "a context of 500 tokens cannot be"))
+    for given, message in wrong:
         with pytest.raises(InputError, match=message):
-            model.generate([5], **options)
+            model.generate([5], **given)
     translator = Translator(model, 2)
     options = options_with_penalty(Options(12, stop_tokens=translator.stop_tokens))
     expected = translator.add(rows()[0], options)
@@ -165,8 +167,9 @@ def test_an_artifact_verifies_against_transformers_if_asked_to(name: str, tmp_pa
 def test_buckets_of_distances_are_those_of_t5(count: int, most: int, both: bool) -> None:
     from transformers.models.t5.modeling_t5 import T5Attention
 
+    bucket: Any = T5Attention._relative_position_bucket
     distances = torch.arange(-most - 40, most + 41 if both else 1)
-    expected = T5Attention._relative_position_bucket(distances, both, count, most).numpy()
+    expected = bucket(distances, both, count, most).numpy()
     found = buckets(count, most, both)[np.clip(distances.numpy(), -most, most if both else 0) + most]
     np.testing.assert_array_equal(found, expected)
 
@@ -191,8 +194,10 @@ def test_a_translator_of_real_size_is_that_of_transformers(tmp_path: Path) -> No
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.T5Config(decoder_start_token_id=0)
-    framework = transformers.T5ForConditionalGeneration(config).eval()
+    configuration: Any = transformers.T5Config
+    config = configuration(decoder_start_token_id=0)
+    framework: Any = transformers.T5ForConditionalGeneration(config)
+    framework.eval()
     with torch.no_grad():
         for parameter in framework.parameters():
             parameter.mul_(1.0 + 0.1 * torch.randn_like(parameter))
@@ -206,9 +211,9 @@ def test_a_translator_of_real_size_is_that_of_transformers(tmp_path: Path) -> No
     found = model.run(source_ids=source, source_counts=counts, input_ids=ids, token_counts=np.array([12, 12]),
                       logits_at=np.array([[0, 11]] * 2))["logits"]
     np.testing.assert_allclose(found, expected[:, [0, 11]], atol=1e-4 * np.abs(expected).max())
-    for options in ({"num_beams": 1}, {"num_beams": 4}):
-        wanted = reference(framework, source[0].tolist(), 16, no_repeat_ngram_size=0, **options).sequences[0, 1:].tolist()
-        text = model.generate(source[0].tolist(), max_new_tokens=16, **options)
+    for beams in (1, 4):
+        wanted = reference(framework, source[0].tolist(), 16, num_beams=beams).sequences[0, 1:].tolist()
+        text = model.generate(source[0].tolist(), max_new_tokens=16, num_beams=beams)
         text.wait()
         assert text.tokens == wanted[:len(text.tokens)]
 

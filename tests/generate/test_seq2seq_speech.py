@@ -18,7 +18,7 @@ from ingot.export.seq2seq.families import Audio
 from ingot.generate import Transcription
 from ingot.generate.rules import Timestamps
 from ingot.generate.speech import segments
-from tests.generate.seq2seq_families import SPEECH, build, features, logits, sound
+from tests.generate.seq2seq_families import SPEECH, build, extractor, features, logits, sound
 
 Compiled = Callable[[str], ingot.Model]
 
@@ -38,16 +38,12 @@ def reference(framework: Any, audio: np.ndarray, count: int, **options: Any) -> 
 
 
 def test_mel_filters_are_those_of_transformers() -> None:
-    from transformers import WhisperFeatureExtractor
-
     for bands in (80, 128):
-        np.testing.assert_allclose(mel_filters(bands), WhisperFeatureExtractor(feature_size=bands).mel_filters.T, atol=1e-12)
+        np.testing.assert_allclose(mel_filters(bands), extractor(bands, 30).mel_filters.T, atol=1e-12)
 
 
 @pytest.mark.parametrize(("bands", "seconds"), [(80, 2), (128, 3)])
 def test_the_spectrogram_is_that_of_transformers(bands: int, seconds: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    from transformers import WhisperFeatureExtractor
-
     graph = Pieces(None)  # type: ignore[arg-type]  # no tensor of a checkpoint is used
     graph.node("Identity", spectrogram(graph, "audio", Audio(bands, seconds)), name="features")
     value = helper.make_tensor_value_info
@@ -57,10 +53,9 @@ def test_the_spectrogram_is_that_of_transformers(bands: int, seconds: int, tmp_p
     path = tmp_path_factory.mktemp("mel") / "m.ingot"
     ingot.compile(model, path, samples=0)
     loaded = ingot.load(path, threads=2)
-    extractor = WhisperFeatureExtractor(feature_size=bands, chunk_length=seconds)
     for length in (seconds, seconds - 0.7, 0.01):
         audio = np.stack([sound(length, seed) for seed in range(2)])
-        expected = extractor(list(audio), sampling_rate=16000, return_tensors="np").input_features
+        expected = extractor(bands, seconds)(list(audio), sampling_rate=16000, return_tensors="np").input_features
         # A band 80 dB below the loudest is a difference of numbers 1e4 times as large: its logarithm has 1e-7 * 1e4 of error.
         np.testing.assert_allclose(loaded.run(audio=audio)["features"], expected, atol=2e-3)
         assert np.abs(loaded.run(audio=audio)["features"] - expected).mean() < 1e-5
@@ -160,9 +155,9 @@ def test_wrong_sounds_and_options_are_explained(compiled_seq2seq: Compiled) -> N
                            (np.zeros(5, np.int16), "divided by 32768"), (broken, "not finite")):
         with pytest.raises(InputError, match=message):
             model.generate(audio)
-    for options, message in (({"language": "fr"}, "no language 'fr'; it has de, en"),
-                             ({"task": "sing"}, "no task 'sing'; it has transcribe, translate"),
-                             ({"regex": "a"}, "regex")):
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (({"language": "fr"}, "no language 'fr'; it has de, en"),
+        ({"task": "sing"}, "no task 'sing'; it has transcribe, translate"), ({"regex": "a"}, "regex"))
+    for options, message in wrong:
         with pytest.raises(InputError, match=message):
             model.generate(sound(1.0), **options)
     text = model.generate(sound(1.0), language="en", max_new_tokens=5)

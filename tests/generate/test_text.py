@@ -12,7 +12,7 @@ import pytest
 import ingot
 from ingot.cli.main import main
 from ingot.errors import InputError
-from ingot.generate import Batch, Options, Sampling
+from ingot.generate import Batch, Generation, Options, Sampling
 from ingot.generate.text import Stream, Text
 from tests.generate.families import VOCABULARY
 
@@ -64,7 +64,9 @@ def test_generated_tokens_carry_the_text(model: ingot.Model, text: Text) -> None
 def test_a_conversation_becomes_the_template_s_prompt(model: ingot.Model, text: Text) -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the mat?"}]
     assert text.chat(messages) == "system: be brief\nuser: the mat?\nassistant:"
-    assert model.generate(messages, max_new_tokens=4).prompt == text.encode("system: be brief\nuser: the mat?\nassistant:")
+    generation = model.generate(messages, max_new_tokens=4)
+    assert isinstance(generation, Generation)
+    assert generation.prompt == text.encode("system: be brief\nuser: the mat?\nassistant:")
 
 
 def test_log_probabilities_are_reported(model: ingot.Model) -> None:

@@ -76,9 +76,9 @@ def execute(arguments: argparse.Namespace) -> int:
     shown = bool(model.asset("tokenizer.json"))
     if (arguments.return_sequences or 1) > 1 or arguments.timestamps:
         generation.wait()
-        for hypothesis in getattr(generation, "sequences", []):
+        for hypothesis in generation.sequences:
             print(f"{hypothesis.score:.4f}\t{_shown(hypothesis, shown)}")
-        for segment in getattr(generation, "segments", []):
+        for segment in generation.segments:
             print(f"{segment.start:.2f}\t{segment.end:.2f}\t{_shown(segment, shown)}")
     else:
         for number, token in enumerate(generation):

@@ -17,6 +17,8 @@ from ingot.generate.text import Stream
 
 if TYPE_CHECKING:
     from ingot.generate.batch import Batch
+    from ingot.generate.beam import Hypothesis
+    from ingot.generate.speech import Segment
 
 Array = np.ndarray[Any, Any]
 
@@ -56,13 +58,16 @@ class Options:
 
 
 class Generation:
-    """A text that comes token by token: iterate over it, or :meth:`wait` for all of it.
+    """A text that comes token by token: iterate over it, or :meth:`wait` for all of it. There are no ``sequences`` and no ``segments``.
 
     Attributes:
         tokens: The ids that were generated.
         stats: How long they took.
         finish_reason: ``stop token``, ``stop string``, ``length``, ``context``, ``grammar`` or ``cancelled``; None while it goes on.
     """
+
+    sequences: Sequence[Hypothesis] = ()
+    segments: Sequence[Segment] = ()
 
     def __init__(self, batch: Batch, prompt: Sequence[int], options: Options, stream: Stream, grammar: Grammar | None, vocabulary: int) -> None:
         self.prompt = list(prompt)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingot.errors import InputError
-from ingot.generate.beam import Search
+from ingot.generate.beam import Hypothesis, Search
 from ingot.generate.generation import Options, Token
 from ingot.generate.rules import Timestamps
 from ingot.generate.stats import GenerationStats
@@ -178,6 +178,7 @@ class Transcription:
         tokens: The ids that were generated, of all windows.
         text: What they say, without timestamps.
         segments: With timestamps, what is said when.
+        sequences: Of beam search in a single window, the texts with their scores.
         stats: How long the tokens took, of all windows.
         finish_reason: ``stop token``, ``length``, ``context`` or ``cancelled``; None while it goes on.
     """
@@ -187,6 +188,7 @@ class Transcription:
         transcriber.source(samples[:transcriber.window])
         self.tokens: list[int] = []
         self.segments: list[Segment] = []
+        self.sequences: Sequence[Hypothesis] = ()
         self.stats = GenerationStats()
         self.finish_reason: str | None = None
         self.text = ""
@@ -209,7 +211,7 @@ class Transcription:
                 self._transcriber.search(window, self._search, self._options)
             for token in self._current:
                 yield token
-                if self.finish_reason is not None:
+                if self.done:  # cancelled
                     return
             self._finish_window(self._current, window)
 
@@ -230,6 +232,7 @@ class Transcription:
         rate, first = self._transcriber.rate, self._transcriber.first_timestamp
         self.tokens += made.tokens
         self.text += made.text
+        self.sequences = made.sequences if len(self._audio) <= self._transcriber.window else ()
         self._add_stats(made.stats)
         begin = self._at / rate
         moved = len(window)

@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ingot.errors import InputError
 from ingot.generate.batch import Batch
-from ingot.generate.beam import Search
-from ingot.generate.generation import Generation, Options
+from ingot.generate.beam import Hypothesis, Search
+from ingot.generate.generation import Options, Token
 from ingot.generate.sampling import Sampling
-from ingot.generate.speech import Speech, Transcriber, Transcription
-from ingot.generate.translation import BeamTranslation, Translator
+from ingot.generate.speech import Segment, Speech, Transcriber, Transcription
+from ingot.generate.stats import GenerationStats
+from ingot.generate.translation import Translator
 
 if TYPE_CHECKING:
     from ingot.runtime.model import Model
 
-Made: TypeAlias = Generation | BeamTranslation | Transcription
+
+class Made(Protocol):
+    """What is being generated, whatever the kind of model: iterate over it, or :meth:`wait` for all of it.
+
+    Attributes:
+        stats: How long the tokens took.
+        finish_reason: Why it ended; None while it goes on.
+    """
+
+    stats: GenerationStats
+    finish_reason: str | None
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The ids that were generated, of beam search those of the best text."""
+
+    @property
+    def text(self) -> str:
+        """What they say ("" without a tokenizer)."""
+
+    @property
+    def sequences(self) -> Sequence[Hypothesis]:
+        """Of beam search, the texts with their scores, best first."""
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """Of speech with timestamps, what is said when."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def __iter__(self) -> Iterator[Token]: ...
+
+    def wait(self) -> str:
+        """Generates all of it; returns the text."""
+
+    def cancel(self) -> None:
+        """Ends it where it is."""
+
 
 #: How many tokens a language model generates unless somebody says otherwise.
 _USUAL = 128

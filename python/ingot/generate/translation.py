@@ -19,6 +19,7 @@ from ingot.generate.stats import GenerationStats
 from ingot.generate.text import Stream
 
 if TYPE_CHECKING:
+    from ingot.generate.speech import Segment
     from ingot.runtime.model import Model
 
 Array = np.ndarray[Any, Any]
@@ -48,6 +49,8 @@ class BeamTranslation:
         stats: How long the steps took.
         finish_reason: ``stop token``, ``length`` or ``cancelled``; None while it goes on.
     """
+
+    segments: Sequence[Segment] = ()
 
     def __init__(self, translator: Translator, source: Array, start: Sequence[int], rules: Rules, options: Options, search: Search) -> None:
         self.source = source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,6 @@ def export_seq2seq(directory: Path, folder: Path, context: int | None = None, ca
 
 def _within(model: Seq2seq, directory: Path, context: int | None) -> Seq2seq:
     """The model with caches of a context."""
-    from dataclasses import replace
-
     if context is None:
         return model
     if context < 1 or (model.positions and context > model.context):
@@ -102,9 +101,10 @@ class _Reference:
         model: Any = load(self._directory)
         source: dict[str, Any]
         if "audio" in inputs:
-            from transformers import WhisperFeatureExtractor
+            import transformers
 
-            extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins, chunk_length=model.config.max_source_positions // 50)
+            make: Any = transformers.WhisperFeatureExtractor
+            extractor = make(feature_size=model.config.num_mel_bins, chunk_length=model.config.max_source_positions // 50)
             source = dict(extractor(list(np.asarray(inputs["audio"])), sampling_rate=16000, return_tensors="pt"))
         else:
             ids, counts = np.asarray(inputs["source_ids"]), np.asarray(inputs["source_counts"])

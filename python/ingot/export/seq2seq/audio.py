@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ingot.export.decoder.pieces import Pieces
 from ingot.export.seq2seq.families import Audio
@@ -42,15 +43,15 @@ def spectrogram(graph: Pieces, audio: str, front: Audio) -> str:
     return str(node("Mul", node("Add", limited, constant(4.0, np.float32)), constant(0.25, np.float32)))
 
 
-def mel_filters(bands: int) -> np.ndarray:  # type: ignore[type-arg]
+def mel_filters(bands: int) -> npt.NDArray[np.float64]:
     """[bands, frequencies] float64: triangles between frequencies that Slaney's mel scale spaces evenly, each of area 1."""
-    def hertz(mel: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def hertz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         # Linear up to 1 kHz, which is 15; from there 27 steps are a factor of 6.4.
-        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+        return np.asarray(np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27)))
 
     highest = 15 + np.log(_HIGHEST / 1000) * 27 / np.log(6.4)
     edges = hertz(np.linspace(0, highest, bands + 2))
     frequencies = np.linspace(0, RATE / 2, _WINDOW // 2 + 1)
     rising = (frequencies - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - frequencies) / np.diff(edges)[1:, None]
-    return np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    return np.asarray(np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None])

@@ -175,7 +175,8 @@ def _bart(c: Any, **changes: Any) -> Seq2seq:
 
 def _without(model: Seq2seq, *names: str) -> Seq2seq:
     """A model whose stacks lack the tensors of these fields of StackNames."""
-    encoder, decoder = (replace(stack, names=replace(stack.names, **dict.fromkeys(names, ""))) for stack in (model.encoder, model.decoder))
+    lacking: dict[str, Any] = dict.fromkeys(names, "")
+    encoder, decoder = (replace(stack, names=replace(stack.names, **lacking)) for stack in (model.encoder, model.decoder))
     return replace(model, encoder=encoder, decoder=decoder)
 
 
