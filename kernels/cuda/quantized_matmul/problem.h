@@ -62,5 +62,8 @@ void LaunchStreamed(CudaContext& context, const Problem& problem, const Choice& 
 bool LaunchBulk(CudaContext& context, const Problem& problem, const Choice& choice);
 // The same for many rows on compute capability 9.0 (wgmma).
 void LaunchWgmma(CudaContext& context, const Problem& problem, const Choice& choice);
+// About how long these take where arithmetic is what takes the time.
+int64_t StreamedCycles(const Problem& problem, int multiprocessors);
+int64_t WgmmaCycles(const Problem& problem, int multiprocessors);
 
 }  // namespace ingot::cuda::quantized_matmul

@@ -220,7 +220,9 @@ class Call {
   // Weights times their scales may not fit in float16 where scales are any powers of two.
   bool TakesWgmma() const {
     const bool fits = problem_.x_type != Element::kHalf || problem_.scale_type != Element::kPower;
-    return context_.capability() == 90 && problem_.rows >= kLeastWgmmaRows && fits;
+    if (context_.capability() != 90 || problem_.rows < kLeastWgmmaRows || !fits) return false;
+    const int multiprocessors = context_.multiprocessors();
+    return WgmmaCycles(problem_, multiprocessors) <= StreamedCycles(problem_, multiprocessors);
   }
 
   CudaContext& context_;

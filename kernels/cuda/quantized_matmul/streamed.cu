@@ -441,6 +441,16 @@ void StartCodes(CudaContext& context, const Problem& p, const Choice& choice) {
 
 }  // namespace
 
+int64_t StreamedCycles(const Problem& problem, int multiprocessors) {
+  // Of blocks of 64 rows by 128 columns, whose step is 2^19 multiply-adds, of which mma.sync makes about 1,100 in a
+  // cycle.
+  const int64_t blocks = CeilDivide(problem.rows, 64) * CeilDivide(problem.columns, 128);
+  const int64_t splits = std::max<int64_t>(1, multiprocessors / blocks);
+  constexpr int64_t kAddingUp = 4000;
+  return CeilDivide(blocks * splits, std::max(multiprocessors, 1)) * CeilDivide(problem.steps, splits) * 480 +
+         (splits > 1 ? kAddingUp : 0);
+}
+
 void LaunchStreamed(CudaContext& context, const Problem& problem, const Choice& choice) {
   if (problem.x_type == Element::kHalf) return StartCodes<__half>(context, problem, choice);
   StartCodes<__nv_bfloat16>(context, problem, choice);

@@ -246,20 +246,15 @@ void Start(CudaContext& context, const Problem& p) {
                      "quantized_matmul with wgmma");
 }
 
-// Rows of a tile: those that take the least time, counted in steps of tensor cores by rows. Making operands takes as
-// long as 80 rows.
+// Clock cycles of all tiles of so many rows: tensor cores take 4 for a step and a row of both warpgroups, and making
+// the operands of a step takes about 350.
+int64_t CyclesOf(const Problem& p, int rows, int multiprocessors) {
+  const int64_t tiles = CeilDivide(p.rows, rows) * CeilDivide(p.columns, kTileColumns);
+  return CeilDivide(tiles, std::max(multiprocessors, 1)) * p.steps * std::max(4 * rows + 32, 350);
+}
+
 int RowsFor(const Problem& p, int multiprocessors) {
-  int best = 0;
-  int64_t least = 0;
-  for (const int rows : {256, 128, 64}) {
-    const int64_t tiles = CeilDivide(p.rows, rows) * CeilDivide(p.columns, kTileColumns);
-    const int64_t time = CeilDivide(tiles, std::max(multiprocessors, 1)) * std::max(rows + 8, 88);
-    if (best == 0 || time < least) {
-      best = rows;
-      least = time;
-    }
-  }
-  return best;
+  return std::ranges::min({256, 128, 64}, {}, [&](int rows) { return CyclesOf(p, rows, multiprocessors); });
 }
 
 template <typename T, Codes kCodes>
@@ -283,6 +278,10 @@ void StartCodes(CudaContext& context, const Problem& p, const Choice& choice) {
 }
 
 }  // namespace
+
+int64_t WgmmaCycles(const Problem& problem, int multiprocessors) {
+  return CyclesOf(problem, RowsFor(problem, multiprocessors), multiprocessors);
+}
 
 void LaunchWgmma(CudaContext& context, const Problem& problem, const Choice& choice) {
   if (problem.x_type == Element::kHalf) return StartCodes<__half>(context, problem, choice);
