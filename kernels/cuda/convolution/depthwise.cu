@@ -24,7 +24,7 @@ __device__ __forceinline__ void LoadChannels(float (&v)[kEight], const Depthwise
 }
 
 // Grid: groups of pixels, blocks of channels. Consecutive threads have consecutive eights of channels.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     DepthwiseKernel(const __grid_constant__ DepthwiseProblem p, const __grid_constant__ Epilogue e, int eights) {
   INGOT_DYNAMIC_SHARED(float, weights);  // [positions, eights * 8]
   const ConvolutionSteps& c = p.steps;
