@@ -36,10 +36,10 @@ def dense(bench: common.Bench, m: int, n: int, k: int, dtype: torch.dtype, layou
         calls = [common.kernel("matmul", [a, b], [y], ints=[layout, 0, precision, variant]) for a, b in zip(x, w, strict=True)]
         calls[0]()
         error = bench.check(y, reference, 1e-2 if size == 2 else 2e-3 if precision == 0 else 1e-5)
-        bench.time(name, common.rotating(calls), note=f"error {error:.1e}", seconds=0.1, **work)
+        bench.time(name, common.rotating(calls), note=f"error {error:.1e}", seconds=0.05, **work)
     torch.backends.cuda.matmul.allow_tf32 = precision == 0
     peers = [lambda a=a, b=b: torch.matmul(a, b, out=y) for a, b in zip(x, weights, strict=True)]
-    bench.time("cuBLAS", common.rotating(peers), seconds=0.1, **work)
+    bench.time("cuBLAS", common.rotating(peers), seconds=0.05, **work)
 
 
 def _spread(scales: Any, rows: int, columns: int) -> Any:
@@ -66,14 +66,14 @@ def fp8(bench: common.Bench, m: int, n: int, k: int, blocks: bool, variants: tup
         calls = [common.kernel("matmul_fp8", [a, b, x_scales, w_scales], [y], ints=[scale, scale, 0, variant]) for a, b in zip(x, w, strict=True)]
         calls[0]()
         error = bench.check(y, reference)
-        bench.time(PATHS[variant], common.rotating(calls), note=f"error {error:.1e}", seconds=0.1, **work)
+        bench.time(PATHS[variant], common.rotating(calls), note=f"error {error:.1e}", seconds=0.05, **work)
     if not blocks and m % 16 == 0:
         for fast in (False, True):
             peers = [
                 lambda a=a, b=b, fast=fast: torch._scaled_mm(a, b.t(), one[0], one[0], out_dtype=torch.bfloat16, use_fast_accum=fast)
                 for a, b in zip(x, w, strict=True)
             ]
-            bench.time(f"_scaled_mm{' fast' if fast else ''}", common.rotating(peers), seconds=0.1, **work)
+            bench.time(f"_scaled_mm{' fast' if fast else ''}", common.rotating(peers), seconds=0.05, **work)
     bf16(bench, m, n, k)
 
 
@@ -90,9 +90,9 @@ def int8(bench: common.Bench, m: int, n: int, k: int, variants: tuple[int, ...])
         calls = [common.kernel("matmul_int8", [a, b, x_scales, w_scales], [y], ints=[1, 1, 0, variant]) for a, b in zip(x, w, strict=True)]
         calls[0]()
         error = bench.check(y, reference)
-        bench.time(PATHS[variant], common.rotating(calls), note=f"error {error:.1e}", seconds=0.1, **work)
+        bench.time(PATHS[variant], common.rotating(calls), note=f"error {error:.1e}", seconds=0.05, **work)
     if m > 16:
-        bench.time("_int_mm", common.rotating([lambda a=a, b=b: torch._int_mm(a, b.t()) for a, b in zip(x, w, strict=True)]), seconds=0.1, **work)
+        bench.time("_int_mm", common.rotating([lambda a=a, b=b: torch._int_mm(a, b.t()) for a, b in zip(x, w, strict=True)]), seconds=0.05, **work)
     bf16(bench, m, n, k)
 
 
@@ -103,7 +103,7 @@ def bf16(bench: common.Bench, m: int, n: int, k: int) -> None:
     w = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) for _ in range(count)]
     y = torch.empty(m, n, device="cuda", dtype=torch.bfloat16)
     calls = [lambda a=a, b=b: torch.matmul(a, b.t(), out=y) for a, b in zip(x, w, strict=True)]
-    bench.time("cuBLAS bf16", common.rotating(calls), seconds=0.1, flops=2 * m * n * k, bytes=2 * (m * k + n * k + m * n), calls=count)
+    bench.time("cuBLAS bf16", common.rotating(calls), seconds=0.05, flops=2 * m * n * k, bytes=2 * (m * k + n * k + m * n), calls=count)
 
 
 def rows(bench: common.Bench, m: int, k: int, dtype: torch.dtype, group: int) -> None:
@@ -115,7 +115,7 @@ def rows(bench: common.Bench, m: int, k: int, dtype: torch.dtype, group: int) ->
     calls = [common.kernel("quantize_rows", [a], [codes, scales], ints=[group]) for a in x]
     calls[0]()
     bench.check(codes.float() * scales.repeat_interleave(group or k, 1), x[0], 4e-2)
-    bench.time("Ingot", common.rotating(calls), bytes=3 * m * k, calls=count, seconds=0.1)
+    bench.time("Ingot", common.rotating(calls), bytes=3 * m * k, calls=count, seconds=0.05)
 
 
 def main() -> None:
