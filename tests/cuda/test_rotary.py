@@ -73,7 +73,7 @@ def test_steps_go_rotated_into_the_caches(batch: int, steps: int, slots: int, he
     no_scales: list[Any] = [None, None]
     inputs = [*caches, q, k, v, *turn, first, *(scales or no_scales)]
     aliases = {0: 0, 1: 1} | ({3: 8, 4: 9} if has_scales else {})
-    outputs = [*caches, (q.shape, TYPES[types[2]]), *scales]
+    outputs: list[Any] = [*caches, (q.shape, TYPES[types[2]]), *scales]
     found = harness.run("rotary_cache", inputs, outputs, ints=[int(circular), int(interleaved), 0], aliases=aliases)
 
     turned = [rotated(t, *turn, interleaved) if turn[0] is not None else t.astype(np.float64) for t in (q, k)]
