@@ -36,7 +36,7 @@ def _include_folders() -> list[str]:
 
 
 def _compile(sources: Sequence[Path], output: Path, *options: str) -> None:
-    command = ["g++", "-std=c++20", "-O1", "-mstackrealign", "-fPIC", "-shared", "-w", "-DINGOT_EMULATE", *(f"-I{f}" for f in _include_folders()),
+    command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-DINGOT_EMULATE", *(f"-I{f}" for f in _include_folders()),
                *map(str, sources), *options, "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
