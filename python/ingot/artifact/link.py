@@ -36,6 +36,12 @@ class Image:
     relocations: list[tuple[int, int]] = field(default_factory=list)
     functions: dict[str, int] = field(default_factory=dict)
 
+    def entry(self, segment: int) -> dict[str, Any]:
+        """The manifest's description of the code."""
+        return {"segment": segment, "text_size": len(self.text), "data_size": len(self.data), "bss_size": self.bss_size,
+                "imports": [{"name": name, "slot": slot} for name, slot in self.imports],
+                "relocations": [list(r) for r in self.relocations], "functions": self.functions}
+
     def pieces(self) -> list[bytes]:
         """What the segment holds."""
         return [self.text, self.data]

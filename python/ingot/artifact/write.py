@@ -169,15 +169,7 @@ def put_samples(put: Callable[[Any], int], cases: Sequence[Sample]) -> None:
 
 def target_entry(target: Target, image: Image | CudaImage, program: dict[str, Any], segment: int) -> dict[str, Any]:
     """The manifest entry of a target."""
-    if not hasattr(image, "text"):
-        return {"name": target.name, "arch": target.arch, "features": list(target.features), "code": image.entry(segment), "program": program}
-    return {
-        "name": target.name, "arch": target.arch, "features": list(target.features),
-        "code": {"segment": segment, "text_size": len(image.text), "data_size": len(image.data), "bss_size": image.bss_size,
-                 "imports": [{"name": name, "slot": slot} for name, slot in image.imports],
-                 "relocations": [list(r) for r in image.relocations], "functions": image.functions},
-        "program": program,
-    }
+    return {"name": target.name, "arch": target.arch, "features": list(target.features), "code": image.entry(segment), "program": program}
 
 
 def encode(manifest: dict[str, Any]) -> bytes:

@@ -81,7 +81,8 @@ class _Normalized(Rewriter):
     def rms(self, factors: Any) -> _Call | None:
         """The quotient x / sqrt(mean of x^2 + epsilon) times a weight, as it is written out."""
         for scaled, weight in (factors, list(factors)[::-1]):
-            constant, normal = self.weight(weight), self.before.get(scaled)
+            constant = self.weight(weight)
+            normal: Any = self.before.get(scaled)
             if constant is None or len(constant.shape) != 1 or constant.dtype not in _FLOATS or not calls(normal, "relax.multiply"):
                 continue
             if not self.used_once(scaled):
@@ -94,15 +95,17 @@ class _Normalized(Rewriter):
 
     def inverse(self, x: Any, variable: Any) -> float | None:
         """The epsilon of 1 / sqrt(mean of x^2 + epsilon)."""
-        value = self.before.get(variable)
+        value: Any = self.before.get(variable)
         if not calls(value, "relax.rsqrt") or not calls(self.before.get(value.args[0]), "relax.add"):
             return None
         total = self.before[value.args[0]]
         for average, epsilon in (total.args, reversed(total.args)):
-            number, mean = scalar(self, epsilon), self.before.get(average)
+            number = scalar(self, epsilon)
+            mean: Any = self.before.get(average)
             if number is None or not calls(mean, "relax.mean") or not bool(mean.attrs.keepdims) or str(x.ty.dtype) not in _FLOATS:
                 continue
-            rank, squares = len(extents_of(x)), self.before.get(mean.args[0])
+            rank = len(extents_of(x))
+            squares: Any = self.before.get(mean.args[0])
             axes = [int(a) % rank for a in mean.attrs.axis] if mean.attrs.axis is not None else []
             if axes == [rank - 1] and calls(squares, "relax.multiply") and all(a.same_as(x) for a in squares.args):
                 return number
@@ -110,7 +113,8 @@ class _Normalized(Rewriter):
 
     def emitted(self, variable: Any, call: _Call) -> Any:
         """The kernel's call."""
-        x, residual, source = call.x, None, self.before.get(call.x)
+        x, residual = call.x, None
+        source: Any = self.before.get(call.x)
         if calls(source, "relax.astype") and str(source.args[0].ty.dtype) in _FLOATS and str(x.ty.dtype) == "float32":
             x, source = source.args[0], self.before.get(source.args[0])
         if calls(source, "relax.add") and all(self.is_tensor(a, x) for a in source.args) and not any(self.is_product(a) for a in source.args):
@@ -138,7 +142,7 @@ class _Normalized(Rewriter):
 
     def is_product(self, operand: Any) -> bool:
         """Whether an operand of a sum is a product, perhaps with a bias: the sum is then part of the product's call."""
-        value = self.before.get(operand)
+        value: Any = self.before.get(operand)
         if not self.used_once(operand):
             return False
         if calls(value, "relax.add"):

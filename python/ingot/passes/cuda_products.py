@@ -129,7 +129,8 @@ def _find(products: _Products, variable: Any, value: Any) -> _Call | None:
     if calls(value, *UNARY):
         return _activated(products, value.args[0], UNARY[value.op.name])
     if calls(value, "relax.multiply"):
-        return gated(products, value)
+        found: _Call | None = gated(products, value)
+        return found
     if calls(value, "relax.astype"):
         return _cast(products, variable, value)
     return None

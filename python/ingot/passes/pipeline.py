@@ -13,6 +13,7 @@ from ingot.importer.weights import Weight
 from ingot.passes.attention import fuse_attention
 from ingot.passes.cuda_casts import absorb_casts
 from ingot.passes.cuda_kernels import cuda_kernels
+from ingot.passes.cuda_merge import merge_products
 from ingot.passes.cuda_normalize import cuda_normalize
 from ingot.passes.cuda_precision import cuda_precision
 from ingot.passes.cuda_products import cuda_products
@@ -57,6 +58,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
 
 #: The same for GPUs, which have kernels for products and convolutions.
 CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
+    ("merge products", lambda graph, settings: merge_products(graph)),
     ("quantized matmul", lambda graph, settings: quantized_matmuls(graph, CUDA_LAYOUT)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
     ("attention", lambda graph, settings: fuse_attention(graph)),

@@ -259,7 +259,7 @@ def _activated(products: _Products, variable: Any, name: str) -> _Call | None:
     return replace(call, activation=name)
 
 
-def gated(products: _Products, value: Any) -> _Call | None:
+def gated(products: Any, value: Any) -> Any:
     """silu, x · sigmoid(x), and gelu, x · (1 + erf(x / √2)) / 2, as they are written out: a product of x with what is computed from it."""
     factors, scale = _factors(products, value)
     if len(factors) != 2:
