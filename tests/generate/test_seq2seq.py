@@ -14,7 +14,7 @@ import ingot
 from ingot.errors import CompileError, InputError, UnsupportedError
 from ingot.export.seq2seq.graph import buckets
 from ingot.generate import Options, Search, Translator
-from tests.generate.seq2seq_families import CONTEXT, FAMILIES, STOPS, TRANSLATORS, VOCABULARY, build, logits, save, sources
+from tests.generate.seq2seq_families import CONTEXT, END, FAMILIES, PAD, STOPS, TRANSLATORS, VOCABULARY, build, logits, save, sources
 
 Compiled = Callable[[str], ingot.Model]
 NOTHING: dict[str, Any] = {"source_ids": np.zeros((2, 0), np.int64), "source_counts": np.zeros(2, np.int64)}
@@ -84,7 +84,7 @@ def test_beam_search_finds_the_texts_and_scores_of_transformers(name: str, searc
         for hypothesis, sequence, score in zip(found.sequences, expected.sequences, expected.sequences_scores, strict=True):
             count = len(hypothesis.tokens)
             assert list(hypothesis.tokens) == sequence[1:1 + count].tolist()
-            assert set(sequence[1 + count:].tolist()) <= {0}  # what is shorter is padded
+            assert set(sequence[1 + count:].tolist()) <= {PAD, END}  # what is shorter is padded
             assert hypothesis.score == pytest.approx(float(score), rel=1e-4)
 
 
