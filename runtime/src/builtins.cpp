@@ -18,6 +18,7 @@ void RunShape(Frame& frame, const Step& step, const TensorMemory& memory) {
     return;
   }
   std::vector<int64_t> elements;
+  elements.reserve(step.dims.size());
   for (const int32_t dim : step.dims) elements.push_back(frame.expression(dim));
   // In pieces that travel with the call, so that a graph can hold them.
   constexpr size_t kPiece = kMostStored / sizeof(int64_t);

@@ -134,8 +134,8 @@ const DLTensor* HostKernelCall::Prepare(size_t index, const std::span<const int6
   return &copy.tensor;
 }
 
-void HostKernelCall::Run() {
-  KernelCall::Run();
+void HostKernelCall::RunOnHost() {
+  Run();
   for (size_t i = 0; i < step_.outputs.size(); ++i) {
     const int32_t value = step_.outputs[i];
     if (output_copies_[i].buffer)

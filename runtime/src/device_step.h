@@ -58,7 +58,7 @@ class HostKernelCall final : public KernelCall {
  public:
   HostKernelCall(Frame& frame, const Step& step, BufferPool& buffers, BufferPool& host_buffers, StringHeap& strings,
                  Workspace& workspace, ThreadPool& pool, const DeviceStream& stream, std::span<const Weight> weights);
-  void Run();
+  void RunOnHost();
 
  protected:
   const DLTensor* Prepare(size_t index, const std::span<const int64_t>* shape) override;

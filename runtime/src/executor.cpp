@@ -234,7 +234,7 @@ void Executor::RunKernel(Frame& frame, const Step& step) {
   if (step.host) {
     HostKernelCall(frame, step, *buffers_, *host_buffers_, strings_, workspace_, model_.pool(), *stream_,
                    model_.artifact().weights())
-        .Run();
+        .RunOnHost();
     return;
   }
   KernelCall call(frame, step, *buffers_, strings_, workspace_, model_.pool());
