@@ -125,6 +125,21 @@ class StateSpace(nn.Module):
         return {**spaces, **{f"taps_{i}": torch.zeros(rows, self.taps - 1, self.width + 2 * self.states) for i in range(2)}}
 
 
+class Windowed(nn.Module):
+    """A layer that sees the three steps before those that it is given."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        self.product = layer == "product"
+        self.layer = nn.Linear(8, 8) if self.product else nn.Conv1d(8, 8, 4, groups=8 if layer == "depthwise" else 1)
+
+    def forward(self, x: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, sequence, 8], [batch, 3, 8] → [batch, sequence, 8] (of a product 3 + sequence), and the last three steps."""
+        window = torch.cat([taps, x], dim=1)
+        y = self.layer(window) if self.product else self.layer(window.transpose(1, 2)).transpose(1, 2)
+        return torch.relu(y), window[:, -3:]
+
+
 def seeded(make: Any) -> Any:
     """A model with the same weights each time."""
     torch.manual_seed(0)

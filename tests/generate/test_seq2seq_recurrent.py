@@ -12,7 +12,7 @@ import torch
 
 import ingot
 from ingot.cli.main import main
-from tests.generate.recurrent import VOCABULARY, RecurrentMemory, RecurrentTranslator, StateSpace, seeded
+from tests.generate.recurrent import VOCABULARY, RecurrentMemory, RecurrentTranslator, StateSpace, Windowed, seeded
 
 WIDTH = 40
 CARRIED = ("memory", "hidden", "cell")
@@ -129,3 +129,19 @@ def test_a_fork_of_hidden_states_goes_its_own_way(translator: Callable[[str], in
                 with torch.no_grad():
                     whole = module.whole(torch.from_numpy(source), torch.from_numpy(np.hstack([text, np.full((2, 1), token)])))
                 np.testing.assert_allclose(found[:, 0], whole[:, -1].numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["product", "convolution", "depthwise"])
+def test_the_last_steps_are_carried_in_front_of_new_ones(layer: str, tmp_path: Path) -> None:
+    module = seeded(lambda: Windowed(layer))
+    ingot.compile(module, tmp_path / "m.ingot", inputs={"x": torch.randn(2, 6, 8), "taps": torch.zeros(2, 3, 8)},
+                  dynamic_shapes={"x": {0: "batch", 1: "sequence"}, "taps": {0: "batch"}}, output_names=["y", "next_taps"],
+                  states={"taps": "next_taps"}, samples=0)
+    x = np.random.default_rng(0).standard_normal((3, 20, 8)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x), torch.zeros(3, 3, 8))[0].numpy()
+    with ingot.load(tmp_path / "m.ingot", threads=2).session() as session:
+        found = [session.run(x=x[:, a:b].copy())["y"] for a, b in ((0, 1), (1, 2), (2, 9), (9, 20))]
+    if layer == "product":  # of the carried steps too: those of the first run are the ones that the whole has
+        found = [found[0], *(part[:, 3:] for part in found[1:])]
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-5, atol=1e-5)

@@ -92,7 +92,7 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, how: Arithmetic,
 
 def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, weight: Weight, problem: Problem, settings: Settings) -> Any:
     """The convolution by products of transformed tiles, whose weights stay in float32 in every precision: transforms magnify their rounding."""
-    shape, dtype = list(x.ty.shape.values), weight.dtype
+    shape, dtype = _shape(x), weight.dtype
     *_, depth, channels = weight.shape
     tiles = dims.product([shape[0], tiling.down, tiling.across])
     function = winograd.input_function(tiling, shape, (problem.pads[0], problem.pads[1]), dtype, settings.target.lanes(4))
@@ -110,7 +110,7 @@ def depthwise(rewriter: Rewriter, call: Any, window: list[int], pads: list[int])
     """A convolution of each channel by itself: a reduction that keeps the last axis (rules/columns.py)."""
     x, weights = call.args
     strides, dilations = ([int(v) for v in a] for a in (call.attrs.strides, call.attrs.dilation))
-    shape, dtype = list(x.ty.shape.values), str(x.ty.dtype)
+    shape, dtype = _shape(x), str(x.ty.dtype)
     sums = str(call.ty.dtype)
     source = te.placeholder(shape, dtype, name="x")
     kernel = te.placeholder([dims.expr(d) for d in (*window, 1, shape[-1])], str(weights.ty.dtype), name="w")
@@ -147,6 +147,11 @@ def _tiled(problem: Problem, tile: Tile, how: Arithmetic) -> Contraction:
                        how.together)
 
 
+def _shape(x: Any) -> list[Any]:
+    """A shape, simplified as legalizing makes shapes: functions are fused by the form of expressions, and 3 + n is not n + 3."""
+    return [dims.expr(d) for d in dims.dims(x.ty.shape.values)]
+
+
 def _known(extents: Any) -> tuple[int | None, ...]:
     """Extents, None where they are symbolic."""
     simple = dims.dims(extents)
@@ -160,7 +165,7 @@ def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight, how: Ar
     x = _deepened(rewriter, x, what)
     if dtype != how.x:
         x = _rounded(rewriter, x, how)
-    shape = list(x.ty.shape.values)
+    shape = _shape(x)
     result = [dims.expr(d) for d in result_shape(what, shape)]
     y = _emit(rewriter, contraction_function(what, shape, how), "convolution" if what.window else "matmul", [x, packed], result, how.sums)
     return y if how.sums in (dtype, "int32") else rewriter.emit(relax.op.astype(y, dtype))
@@ -168,7 +173,7 @@ def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight, how: Ar
 
 def _deepened(rewriter: Rewriter, x: Any, what: Contraction) -> Any:
     """X with zeros after its last axis, so that it is as deep as the contraction."""
-    shape = list(x.ty.shape.values)
+    shape = _shape(x)
     wanted = what.groups * what.depth
     if dims.equal(shape[-1], wanted):
         return x
@@ -180,7 +185,7 @@ def _deepened(rewriter: Rewriter, x: Any, what: Contraction) -> Any:
 
 def _rounded(rewriter: Rewriter, x: Any, how: Arithmetic) -> Any:
     """float32 as the bits of bfloat16."""
-    shape = list(x.ty.shape.values)
+    shape = _shape(x)
     source = te.placeholder(shape, str(x.ty.dtype), name="x")
     bits = te.compute(shape, lambda *i: arithmetic.to_bfloat16(source(*i)), name="to_bfloat16")
     return _emit(rewriter, te.create_prim_func([source, bits]).without_attr("global_symbol"), "to_bfloat16", [x], shape, how.x)
@@ -196,7 +201,7 @@ def _padded(rewriter: Rewriter, x: Any, before: list[int], after: list[int]) -> 
     """Zeros around the spatial axes of a channels-last value."""
     if not any(before) and not any(after):
         return x
-    shape = list(x.ty.shape.values)
+    shape = _shape(x)
     dtype = str(x.ty.dtype)
     source = te.placeholder(shape, dtype, name="x")
     low = [0, *before, 0]
