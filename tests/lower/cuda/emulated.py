@@ -22,7 +22,8 @@ _KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)
 _PAGE = mmap.PAGESIZE
 
 
-def _include_folders() -> list[str]:
+def include_folders() -> list[str]:
+    """Where headers are that generated code and the emulator include; the test is skipped where CUDA's are not installed."""
     import tvm_ffi.libinfo
 
     cuda = next((p for p in (Path("/usr/local/cuda/include"), Path("/opt/cuda/include")) if (p / "cuda_runtime.h").exists()), None)
@@ -36,7 +37,7 @@ def _include_folders() -> list[str]:
 
 
 def _compile(sources: Sequence[Path], output: Path, *options: str) -> None:
-    command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-DINGOT_EMULATE", *(f"-I{f}" for f in _include_folders()),
+    command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-DINGOT_EMULATE", *(f"-I{f}" for f in include_folders()),
                *map(str, sources), *options, "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]

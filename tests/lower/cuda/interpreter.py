@@ -17,7 +17,7 @@ from ingot.cli.program import Function
 from ingot.importer.weights import numpy_dtype
 from ingot.lower.cuda import nvcc
 from ingot.runtime import Artifact
-from tests.lower.cuda.emulated import Kernels, allocate, guarded
+from tests.lower.cuda.emulated import Kernels, allocate, guarded, include_folders
 from tests.lower.cuda.reference import KERNELS
 
 #: Runs a kernel: its name, inputs (None: left out), shapes (None: not known yet) and dtypes of outputs, dims, ints and floats.
@@ -46,6 +46,7 @@ class Program:
     """A model, or a language model's directory, compiled for a GPU without machine code."""
 
     def __init__(self, model: onnx.ModelProto | str, target: str = "cuda:sm_90", run_kernel: RunKernel = by_numpy, **options: Any) -> None:
+        include_folders()  # or the test is skipped
         self.run_kernel = run_kernel
         sources: list[str] = []
 
@@ -56,6 +57,7 @@ class Program:
         with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
             folder = Path(name)
             patch.setattr(nvcc, "build", build)
+            patch.setattr(nvcc, "find_nvcc", lambda: "none is needed")
             ingot.compile(model, folder / "model.ingot", target=target, samples=0, **options)
             artifact = Artifact.open(folder / "model.ingot")
             self.manifest = artifact.manifest

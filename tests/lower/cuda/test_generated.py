@@ -56,8 +56,8 @@ _CASES: dict[str, tuple[list[tuple[str, list[str], list[str], dict[str, object]]
 @pytest.fixture(scope="module")
 def program() -> Program:
     nodes = [helper.make_node(op, inputs, outputs, **attributes) for steps, _ in _CASES.values() for op, inputs, outputs, attributes in steps]
-    constants = {"axes": np.array([1]), "last": np.array([-1]), "epsilon": np.array(1e-5, np.float32), "starts": np.array([8]), "ends": np.array([32]),
-                 "cut_axes": np.array([2]), "pads": np.array([0, 1, 8, 0, 2, 0])}
+    constants = {"axes": np.array([1]), "last": np.array([-1]), "epsilon": np.array(1e-5, np.float32), "starts": np.array([8]),
+                 "ends": np.array([32]), "cut_axes": np.array([2]), "pads": np.array([0, 1, 8, 0, 2, 0])}
     inputs = {"x": ("float32", ["a", "b", 40]), "y": ("float32", ["b", 40]), "w": ("float32", ["a", "b", "c"])}
     return Program(model(nodes, inputs, list(_CASES), constants))
 
