@@ -50,6 +50,20 @@ def test_logits_of_a_text_and_of_single_tokens_are_those_of_transformers(name: s
         assert session.state("source_length").tolist() == counts.tolist()
 
 
+@pytest.mark.parametrize("name", ["t5", "marian"])
+def test_a_source_can_be_encoded_by_itself(name: str, compiled_seq2seq: Compiled) -> None:
+    model = compiled_seq2seq(name)
+    source, counts = sources()
+    ids, at = np.full((2, 3), 7), np.full((2, 1), 2)
+    expected = model.run(source_ids=source, source_counts=counts, input_ids=ids, token_counts=np.array([3, 3]), logits_at=at)["logits"]
+    empty = np.zeros((2, 0), np.int64)
+    with model.session() as session:
+        found = session.run(source_ids=source, source_counts=counts, input_ids=empty, token_counts=np.zeros(2, np.int64), logits_at=empty)["logits"]
+        assert found.shape[:2] == (2, 0)
+        found = session.run(**NOTHING, input_ids=ids, token_counts=np.array([3, 3]), logits_at=at)["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", TRANSLATORS)
 def test_greedy_text_is_that_of_transformers_alone_and_in_batches(name: str, compiled_seq2seq: Compiled) -> None:
     model, framework = compiled_seq2seq(name), build(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,35 @@ def test_wrong_sounds_and_options_are_explained(compiled_seq2seq: Compiled) -> N
     next(iter(text))
     text.cancel()
     assert text.finish_reason == "cancelled"
+
+
+def test_caches_are_counted(compiled_seq2seq: Compiled) -> None:
+    text = compiled_seq2seq("whisper").generate(sound(1.0), language="en", max_new_tokens=5)
+    text.wait()
+    # Of two layers keys and values of 64 float32: 100 frames, the four tokens of the start and all new ones but the last.
+    assert text.stats.cache_bytes == 2 * 2 * 64 * 4 * (100 + 4 + len(text.tokens) - 1)
+
+
+@pytest.mark.slow
+def test_whisper_of_real_size_is_that_of_transformers(tmp_path: Path) -> None:
+    """Whisper-tiny's shape: half a minute of sound, 37 million weights."""
+    import transformers
+
+    torch.manual_seed(0)
+    configuration: Any = transformers.WhisperConfig
+    model: Any = transformers.WhisperForConditionalGeneration(configuration(
+        d_model=384, encoder_layers=4, decoder_layers=4, encoder_attention_heads=6, decoder_attention_heads=6, encoder_ffn_dim=1536,
+        decoder_ffn_dim=1536, suppress_tokens=None, begin_suppress_tokens=None)).eval()
+    model.save_pretrained(tmp_path / "model")
+    ingot.compile(tmp_path / "model", tmp_path / "m.ingot")
+    loaded = ingot.load(tmp_path / "m.ingot", threads=2)
+    audio = sound(11.0)
+    ids = np.random.default_rng(0).integers(0, 50000, (1, 6))
+    expected = logits(model, ids, audio=[audio])
+    found = loaded.run(audio=audio[None], input_ids=ids, token_counts=np.array([6]), logits_at=np.arange(6)[None])["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    text = loaded.generate(audio, max_new_tokens=12)
+    text.wait()
+    with torch.no_grad():
+        wanted = model.generate(features(model, [audio]), max_new_tokens=12, do_sample=False, force_unique_generate_call=True)
+    assert [int(t) for t in wanted[0]][-len(text.tokens):] == text.tokens

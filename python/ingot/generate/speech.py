@@ -67,6 +67,7 @@ class Transcriber(Translator):
     def __init__(self, model: Model, rows: int = 1, context: int | None = None, speech: Speech | None = None) -> None:
         super().__init__(model, rows, context)
         self.speech = speech or Speech()
+        self._source_bytes //= self._steps(np.zeros(0))  # these caches have a fixed number of steps
         self._settings: dict[str, Any] = self._entry["speech"]
         self.rate: int = self._settings["rate"]
         self.window: int = self.rate * self._settings["seconds"]
