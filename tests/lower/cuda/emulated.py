@@ -83,6 +83,10 @@ class Kernels:
         assert result == 0, f"{name}: error {result}"
 
 
+#: Whether tensors start where pieces of 16 bytes do not.
+SHIFT = False
+
+
 class _Guarded:
     """Memory that ends where a page begins that cannot be touched."""
 
@@ -93,6 +97,8 @@ class _Guarded:
         libc = ctypes.CDLL(None, use_errno=True)
         assert libc.mprotect(ctypes.c_void_p(start + pages * _PAGE), ctypes.c_size_t(_PAGE), 0) == 0
         self.offset = pages * _PAGE - -(-nbytes // 16) * 16
+        if SHIFT and nbytes + 16 <= pages * _PAGE:
+            self.offset -= 8  # aligned to elements alone
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         count = int(np.prod(shape, dtype=np.int64))

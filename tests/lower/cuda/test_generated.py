@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from tests.lower.build import model, relative_error
+from tests.lower.cuda import emulated
 from tests.lower.cuda.interpreter import Program
 
 Array = np.ndarray
@@ -82,6 +83,11 @@ def test_random_shapes_agree_with_float64(program: Program, a: int, b: int, c: i
             np.testing.assert_array_equal(found[name], expected)
         else:
             assert relative_error(found[name], expected) <= _FLOAT[found[name].dtype], name
+
+
+def test_tensors_may_start_anywhere(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulated, "SHIFT", True)
+    test_random_shapes_agree_with_float64.hypothesis.inner_test(program, 3, 4, 24, 0)  # type: ignore[attr-defined]
 
 
 def test_nan_and_infinity_pass_as_on_a_cpu() -> None:

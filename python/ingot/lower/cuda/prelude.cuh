@@ -21,13 +21,29 @@ struct alignas(sizeof(T) * kCount <= 16 ? sizeof(T) * kCount : 16) Vec {
   T v[kCount];
 };
 
+// Whether pieces of a tensor can be read at once: what the caller gives, and rows of states, may start anywhere. The same for all threads.
 template <typename T, int kCount>
-__device__ inline Vec<T, kCount> LoadVec(const T* from) {
-  return *reinterpret_cast<const Vec<T, kCount>*>(from);
+__device__ inline bool Aligned(const T* tensor) {
+  return reinterpret_cast<uintptr_t>(tensor) % alignof(Vec<T, kCount>) == 0;
+}
+
+// The elements of a tensor from `at` on, which is a multiple of their number.
+template <typename T, int kCount>
+__device__ inline Vec<T, kCount> LoadVec(const T* tensor, int64_t at) {
+  if (Aligned<T, kCount>(tensor)) return *reinterpret_cast<const Vec<T, kCount>*>(tensor + at);
+  Vec<T, kCount> value;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) value.v[i] = tensor[at + i];
+  return value;
 }
 template <typename T, int kCount>
-__device__ inline void StoreVec(T* to, const Vec<T, kCount>& value) {
-  *reinterpret_cast<Vec<T, kCount>*>(to) = value;
+__device__ inline void StoreVec(T* tensor, int64_t at, const Vec<T, kCount>& value) {
+  if (Aligned<T, kCount>(tensor)) {
+    *reinterpret_cast<Vec<T, kCount>*>(tensor + at) = value;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) tensor[at + i] = value.v[i];
 }
 
 template <typename T>

@@ -112,7 +112,7 @@ class Lanes(Emitter):
         if key not in self._known:
             kind, pointer = f"Vec<{stored(str(node.source.ty.dtype))}, {lanes}>", self.pointers[node.source]
             name = self._known[key] = self.fresh(f"{node.source.name}_piece")
-            load = f"LoadVec<{stored(str(node.source.ty.dtype))}, {lanes}>({pointer} + {at})"
+            load = f"LoadVec<{stored(str(node.source.ty.dtype))}, {lanes}>({pointer}, {at})"
             if conditions:
                 self._pieces += [f"{kind} {name}{{}};", "{", *lines, f"{name} = {load};", "}" * len(conditions), "}"]
             else:

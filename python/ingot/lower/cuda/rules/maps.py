@@ -87,7 +87,7 @@ def store_all(e: Lanes, stages: Sequence[Stage], axis: Any, base: str, lanes: in
     e.spread(axis, base, lanes, body)
     e.names[axis] = base
     for stage, result in zip(stages, results, strict=True):
-        e.put(f"StoreVec({e.pointers[stage.buffer]} + {e.value(horner(stage.indices, stage.buffer.ty.shape))}, {result});")
+        e.put(f"StoreVec({e.pointers[stage.buffer]}, {e.value(horner(stage.indices, stage.buffer.ty.shape))}, {result});")
 
 
 def _renamed(value: Any, names: dict[Any, Any]) -> Any:
