@@ -62,7 +62,7 @@ def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, inpu
             return Source(_parse(path), path.name, str(path.parent), path.stem, {"framework": "onnx", "file": path.name})
         from ingot.export import export_directory
         from ingot.export.decoder import export_decoder, is_decoder
-        from ingot.export.seq2seq import export_seq2seq, is_seq2seq
+        from ingot.export.seq2seq.directory import export_seq2seq, is_seq2seq
 
         if is_decoder(path):
             return export_decoder(path, context, cache)
