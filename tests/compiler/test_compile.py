@@ -155,7 +155,7 @@ def test_weights_in_half_the_bits_cost_their_rounding_and_no_more(tmp_path: Path
 
 
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match="they are f32, bf16, f16"):
+    with pytest.raises(CompileError, match="they are f32, tf32, bf16, f16"):
         ingot.compile(CONVOLUTION, tmp_path / "m.ingot", precision="fp8")
 
 
