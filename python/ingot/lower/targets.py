@@ -168,7 +168,7 @@ def _host() -> Target:
 
 def _host_cpu() -> tuple[str, frozenset[str]]:
     """The vendor of this machine's CPU, "" where Linux names none, and its features."""
-    described = {}
+    described: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
         key, _, value = line.partition(":")
         described.setdefault(key.strip(), value.strip())

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from ingot.lower.cpu import arithmetic, nest
-from ingot.lower.cpu.arithmetic import Arithmetic
+from ingot.lower.cpu import arithmetic, nest, prefetch
 from ingot.lower.cpu.contraction import ANNOTATION, Contraction
 from ingot.lower.cpu.epilogue import Epilogue
 from ingot.lower.cpu.fused import Fused, Stage, keeps_shape, loads
@@ -28,7 +27,7 @@ def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
     if len(anchors) != 1 or not all(s.is_map for s in fused.stages if s is not anchors[0]) or not keeps_shape(fused, anchors[0]):
         return None
     what = Contraction.parse(anchors[0].annotations[ANNOTATION])
-    program = _Program(fused, anchors[0], what, arithmetic.find(what.arithmetic, target))
+    program = _Program(fused, anchors[0], what, target)
     kind = "x".join(str(k) for k in what.window) + " convolution" if what.window else "matmul"
     if what.groups > 1:
         kind = f"grouped {kind}"
@@ -39,20 +38,23 @@ def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
 
 @dataclass
 class _Tile:
-    """A tile at work: its first row and its column block."""
+    """A tile at work: its first row, its column block, and what it prefetches: weights of the block that is ``ahead`` blocks further."""
 
     first: Any
     block: Any
     rows: int
+    ahead: int
+    share: prefetch.Share
 
 
 class _Program:
     """Writes the loop nest of one contraction."""
 
-    def __init__(self, fused: Fused, anchor: Stage, what: Contraction, how: Arithmetic) -> None:
+    def __init__(self, fused: Fused, anchor: Stage, what: Contraction, target: Target) -> None:
         self.fused = fused
         self.what = what
-        self.how = how
+        self.target = target
+        self.how = arithmetic.find(what.arithmetic, target)
         self.anchor = anchor
         self.dtype = str(anchor.buffer.ty.dtype)
         self.x, self.w = _operands(anchor)
@@ -66,6 +68,7 @@ class _Program:
         body = self.nest()
         function = self.fused.function
         body = arithmetic.with_definitions(sequence(self.after.declared(), body), self.how)
+        body = prefetch.with_functions(body, self.target)
         return tirx.PrimFunc(list(function.params), body, function.ret_type, function.attrs)
 
     def nest(self) -> Any:
@@ -99,16 +102,17 @@ class _Program:
             first = simplify(g * together)
             count = nest.minimum(together, blocks - g * together) if not isinstance(blocks, int) or blocks % together else together
             return loop("tile", constant(tiles), lambda t: loop("block", constant(count), lambda b: self.rows_left(
-                simplify((first_tile + t) * rows), simplify(first_block + first + b))))
+                simplify((first_tile + t) * rows), simplify(first_block + first + b), together, prefetch.Share(t, constant(tiles)))))
 
         if isinstance(blocks, int) and blocks <= together:
             together = blocks
         return loop("blocks", ceildiv(blocks, together), group)
 
-    def rows_left(self, first: Any, block: Any) -> Any:
+    def rows_left(self, first: Any, block: Any, ahead: int, share: prefetch.Share) -> Any:
         """A whole tile; at the end of the rows one that is not much taller than what is left."""
         what = self.what
-        whole = self.tile(_Tile(first, block, what.rows))
+        whole = self.tile(_Tile(first, block, what.rows, ahead, share))
+        alone = share if isinstance(share.tiles, int) else prefetch.Share(index(0), 1)  # of few rows a short tile may be the only one
         if isinstance(self.rows, int) and self.rows % what.rows == 0:
             return whole
         short = [r for r in (1, max(2, what.rows // 2)) if r < what.rows]
@@ -118,10 +122,10 @@ class _Program:
             if fitting == what.rows:
                 return whole
             if self.rows < what.rows:
-                return self.tile(_Tile(first, block, fitting))
-            return branch(first + what.rows <= self.rows, whole, self.tile(_Tile(first, block, fitting)))
+                return self.tile(_Tile(first, block, fitting, ahead, share))
+            return branch(first + what.rows <= self.rows, whole, self.tile(_Tile(first, block, fitting, ahead, share)))
         for r in reversed(short):
-            whole = branch(self.rows - first <= r, self.tile(_Tile(first, block, r)), whole)
+            whole = branch(self.rows - first <= r, self.tile(_Tile(first, block, r, ahead, alone)), whole)
         return whole
 
     # ---- One tile -------------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ class _Program:
 
         def step(offset: Any, at: Any) -> Any:
             """One step along k: ``offset`` from the starts in X, position ``at`` among the rows of the packed block."""
-            statements = []
+            statements = prefetch.step(self.after.view(self.w), what, tile.block, tile.ahead, at, tile.share)
             base = (tile.block * what.steps + at) * what.tile.columns
             weights = [self.how.weights(self.after.view(self.w), (base + v * lanes) * what.together, lanes) for v in range(what.vectors)]
             for i, start in enumerate(starts):
