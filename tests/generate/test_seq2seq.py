@@ -80,6 +80,21 @@ def test_greedy_text_is_that_of_transformers_alone_and_in_batches(name: str, com
     assert found.finish_reason == ("stop token" if expected[1][-1] in STOPS else "length")
 
 
+def test_settings_of_the_artifact_hold_unless_somebody_says_otherwise(compiled_seq2seq: Compiled) -> None:
+    model, framework = compiled_seq2seq("mbart"), build("mbart")
+    expected = reference(framework, rows()[0], CONTEXT - 1).sequences[0, 1:].tolist()
+    translator = Translator(model)
+    text = translator.add(rows()[0])
+    translator.run()
+    assert text.tokens == expected
+    found = model.generate(rows()[0])
+    found.wait()
+    assert found.tokens == expected
+    other = model.generate(rows()[0], repetition_penalty=1.0, max_new_tokens=3)
+    other.wait()
+    assert len(other.tokens) == 3
+
+
 def options_with_penalty(options: Options) -> Options:
     from dataclasses import replace
 

@@ -97,7 +97,7 @@ def generate(model: Model, prompt: Any, max_new_tokens: int | None, stop: str | 
         batch = Batch(model, 1, context)
         options = Options(_USUAL if max_new_tokens is None else max_new_tokens, sampling, stops, batch.stop_tokens, lookup)
         return batch.add(prompt, options, **grammar)
-    if sampling.temperature and "num_beams" not in more:
+    if (sampling.temperature or stops) and "num_beams" not in more:
         given |= {"num_beams": 1, "num_return_sequences": 1}
     search = Search(**_of(Search, given))
     if any(grammar.values()):

@@ -14,7 +14,7 @@ from ingot.generate.batch import Batch, step_bytes
 from ingot.generate.beam import BeamSearch, Hypothesis, Search, rows_of
 from ingot.generate.generation import Generation, Options, Token
 from ingot.generate.rules import Rules, Timestamps
-from ingot.generate.sampling import log_probabilities
+from ingot.generate.sampling import Sampling, log_probabilities
 from ingot.generate.stats import GenerationStats
 from ingot.generate.text import Stream
 
@@ -176,7 +176,7 @@ class Translator(Batch):
         Raises:
             InputError: The source is empty, too long, or has tokens that do not exist; or an option does not go with these models.
         """
-        options = options or Options(self.longest(), stop_tokens=self.stop_tokens)
+        options = options or self.usual()
         source = self.source(prompt)
         self._check(options, json_schema or grammar or regex)
         start = self.start()
@@ -192,7 +192,7 @@ class Translator(Batch):
         Raises:
             InputError: As of :meth:`add`; there are too few rows, or others go on.
         """
-        options = options or Options(self.longest(), stop_tokens=self.stop_tokens)
+        options = options or self.usual()
         source = self.source(prompt)
         self._check(options, None)
         if options.sampling.temperature or options.stop:
@@ -205,6 +205,10 @@ class Translator(Batch):
         settings = {**self.settings, "repetition_penalty": options.sampling.repetition_penalty}
         rules = Rules.of(settings, len(start), self._length(start, options), self._timestamps())
         return BeamTranslation(self, source, start, rules, options, search)
+
+    def usual(self) -> Options:
+        """What is asked of a text unless somebody says otherwise: what the artifact's settings say."""
+        return Options(self.longest(), Sampling(repetition_penalty=self.settings["repetition_penalty"]), stop_tokens=self.stop_tokens)
 
     def longest(self) -> int:
         """How many tokens are generated unless somebody says otherwise: what the settings say, or as many as there is room for."""
