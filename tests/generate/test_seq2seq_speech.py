@@ -181,7 +181,8 @@ def test_whisper_of_real_size_is_that_of_transformers(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     configuration: Any = transformers.WhisperConfig
-    model: Any = transformers.WhisperForConditionalGeneration(configuration(
+    make: Any = transformers.WhisperForConditionalGeneration
+    model = make(configuration(
         d_model=384, encoder_layers=4, decoder_layers=4, encoder_attention_heads=6, decoder_attention_heads=6, encoder_ffn_dim=1536,
         decoder_ffn_dim=1536, suppress_tokens=None, begin_suppress_tokens=None)).eval()
     model.save_pretrained(tmp_path / "model")
