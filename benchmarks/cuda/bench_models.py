@@ -4,7 +4,8 @@
 
 What libingot and libingot_cuda are: build/cuda/runtime/libingot.so and build/cuda/libingot_cuda.so (tests/runtime/gpu/make.py). Image and text models
 run at batch sizes 1 and 8 (--batches), inputs and outputs on the GPU; a decoder reads a prompt of 512 tokens, then makes one token a run. One
-line for each: median of --repeats runs, and how many of them replayed a CUDA graph.
+line for each: median of --repeats runs, and how many of them replayed a CUDA graph. With --peers PyTorch's models of the same architecture are
+timed beside them, compiled by its inductor with CUDA graphs (mode "reduce-overhead"), bfloat16, images channels last.
 """
 
 from __future__ import annotations
@@ -85,14 +86,55 @@ def _decoder(library: Library, path: Path, repeats: int) -> list[tuple[str, dict
     return [(f"a token after {PROMPT}", {**token, "tokens/s": 1000 / token["ms"]})]
 
 
+def _peer(name: str) -> torch.nn.Module | None:
+    """PyTorch's model of an artifact's architecture, or None."""
+    if name.startswith("resnet50"):
+        from torchvision.models import resnet50
+
+        return resnet50().to(memory_format=torch.channels_last)
+    if name.startswith("bert_base"):
+        from transformers import BertConfig, BertModel
+
+        return BertModel(BertConfig())
+    return None
+
+
+def _inductor(name: str, batch: int, repeats: int) -> dict[str, Any] | None:
+    """The time of PyTorch's compiled model, in milliseconds."""
+    module = _peer(name)
+    if module is None:
+        return None
+    module = module.eval().to("cuda", torch.bfloat16)
+    if name.startswith("resnet50"):
+        inputs = (torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last),)
+    else:
+        inputs = (torch.ones(batch, SEQUENCE, device="cuda", dtype=torch.int64),)
+    compiled = torch.compile(module, mode="reduce-overhead")
+    times = []
+    with torch.inference_mode():
+        for _ in range(10):
+            compiled(*inputs)
+        torch.cuda.synchronize()
+        for _ in range(repeats):
+            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            first.record()
+            compiled(*inputs)
+            last.record()
+            last.synchronize()
+            times.append(first.elapsed_time(last))
+    return {"ms": statistics.median(times), "least": min(times)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     arguments = parser.parse_args()
     os.environ.setdefault("INGOT_CUDA_LIBRARY", str(ROOT / "build/cuda/libingot_cuda.so"))
+    torch.cuda.set_stream(torch.cuda.Stream())  # CUDA graphs need another than the legacy default stream
     library = Library(ROOT / "build/cuda/runtime/libingot.so")
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -111,6 +153,12 @@ def main() -> None:
                     path.unlink()
             except Exception as error:  # the others are worth measuring
                 found = [("", {"error": f"{type(error).__name__}: {error}"})]
+            if arguments.peers:
+                try:
+                    peers = [(f"inductor, batch {b}", _inductor(model.stem, b, arguments.repeats)) for b in arguments.batches]
+                    found += [(case, result) for case, result in peers if result is not None]
+                except Exception as error:
+                    found.append(("inductor", {"error": f"{type(error).__name__}: {error}"}))
             for case, result in found:
                 results.append({"model": model.stem, "case": case, **result})
                 text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items() if v != "")

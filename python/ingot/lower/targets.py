@@ -55,8 +55,8 @@ _EXTENSIONS = (
     _Extension("bf16", "bf16", "bf16", ("aarch64",)),
 )
 
-#: Instructions that a vendor's CPUs have and that take longer than what they are to replace: ``cpu`` leaves them out. vdpbf16ps measured 50 GFLOP/s on
-#: a core of Emerald Rapids on which multiply-adds of float32 measured 208: there bfloat16 weights are widened instead.
+#: Instructions that a vendor's CPUs have and that take longer than what they are to replace: ``cpu`` leaves them out. vdpbf16ps measured 50 GFLOP/s
+#: on a core of Emerald Rapids on which multiply-adds of float32 measured 208: there bfloat16 weights are widened instead.
 _SLOW = {("GenuineIntel", "avx512_bf16")}
 
 #: The GPU architectures that can be named: compute capability 8.0 is 80.

@@ -52,7 +52,10 @@ class IngotError(Exception):
         self.status = status
 
 
-TYPES = {"float32": DataType(2, 32, 1), "int64": DataType(0, 64, 1)}
+_CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "bool": 6}  # DLPack's DLDataTypeCode
+TYPES = {name + bits: DataType(_CODES[name], int(bits or 8), 1) for name, sizes in (
+    ("int", ("8", "16", "32", "64")), ("uint", ("8", "16", "32", "64")), ("float", ("16", "32", "64")), ("bfloat", ("16",)), ("bool", ("",)))
+    for bits in sizes}
 
 
 class Library:

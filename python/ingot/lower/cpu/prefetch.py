@@ -1,8 +1,8 @@
 """Packed weights on their way to the caches while earlier ones are multiplied.
 
-Every tile of rows reads the same weights, which come from memory or the last cache the first time: hardware prefetchers stop at the end of a page, of which
-a block of weights fills dozens. Products of 36 and 126 rows by 768 x 768 weights that no cache held measured 95 and 144 GFLOP/s without prefetching and 145 and 166
-with it, on a core of Emerald Rapids whose peak is 208.
+Every tile of rows reads the same weights, which come from memory or the last cache the first time: hardware prefetchers stop at the end of a page, and a
+block of weights fills dozens. Products of 36 and 126 rows by 768 x 768 weights that no cache held measured 95 and 144 GFLOP/s without
+prefetching and 145 and 166 with it, on a core of Emerald Rapids whose peak is 208.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _LINE = 64  # bytes of a cache line
 _NEXT = 512 * 1024  # bytes of a block up to which it and the next one both fit a second-level cache of 1 MiB or more
 _DISTANCE = 16  # steps along k from one use to what is fetched for a later one, within a block that fits no cache
 
-#: An instruction of an architecture as a function of LLVM's that neither reads nor writes what generated code can see: LLVM's own intrinsic counts as a
-#: use of all memory, which keeps sums out of registers.
+#: An instruction of an architecture as a function of LLVM's that neither reads nor writes what generated code can see: LLVM's own intrinsic counts as
+#: a use of all memory, which keeps sums out of registers.
 _FUNCTION = """
 define linkonce_odr void @ingot.prefetch.{level}(ptr %address) #0 {{
   call void asm sideeffect "{instruction} $0", "*m"(ptr elementtype(i8) %address) #1
@@ -44,7 +44,7 @@ class Share:
 
 
 def step(w: Flat, what: Contraction, block: Any, ahead: int, at: Any, share: Share) -> list[Any]:
-    """What step ``at`` along k of column block ``block`` fetches: a part of the block ``ahead`` blocks further, which the tiles of rows fetch together.
+    """What step ``at`` along k of column block ``block`` fetches: a part of the block ``ahead`` blocks further, which all tiles of rows fetch together.
 
     Of blocks too large for that, later steps of the same block. Addresses past the end of the weights are fetched in vain.
     """
