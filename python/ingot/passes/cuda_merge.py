@@ -52,7 +52,7 @@ class _Merged(Rewriter):
                 kinds.setdefault((value.args[0], *_kind(weight)), []).append(binding.var)
         for members in kinds.values():
             if len(members) > 1:
-                self.groups.update({m: members for m in members})
+                self.groups.update(dict.fromkeys(members, members))
 
     def part(self, variable: Any, x: Any) -> Any:
         """The columns of a merged product that are one of its members."""

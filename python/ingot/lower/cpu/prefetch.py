@@ -1,8 +1,8 @@
 """Packed weights on their way to the caches while earlier ones are multiplied.
 
-Every tile of rows reads the same weights, which come from memory or the last cache the first time: hardware prefetchers stop at the end of a page, and a
-block of weights fills dozens. Products of 36 and 126 rows by 768 x 768 weights that no cache held measured 95 and 144 GFLOP/s without
-prefetching and 145 and 166 with it, on a core of Emerald Rapids whose peak is 208.
+Every tile of rows reads the same weights, which come from memory or the last cache the first time: hardware prefetchers stop at the end of a
+page, and a block of weights fills dozens. Products of 36 and 126 rows by 768 x 768 weights that no cache held measured 95 and 144 GFLOP/s
+without prefetching and 145 and 166 with it, on a core of Emerald Rapids whose peak is 208.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Share:
 
 
 def step(w: Flat, what: Contraction, block: Any, ahead: int, at: Any, share: Share) -> list[Any]:
-    """What step ``at`` along k of column block ``block`` fetches: a part of the block ``ahead`` blocks further, which all tiles of rows fetch together.
+    """What step ``at`` along k of column block ``block`` fetches: a part of the block ``ahead`` further, which all tiles of rows fetch together.
 
     Of blocks too large for that, later steps of the same block. Addresses past the end of the weights are fetched in vain.
     """
