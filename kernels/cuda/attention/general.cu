@@ -195,7 +195,7 @@ void Start(const AttentionProblem& problem, CudaContext& context, int64_t varian
   const int64_t blocks = problem.batches * problem.kv_heads * row_blocks;
   const int64_t slots = int64_t{4} * context.multiprocessors();
   const int32_t count = variant > 0 ? static_cast<int32_t>(std::min<int64_t>(variant, 256))
-                                    : PartsFor(blocks, slots, MostVisibleKeys(problem), 64);
+                                    : PartsFor(blocks, slots, MostVisibleKeys(problem), 32);
   if (blocks * count >= int64_t{1} << 31)
     FailKernel("attention of ", blocks, " blocks of rows is more than one launch can have; give it fewer batches");
   const Parts parts = AllocateParts(problem, count, context);

@@ -89,14 +89,16 @@ class Loader {
 // Writes the block's rows of Q to shared memory, and what they were divided by to `norms`.
 template <AttentionElement kCache, int kSize>
 __device__ void LoadQueries(const AttentionProblem& problem, const Plan& plan, int64_t batch, int64_t kv_head,
-                            int64_t first_row, unsigned char* to, float* norms) {
+                            int32_t first_row, unsigned char* to, float* norms) {
   using S = Shape<kCache, kSize>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  const auto group = static_cast<int32_t>(problem.group);  // 32-bit numbers: a GPU divides those of 64 bits slowly
+  const int32_t rows = static_cast<int32_t>(problem.queries) * group;
   for (int r = static_cast<int>(threadIdx.x) / 32; r < kRows; r += S::kWarps) {
-    const int64_t row = first_row + r;
-    const bool exists = row < problem.queries * problem.group;
-    const int64_t from = batch * problem.q.batch + row / problem.group * problem.q.sequence +
-                         (kv_head * problem.group + row % problem.group) * problem.q.head;
+    const int32_t row = first_row + r;
+    const bool exists = row < rows;
+    const int64_t from =
+        batch * problem.q.batch + row / group * problem.q.sequence + (kv_head * group + row % group) * problem.q.head;
     float x[kSize / 32];
     float most = 0;
 #pragma unroll
@@ -142,7 +144,7 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
   uint32_t index = blockIdx.x;
   const int32_t first_row = static_cast<int32_t>(index % plan.row_blocks) * kRows;
   index /= plan.row_blocks;
-  const int32_t kv_head = static_cast<int32_t>(index % problem.kv_heads);
+  const int32_t kv_head = static_cast<int32_t>(index % static_cast<uint32_t>(problem.kv_heads));
   index /= static_cast<uint32_t>(problem.kv_heads);
   const int32_t part = static_cast<int32_t>(index % plan.parts.count);
   const int32_t batch = static_cast<int32_t>(index / plan.parts.count);
@@ -150,11 +152,12 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
   const auto all_rows = static_cast<int32_t>(problem.queries) * group;
   const int32_t rows = all_rows - first_row < kRows ? all_rows - first_row : kRows;
 
+  ptx::GridLaunchDependents();
+  ptx::GridDependencyWait();
   const Sequence sequence = ReadSequence(problem, batch);
   const Span span = SpanOf(problem, sequence, first_row / group, (first_row + rows - 1) / group);
   const Tiles<kTileKeys> tiles(span);
   const TileRange range = RangeOf(tiles.count, part, plan.parts.count, S::kWarps);
-  ptx::GridLaunchDependents();
   if (plan.parts.count > 1 && range.begin >= range.end) {
     if (static_cast<int>(threadIdx.x) < rows)
       plan.parts.states[PartRow(problem, plan.parts, batch, kv_head, part, first_row + threadIdx.x)] = {-INFINITY, 0};
@@ -364,6 +367,7 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
     sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
     const int row = lane / 4 + 8 * r;
     if (lane % 4 == 0) states[warp][row] = {max[r], sum[r]};
+    if (row >= rows) continue;
 #pragma unroll
     for (int n = 0; n < 2 * kSteps; ++n) {
 #pragma unroll
@@ -389,10 +393,11 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
 #pragma unroll
       for (int j = 0; j < 4; ++j) values[j] += weight * from[j];
     }
-    const int64_t row = first_row + r;
+    const int32_t row = first_row + r;
     if (plan.parts.count == 1) {
-      const float factor = OutputFactor(problem, int64_t{kv_head} * group + row % group, all, total);
-      const int64_t to = OutputOf(problem, batch, kv_head, row) + column;
+      const int32_t head = kv_head * group + row % group;
+      const float factor = OutputFactor(problem, head, all, total);
+      const int64_t to = batch * problem.o.batch + row / group * problem.o.sequence + head * problem.o.head + column;
 #pragma unroll
       for (int j = 0; j < 4; ++j)
         StoreFloat(const_cast<void*>(problem.o.data), problem.o.element, to + j, values[j] * factor);
@@ -410,23 +415,29 @@ void LaunchSize(const AttentionProblem& problem, Plan plan, int64_t variant, Cud
   using S = Shape<kCache, kSize>;
   const size_t query_bytes = (plan.twice ? 2 : 1) * S::kQueryBytes;
   const size_t stage_bytes = S::kWarps * S::kStageBytes;
-  // Half of a multiprocessor's shared memory less the KiB that the system takes, so that two blocks run on each; with
-  // less than two stages in it, all of it.
+  // A multiprocessor's shared memory, of which the system takes a KiB for each block, and static variables less than
+  // one.
   const int capability = context.capability();
-  const size_t half = capability == 80 || capability == 87   ? 81 * 1024
-                      : capability >= 90 && capability < 120 ? 113 * 1024
-                                                             : 49 * 1024;
-  const size_t fitting = (half - 1024 - query_bytes) / stage_bytes;
-  plan.stages = static_cast<int32_t>(std::clamp<size_t>(fitting, 2, kMostStages));
+  const size_t memory = capability == 80 || capability == 87   ? 164 * 1024
+                        : capability >= 90 && capability < 120 ? 228 * 1024
+                                                               : 100 * 1024;
+  const auto stages = [&](size_t share) { return (memory / share - 2048 - query_bytes) / stage_bytes; };
   const int64_t blocks = problem.batches * problem.kv_heads * plan.row_blocks;
-  const int64_t slots = context.multiprocessors() * (fitting < 2 ? 1 : 2);
-  const int32_t parts = variant > 0
-                            ? static_cast<int32_t>(std::min<int64_t>(variant, 256))
-                            : PartsFor(blocks, slots, MostVisibleKeys(problem), int64_t{2} * S::kWarps * kTileKeys);
+  const int64_t slots = context.multiprocessors() * (stages(2) < 2 ? 1 : 2);
+  const int64_t keys = MostVisibleKeys(problem);
+  const int64_t forced_parts = variant % 1000;
+  const int32_t parts = forced_parts > 0 ? static_cast<int32_t>(std::min<int64_t>(forced_parts, 256))
+                                         : PartsFor(blocks, slots, keys, S::kWarps * kTileKeys);
   plan.parts = AllocateParts(problem, parts, context);
+  // Two blocks share a multiprocessor, unless there are no more blocks than multiprocessors or less than two stages fit
+  // in a half.
+  const bool alone = blocks * parts <= context.multiprocessors();
+  const size_t wanted = variant >= 1000 ? static_cast<size_t>(variant / 1000) : alone ? stages(1) : stages(2);
+  plan.stages = static_cast<int32_t>(
+      std::clamp<size_t>(wanted, 2, std::clamp<size_t>(stages(1), 2, static_cast<size_t>(kMostStages))));
   CudaContext::Check(
-      Launch(Decode<kCache, kSize>, dim3(static_cast<uint32_t>(blocks * parts)), dim3(32 * S::kWarps),
-             static_cast<size_t>(plan.stages) * stage_bytes + query_bytes, context.stream(), problem, plan),
+      LaunchWith(true, Decode<kCache, kSize>, dim3(static_cast<uint32_t>(blocks * parts)), dim3(32 * S::kWarps),
+                 static_cast<size_t>(plan.stages) * stage_bytes + query_bytes, context.stream(), problem, plan),
       "attention of few queries");
   CombineParts(problem, plan.parts, context);
 }

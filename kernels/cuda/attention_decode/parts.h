@@ -54,9 +54,9 @@ inline int64_t MostVisibleKeys(const AttentionProblem& problem) {
   return std::min(problem.keys, problem.left + problem.queries + problem.sink_keys);
 }
 
-// How many parts fill the GPU: `blocks` blocks for each part, `slots` of which run at a time, each of at least `least`
-// keys.
-int32_t PartsFor(int64_t blocks, int64_t slots, int64_t keys, int64_t least);
+// How many parts fill the GPU: `blocks` blocks for each part, `slots` of which run at a time. A part has a multiple of
+// `step` keys, two steps at least.
+int32_t PartsFor(int64_t blocks, int64_t slots, int64_t keys, int64_t step);
 
 // Memory for the parts.
 Parts AllocateParts(const AttentionProblem& problem, int32_t count, CudaContext& context);
