@@ -59,7 +59,8 @@ INGOT_PTX void BulkStore(void* global, uint32_t shared, uint32_t bytes) {
 }
 
 // ---- TMA: boxes of a tensor that a CUtensorMap (tensor_map.h) describes; coordinates are of elements, innermost
-// first. What lies outside reads as zeros and is not written. The map is a `const __grid_constant__ CUtensorMap`
+// first. What lies outside reads as zeros and is not written; a store's own coordinates are not negative (that would be
+// an illegal instruction). The map is a `const __grid_constant__ CUtensorMap`
 // parameter of the kernel. `shared` is aligned to 128 bytes ------------
 INGOT_PTX void PrefetchTensorMap(const CUtensorMap* map) {
 #if INGOT_HOPPER

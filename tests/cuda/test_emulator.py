@@ -115,9 +115,9 @@ def swizzled(box: np.ndarray, swizzle: int) -> np.ndarray:
     [
         ((50, 192), (24,), (3, 64), (1, 32)),
         ((50, 192), (24,), (40, 160), (49, 160)),
-        ((50, 192), (8,), (-5, -16), (-3, -8)),
-        ((5, 12, 96), (2, 6), (4, 9, 32), (-1, 3, 64)),
-        ((3, 5, 7, 64), (2, 3, 4), (1, 3, -2, 0), (2, -1, 5, 32)),
+        ((50, 192), (8,), (-5, -16), (47, 184)),
+        ((5, 12, 96), (2, 6), (4, 9, 32), (1, 3, 64)),
+        ((3, 5, 7, 64), (2, 3, 4), (1, 3, -2, 0), (2, 4, 5, 32)),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.dtype(np.uint8), BF16, F32], ids=str)
@@ -141,6 +141,13 @@ def test_tma_copies_boxes(
     kept = [(places >= 0) & (places < extent) for places, extent in zip(into, shape, strict=True)]
     target[np.ix_(*[places[k] for places, k in zip(into, kept, strict=True)])] = box[np.ix_(*kept)]
     assert stored.tobytes() == target.tobytes()
+
+
+@pytest.mark.emulated
+def test_tma_stores_that_start_before_a_tensor_are_errors() -> None:
+    dims = [0, 16, 2, 0, 0, 0, 0, 0, 0, 16, -1, 0, 0]
+    with pytest.raises(harness.KernelError, match="a store to coordinate -1 of axis 1"):
+        harness.run("check_tensor_map", [np.zeros((4, 32), np.uint8)], [((32,), np.uint8), np.zeros((4, 32), np.uint8)], dims=dims, kind="checks")
 
 
 @hopper

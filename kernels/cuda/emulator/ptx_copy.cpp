@@ -129,6 +129,11 @@ void TensorLoadAt(uint32_t shared, const CUtensorMap* map, uint32_t barrier, con
 
 void TensorStoreAt(const CUtensorMap* map, uint32_t shared, const int32_t* place, uint32_t rank) {
   const Box box = MakeBox(map, shared, place, rank, "cp.async.bulk.tensor");
+  for (uint32_t axis = 0; axis < rank; ++axis) {
+    if (place[axis] < 0)
+      Abandon(Text("cp.async.bulk.tensor: a store to coordinate ", place[axis], " of axis ", axis,
+                   "; only loads may start before a tensor"));
+  }
   current->stores.open.push_back([box] {
     box.ForEach([](std::byte* global, const std::byte* from, size_t bytes) {
       if (global != nullptr) std::memcpy(global, from, bytes);
