@@ -9,6 +9,7 @@ Bytes are those of the keys and values (and scales) that are seen, read once. Py
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
+FAST = ("flash", "cuDNN")  # the other back ends are timed in one case alone
 MOST_PEER_BYTES = 2 << 30  # of a cache that PyTorch gets as well
 
 
@@ -60,6 +62,9 @@ class Problem:
         """Of keys and values."""
         row = self.size * TYPES[self.cache].itemsize + (4 if self.scaled else 0)
         return 2 * self.batch * self.keys * self.kv_heads * row
+
+
+SLOW_CASE = Problem(1, 8192)
 
 
 def cached(p: Problem) -> Any:
@@ -108,11 +113,12 @@ def run(bench: common.Bench, p: Problem, variants: tuple[int, ...] = ()) -> None
                                        ints=[0, 0, 0, 0, -1, 0, 1, 0, variant], floats=[1 / math.sqrt(p.size), 0.0]))  # fmt: skip
         calls[0]()
         bench.check(outputs[0][:rows], want)
-        bench.time(name, common.rotating(calls), bytes=p.bytes, calls=count, seconds=0.1)
+        bench.time(name, common.rotating(calls), bytes=p.bytes, calls=count, seconds=0.05)
 
     ingot("Ingot", 0)
     for variant in variants:
-        ingot(f"Ingot {variant} parts", variant)
+        stages = f", {variant // 1000} stages" if variant >= 1000 else ""
+        ingot(f"Ingot {variant % 1000} parts{stages}", variant)
     if p.cache not in ("bf16", "f16") or p.cache != p.dtype or p.storage != "plain" or p.bytes > MOST_PEER_BYTES or p.queries > 1:
         return
     apart = [(k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()) for k, v in caches]
@@ -120,41 +126,41 @@ def run(bench: common.Bench, p: Problem, variants: tuple[int, ...] = ()) -> None
     by_head = q.transpose(1, 2).contiguous()
     folded = by_head.reshape(p.batch, p.kv_heads, p.heads // p.kv_heads, p.size)
     for name, backend in BACKENDS.items():
-        if name == "math" and p.bytes > 1 << 28:
+        if name not in FAST and p != SLOW_CASE:
             continue
         with sdpa_kernel([backend]):
             calls = [lambda pair=pair: scaled_dot_product_attention(by_head, pair[0], pair[1], enable_gqa=True) for pair in apart]
-            bench.time(f"SDPA {name}", common.rotating(calls), bytes=p.bytes, calls=count, seconds=0.05)
+            bench.time(f"SDPA {name}", common.rotating(calls), bytes=p.bytes, calls=count, seconds=0.03)
+            if name in FAST and p != SLOW_CASE:
+                continue
             calls = [lambda pair=pair: scaled_dot_product_attention(folded, pair[0], pair[1]) for pair in apart]
-            bench.time(f"SDPA {name} folded", common.rotating(calls), bytes=p.bytes, calls=count, seconds=0.05)
+            bench.time(f"SDPA {name} folded", common.rotating(calls), bytes=p.bytes, calls=count, seconds=0.03)
 
 
 def main() -> None:
     """All problems."""
+    warnings.filterwarnings("ignore", category=UserWarning)  # why PyTorch's back ends refuse a case: the table says that they do
     bench = common.Bench("attention_decode")
     problems: list[tuple[Problem, tuple[int, ...]]] = [
-        (Problem(32, 8192), (1, 2, 3, 4, 8)),
-        (Problem(1, 8192), (16, 22, 33, 44, 66)),
-        (Problem(1, 1024), (4, 8, 16)),
-        (Problem(1, 65536), (33, 66, 99)),
-        (Problem(8, 8192), (2, 4, 8)),
-        (Problem(1, 2048, heads=32, kv_heads=4, size=64), (8, 16, 32)),
-        (Problem(16, 4096, heads=16, kv_heads=16), (1, 2)),
-        (Problem(8, 4096, heads=16, kv_heads=4, size=256), (2, 4)),
-        (Problem(8, 4096, heads=32, kv_heads=32, size=96), (1, 2)),
+        (SLOW_CASE, (8, 16, 5016, 32, 2032)),
+        (Problem(32, 8192), (1, 2001, 6001, 2)),
+        (Problem(8, 8192), (2, 2004, 4, 8)),
+        (Problem(1, 1024), (4, 8)),
+        (Problem(1, 65536), (16, 32, 2032, 66)),
+        (Problem(1, 2048, heads=32, kv_heads=4, size=64), (8, 16)),
+        (Problem(16, 4096, heads=16, kv_heads=16), (1,)),
+        (Problem(8, 4096, heads=16, kv_heads=4, size=256), (4, 8)),
+        (Problem(8, 4096, heads=32, kv_heads=32, size=96), ()),
         (Problem(32, 8192, storage="pages"), ()),
         (Problem(1, 8192, storage="pages"), ()),
         (Problem(32, 8192, storage="ring"), ()),
-        (Problem(32, 8192, cache="int8"), (1, 4)),
-        (Problem(1, 8192, cache="int8"), (16, 33, 66)),
-        (Problem(32, 8192, cache="fp8"), (1, 4)),
-        (Problem(1, 8192, cache="fp8"), ()),
+        (Problem(32, 8192, cache="int8"), (1, 2)),
+        (Problem(1, 8192, cache="int8"), (16,)),
+        (Problem(32, 8192, cache="fp8"), (1, 2)),
+        (Problem(1, 8192, cache="fp8"), (16,)),
         (Problem(32, 8192, dtype="f32"), ()),
-        (Problem(1, 8192, dtype="f32"), ()),
-        (Problem(8, 8192, cache="f32", dtype="f32"), (1, 2, 4)),
-        (Problem(1, 8192, cache="f32", dtype="f32"), ()),
+        (Problem(8, 8192, cache="f32", dtype="f32"), ()),
         (Problem(8, 8192, queries=4), ()),
-        (Problem(1, 8192, queries=8), ()),
     ]
     for problem, variants in problems:
         bench.run(problem.name, run, bench, problem, variants)
