@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -237,6 +240,23 @@ def test_a_half_precision_layer_is_computed_in_single_precision() -> None:
     for got, want in zip(run(layer, given_), specified(layer, given_), strict=True):
         assert got.dtype == np.float16
         np.testing.assert_allclose(got, want, atol=4 * np.finfo(np.float16).eps)
+
+
+@pytest.mark.parametrize("instructions", ["scalar", "avx2", "avx512"] if platform.machine() == "x86_64" else ["scalar", "neon"])
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_weights_of_16_bits_are_multiplied_in_single_precision(
+        kind: str, precision: str, instructions: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("INGOT_ISA", instructions)
+    layer = Layer(kind, 4, 9, 6, 35, "bidirectional")
+    dtype = ml_dtypes.bfloat16 if precision == "bf16" else np.float16
+    given_ = {n: a.astype(dtype).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in tensors(layer).items()}  # storing them rounds nothing
+    ingot.compile(model_of(layer, given_), tmp_path / "layer.ingot", precision=precision, samples=0)
+    model = ingot.load(tmp_path / "layer.ingot")
+    stored = [w["dtype"] for w in model.manifest["weights"]["tensors"]]
+    assert stored.count("bfloat16" if precision == "bf16" else "float16") >= 1
+    names = [i.name for i in model.inputs]
+    close(layer, list(model.run({n: given_[n] for n in names}).values()), specified(layer, given_))
 
 
 def test_a_sequence_length_that_the_input_does_not_have_is_an_error() -> None:

@@ -35,8 +35,8 @@ INGOT_INLINE typename V::Float Apply(const Function<float>& function, typename V
 }
 
 // How far the weights are read ahead: they come from the second or third level of cache, in order.
-constexpr int64_t kAhead = 1024 / sizeof(float);
-constexpr int64_t kCacheLine = 64 / sizeof(float);
+constexpr int64_t kAhead = 1024;  // bytes
+constexpr int64_t kCacheLine = 64;
 
 // Sums of several rows.
 template <int kGates, int kRows>
@@ -46,8 +46,8 @@ struct Sums {
 
 // sums[r] [kGates * 8] += sources[r] [H] times block [H, kGates * 8]. A fused multiply-add takes 4 cycles and 2 start
 // in each: 8 chains keep them busy, so that few sums are split into several.
-template <typename V, int kGates, int kRows>
-INGOT_INLINE void Multiply(const float* const (&sources)[kRows], const float* block, int64_t hidden_size,
+template <typename V, int kGates, int kRows, typename W>
+INGOT_INLINE void Multiply(const float* const (&sources)[kRows], const W* block, int64_t hidden_size,
                            Sums<kGates, kRows>& sums) {
   constexpr int kWidth = kGates * static_cast<int>(kLanes);
   constexpr int kVectors = kWidth / V::kLanes;
@@ -62,9 +62,10 @@ INGOT_INLINE void Multiply(const float* const (&sources)[kRows], const float* bl
   }
   int64_t k = 0;
   for (; k + kSplit <= hidden_size; k += kSplit) {
-    const float* weights = block + k * kWidth;
-    INGOT_UNROLLED(line, (kSplit * kWidth + kCacheLine - 1) / kCacheLine) {
-      __builtin_prefetch(weights + kAhead + line * kCacheLine);
+    const W* weights = block + k * kWidth;
+    constexpr int kLines = (kSplit * kWidth * static_cast<int>(sizeof(W)) + kCacheLine - 1) / kCacheLine;
+    INGOT_UNROLLED(line, kLines) {
+      __builtin_prefetch(reinterpret_cast<const char*>(weights) + kAhead + line * kCacheLine);
     }
     INGOT_UNROLLED(s, kSplit) {
       if constexpr (kVectors < kRows) {  // of weights and inputs, the fewer stay in registers
@@ -114,7 +115,7 @@ template <typename V>
 struct Units {
   using Float = typename V::Float;
 
-  const Step<float>& step;
+  const Settings<float>& step;
   int64_t lane;   // of the block's eight
   int64_t first;  // of the layer's
   int64_t count;  // of `first` and those after it, what is not padding
@@ -152,7 +153,7 @@ struct Lstm {
   INGOT_INLINE static const float* Source(const Row<float>& row) { return row.previous; }
   INGOT_INLINE static void Finish(const Units<V>& units, const Row<float>& row, const float*,
                                   const float (&sums)[kGates][kLanes]) {
-    const Step<float>& step = units.step;
+    const Settings<float>& step = units.step;
     const int64_t padded = (step.hidden_size + kLanes - 1) / kLanes * kLanes;
     auto cell = V::Load(row.cell + units.first);
     const auto gate = [&](int number) __attribute__((always_inline)) {
@@ -205,7 +206,7 @@ struct GruLinearBeforeReset {
 
 // What follows the product, for one row; a function of its own, since it is long and the same for every number of rows.
 template <typename M, template <typename> typename CellOf, int kGates>
-[[gnu::noinline]] void FinishRow(const Step<float>& step, int64_t index, const Row<float>& row,
+[[gnu::noinline]] void FinishRow(const Settings<float>& step, int64_t index, const Row<float>& row,
                                  const float (&sums)[kGates][kLanes]) {
   using V = typename M::Units;
   const float* projected = row.projected + index * CellOf<V>::kProjected * kLanes;
@@ -216,8 +217,8 @@ template <typename M, template <typename> typename CellOf, int kGates>
   }
 }
 
-template <typename M, template <typename> typename CellOf, int kRows>
-INGOT_INLINE void RunRows(const Step<float>& step, int64_t index, const Row<float>* rows) {
+template <typename M, template <typename> typename CellOf, int kRows, typename W>
+INGOT_INLINE void RunRows(const Step<float, W>& step, int64_t index, const Row<float>* rows) {
   using V = typename M::Units;
   using Cell = CellOf<V>;
   constexpr int kWidth = Cell::kGates * static_cast<int>(kLanes);
@@ -234,22 +235,22 @@ INGOT_INLINE void RunRows(const Step<float>& step, int64_t index, const Row<floa
         V::Store(sums.values[r][g] + lane, from == nullptr ? V::Set(0.0f) : V::Load(from + lane));
     }
   }
-  const float* weights = step.weights + index * step.hidden_size * kWidth;
+  const W* weights = step.weights + index * step.hidden_size * kWidth;
   Multiply<Product, Cell::kGates, kRows>(sources, weights, step.hidden_size, sums);
   for (int r = 0; r < kRows; ++r) FinishRow<M, CellOf>(step, index, rows[r], sums.values[r]);
 }
 
 // Runs the rows that are left over, fewer than fill the registers.
-template <typename M, template <typename> typename CellOf, int kRows>
-void RunRest(const Step<float>& step, int64_t index, const Row<float>* rows, int64_t count) {
+template <typename M, template <typename> typename CellOf, int kRows, typename W>
+void RunRest(const Step<float, W>& step, int64_t index, const Row<float>* rows, int64_t count) {
   if constexpr (kRows > 0) {
     if (count == kRows) return RunRows<M, CellOf, kRows>(step, index, rows);
     RunRest<M, CellOf, kRows - 1>(step, index, rows, count);
   }
 }
 
-template <typename M, template <typename> typename CellOf>
-void RunBlocks(const Step<float>& step) {
+template <typename M, template <typename> typename CellOf, typename W>
+void RunBlocks(const Step<float, W>& step) {
   constexpr int kRows = CellOf<typename M::Units>::kRows;
   for (int64_t i = step.first_block; i < step.end_block; ++i) {
     const int64_t index = step.descending ? step.first_block + step.end_block - 1 - i : i;
@@ -259,8 +260,8 @@ void RunBlocks(const Step<float>& step) {
   }
 }
 
-template <typename M>
-INGOT_INLINE void RunStep(const Step<float>& step) {
+template <typename M, typename W>
+void RunStep(const Step<float, W>& step) {
   switch (step.cell) {
     case Cell::kRnn:
       return RunBlocks<M, Rnn>(step);
@@ -271,6 +272,11 @@ INGOT_INLINE void RunStep(const Step<float>& step) {
     case Cell::kGruLinearBeforeReset:
       return RunBlocks<M, GruLinearBeforeReset>(step);
   }
+}
+
+template <typename M>
+StepFunctions StepsOf() {
+  return {RunStep<M, float>, RunStep<M, Half>, RunStep<M, Bfloat16>};
 }
 
 }  // namespace ingot::recurrent

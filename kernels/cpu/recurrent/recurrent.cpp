@@ -18,10 +18,10 @@ constexpr int64_t kCachedBytes = 1 << 18;
 // Fewer rows would leave registers empty.
 constexpr int64_t kLeastRows = 8;
 
-template <typename T>
+template <typename T, typename W>
 class Layer {
  public:
-  Layer(KernelContext& context, StepFunction<T> step) : context_(context), step_(step) {
+  Layer(KernelContext& context, StepFunction<T, W> step) : context_(context), step_(step) {
     const auto clip = static_cast<T>(context_.floats()[0]);
     if (clip > 0) clip_ = clip;
     ReadSizes();
@@ -37,7 +37,7 @@ class Layer {
     PrepareState();
     const int64_t work = gates_ * hidden_ * padded_;
     const int64_t threads = context_.threads();
-    const bool cached = work * static_cast<int64_t>(sizeof(T)) <= kCachedBytes;
+    const bool cached = work * static_cast<int64_t>(sizeof(W)) <= kCachedBytes;
     const int64_t most_groups = cached ? std::max<int64_t>(batch_ / kLeastRows, 1) : 1;
     const int64_t groups = std::clamp<int64_t>((threads + directions_ - 1) / directions_, 1, most_groups);
     if (directions_ * groups >= threads || work * batch_ * directions_ < 2 * kForkGrain) {
@@ -68,7 +68,7 @@ class Layer {
     if (directions_ > 2) FailKernel("a recurrent layer has 1 or 2 directions, not ", directions_);
     const int64_t wide = directions_ * padded_ * gates_;
     Expect(&projected, "projected", {times_, batch_, wide}, 3);
-    Expect(&context_.Input(1), "weights", {directions_, padded_ * gates_ * hidden_}, 2);
+    Expect(&context_.Input(1), "weights", {directions_, padded_ * gates_ * hidden_}, 2, context_.Input(1).dtype);
     Expect(context_.OptionalInput(2), "reset_bias", {directions_, padded_}, 2);
     Expect(context_.OptionalInput(3), "peepholes", {directions_, 3, padded_}, 3);
     Expect(context_.OptionalInput(4), "initial_h", {directions_, batch_, hidden_}, 3);
@@ -80,11 +80,15 @@ class Layer {
   }
 
   void Expect(const DLTensor* tensor, const char* name, std::array<int64_t, 4> shape, size_t rank) const {
+    Expect(tensor, name, shape, rank, context_.Input(0).dtype);
+  }
+  static void Expect(const DLTensor* tensor, const char* name, std::array<int64_t, 4> shape, size_t rank,
+                     DLDataType dtype) {
     if (tensor == nullptr) return;
     const std::span<const int64_t> expected = std::span<const int64_t>(shape).first(rank);
-    if (!std::ranges::equal(ShapeOf(*tensor), expected) || tensor->dtype != context_.Input(0).dtype) {
+    if (!std::ranges::equal(ShapeOf(*tensor), expected) || tensor->dtype != dtype) {
       FailKernel(std::string_view(name), " has ", ShapeText(*tensor), " of ", DTypeText(tensor->dtype), ", expected ",
-                 ShapeText(expected), " of ", DTypeText(context_.Input(0).dtype));
+                 ShapeText(expected), " of ", DTypeText(dtype));
     }
   }
 
@@ -95,7 +99,7 @@ class Layer {
 
   void ReadTensors() {
     projected_ = Data<const T>(context_.Input(0));
-    weights_ = Data<const T>(context_.Input(1));
+    weights_ = Data<const W>(context_.Input(1));
     reset_bias_ = OptionalData(2);
     peepholes_ = OptionalData(3);
     initial_h_ = OptionalData(4);
@@ -175,11 +179,11 @@ class Layer {
                 int64_t end_block) {
     const int64_t d = direction;
     const auto& [f, g, h] = functions_[static_cast<size_t>(d)];
-    step_({cell_, phase, context_.ints()[2] != 0, step % 2 != 0, hidden_, clip_, f, g, h,
-           weights_ + padded_ * hidden_ * (d * gates_ + 2 * phase),
-           reset_bias_ == nullptr ? nullptr : reset_bias_ + d * padded_,
-           peepholes_ == nullptr ? nullptr : peepholes_ + d * 3 * padded_, rows_ + d * batch_ + first_row, rows,
-           first_block, end_block});
+    step_({{cell_, phase, context_.ints()[2] != 0, step % 2 != 0, hidden_, clip_, f, g, h,
+            reset_bias_ == nullptr ? nullptr : reset_bias_ + d * padded_,
+            peepholes_ == nullptr ? nullptr : peepholes_ + d * 3 * padded_, rows_ + d * batch_ + first_row, rows,
+            first_block, end_block},
+           weights_ + padded_ * hidden_ * (d * gates_ + 2 * phase)});
   }
 
   int Phases() const { return cell_ == Cell::kGru ? 2 : 1; }
@@ -226,12 +230,12 @@ class Layer {
   }
 
   KernelContext& context_;
-  const StepFunction<T> step_;
+  const StepFunction<T, W> step_;
   T clip_ = std::numeric_limits<T>::infinity();
   Cell cell_;
   int64_t gates_, times_, directions_, batch_, hidden_, blocks_, padded_, longest_;
   const T* projected_;
-  const T* weights_;
+  const W* weights_;
   const T* reset_bias_;
   const T* peepholes_;
   const T* initial_h_;
@@ -244,22 +248,26 @@ class Layer {
   std::array<std::array<Function<T>, 3>, 2> functions_;
 };
 
-void Run(KernelContext& context, StepFunction<float> step) {
-  const DLTensor& projected = context.Input(0);
-  if (DTypeText(projected.dtype) == "float32") return Layer<float>(context, step).Run();
-  if (DTypeText(projected.dtype) == "float64") return Layer<double>(context, StepScalar).Run();
-  FailKernel("a recurrent layer is float32 or float64, not ", DTypeText(projected.dtype));
+void Run(KernelContext& context, const StepFunctions& steps) {
+  const std::string type = DTypeText(context.Input(0).dtype);
+  const std::string weights = DTypeText(context.Input(1).dtype);
+  if (type == "float64" && weights == type) return Layer<double, double>(context, StepScalar).Run();
+  if (type != "float32") FailKernel("a recurrent layer is float32 or float64, not ", type);
+  if (weights == "float32") return Layer<float, float>(context, steps.float32).Run();
+  if (weights == "float16") return Layer<float, Half>(context, steps.float16).Run();
+  if (weights == "bfloat16") return Layer<float, Bfloat16>(context, steps.bfloat16).Run();
+  FailKernel("weights of a recurrent layer of float32 are float32, float16 or bfloat16, not ", weights);
 }
 
 }  // namespace
 
-void Recurrent(KernelContext& context) { Run(context, StepScalar); }
+void Recurrent(KernelContext& context) { Run(context, StepsScalar()); }
 
 #if defined(__x86_64__)
-void RecurrentAvx2(KernelContext& context) { Run(context, StepAvx2); }
-void RecurrentAvx512(KernelContext& context) { Run(context, StepAvx512); }
+void RecurrentAvx2(KernelContext& context) { Run(context, StepsAvx2()); }
+void RecurrentAvx512(KernelContext& context) { Run(context, StepsAvx512()); }
 #elif defined(__aarch64__)
-void RecurrentNeon(KernelContext& context) { Run(context, StepNeon); }
+void RecurrentNeon(KernelContext& context) { Run(context, StepsNeon()); }
 #endif
 
 }  // namespace ingot

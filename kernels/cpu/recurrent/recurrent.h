@@ -19,7 +19,7 @@
 // outputs  Y [T, D, B, H], Y_h [D, B, H], and for LSTM Y_c [D, B, H]; Y is 0 after the end of a sequence
 // errors   a sequence length outside [0, T]
 //
-// All tensors are float32, or all float64.
+// All tensors are float32, or all float64; beside float32 the weights may be float16 or bfloat16.
 #pragma once
 
 #include "kernel.h"

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "types.h"
+
 namespace ingot::recurrent {
 
 constexpr int64_t kLanes = 8;
@@ -45,8 +47,9 @@ struct Row {
   T* reset;            // r times h: [P] (GRU without linear_before_reset)
 };
 
+// What a time step computes, but for its weights.
 template <typename T>
-struct Step {
+struct Settings {
   Cell cell;
   int phase;  // GRU without linear_before_reset: 0 gives z and r h, then, when all units have them, 1 gives h
   bool input_forget;
@@ -54,7 +57,6 @@ struct Step {
   int64_t hidden_size;
   T clip;
   Function<T> f, g, h;
-  const T* weights;     // of this direction and phase
   const T* reset_bias;  // [P] or nullptr
   const T* peepholes;   // [3, P] or nullptr
   const Row<T>* rows;
@@ -63,14 +65,27 @@ struct Step {
   int64_t end_block;
 };
 
-template <typename T>
-using StepFunction = void (*)(const Step<T>& step);
+// With weights of type W, this direction's and phase's.
+template <typename T, typename W = T>
+struct Step : Settings<T> {
+  const W* weights;
+};
 
-void StepScalar(const Step<float>& step);
+template <typename T, typename W = T>
+using StepFunction = void (*)(const Step<T, W>& step);
+
+// The versions of a step for an instruction set, one for each type of weights.
+struct StepFunctions {
+  StepFunction<float> float32;
+  StepFunction<float, Half> float16;
+  StepFunction<float, Bfloat16> bfloat16;
+};
+
 void StepScalar(const Step<double>& step);
-void StepAvx2(const Step<float>& step);
-void StepAvx512(const Step<float>& step);
-void StepNeon(const Step<float>& step);
+StepFunctions StepsScalar();
+StepFunctions StepsAvx2();
+StepFunctions StepsAvx512();
+StepFunctions StepsNeon();
 
 // One value of an activation.
 float Activate(const Function<float>& function, float x);

@@ -11,6 +11,6 @@ struct Machine {
 
 }  // namespace
 
-void StepAvx2(const Step<float>& step) { RunStep<Machine>(step); }
+StepFunctions StepsAvx2() { return StepsOf<Machine>(); }
 
 }  // namespace ingot::recurrent

@@ -11,6 +11,6 @@ struct Machine {
 
 }  // namespace
 
-void StepAvx512(const Step<float>& step) { RunStep<Machine>(step); }
+StepFunctions StepsAvx512() { return StepsOf<Machine>(); }
 
 }  // namespace ingot::recurrent

@@ -11,6 +11,6 @@ struct Machine {
 
 }  // namespace
 
-void StepNeon(const Step<float>& step) { RunStep<Machine>(step); }
+StepFunctions StepsNeon() { return StepsOf<Machine>(); }
 
 }  // namespace ingot::recurrent

@@ -44,17 +44,17 @@ T Clip(T x, T clip) {
 }
 
 // sums [gates, 8] += source [H] times block [H, gates, 8].
-template <typename T>
-void Multiply(const T* source, const T* block, int64_t hidden_size, int gates, T* sums) {
+template <typename T, typename W>
+void Multiply(const T* source, const W* block, int64_t hidden_size, int gates, T* sums) {
   for (int64_t k = 0; k < hidden_size; ++k) {
-    for (int64_t j = 0; j < gates * kLanes; ++j) sums[j] += source[k] * block[k * gates * kLanes + j];
+    for (int64_t j = 0; j < gates * kLanes; ++j) sums[j] += source[k] * Widen(block[k * gates * kLanes + j]);
   }
 }
 
-template <typename T>
+template <typename T, typename W>
 class Block {
  public:
-  Block(const Step<T>& step, const Row<T>& row, int64_t block)
+  Block(const Step<T, W>& step, const Row<T>& row, int64_t block)
       : step_(step),
         row_(row),
         first_(block * kLanes),
@@ -138,7 +138,7 @@ class Block {
     row_.hidden[first_ + j] = (1 - update) * candidate + update * row_.previous[first_ + j];
   }
 
-  const Step<T>& step_;
+  const Step<T, W>& step_;
   const Row<T>& row_;
   const int64_t first_;
   const int64_t lanes_;
@@ -146,17 +146,17 @@ class Block {
   T sums_[kMostGates * kLanes];
 };
 
-template <typename T>
-void Run(const Step<T>& step) {
+template <typename T, typename W>
+void Run(const Step<T, W>& step) {
   for (int64_t block = step.first_block; block < step.end_block; ++block) {
-    for (int64_t row = 0; row < step.row_count; ++row) Block<T>(step, step.rows[row], block).Run();
+    for (int64_t row = 0; row < step.row_count; ++row) Block<T, W>(step, step.rows[row], block).Run();
   }
 }
 
 }  // namespace
 
-void StepScalar(const Step<float>& step) { Run(step); }
 void StepScalar(const Step<double>& step) { Run(step); }
+StepFunctions StepsScalar() { return {Run<float, float>, Run<float, Half>, Run<float, Bfloat16>}; }
 
 float Activate(const Function<float>& function, float x) { return Apply(function, x); }
 

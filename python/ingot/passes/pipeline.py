@@ -25,6 +25,7 @@ from ingot.passes.layout import channels_last
 from ingot.passes.legalize import OVERRIDES
 from ingot.passes.pack import pack_weights
 from ingot.passes.quantized_matmul import CUDA_LAYOUT, quantized_matmuls
+from ingot.passes.recurrent import narrow_recurrent_weights
 from ingot.passes.scale import fold_scales
 from ingot.passes.settings import Settings
 from ingot.passes.trace import Trace, trace_fusion
@@ -53,6 +54,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("fold scales", lambda graph, settings: fold_scales(graph)),
     ("channels last", lambda graph, settings: channels_last(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
+    ("recurrent weights", narrow_recurrent_weights),
     ("pack weights", pack_weights),
 )
 
