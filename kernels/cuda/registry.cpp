@@ -10,10 +10,10 @@
 #include "matmul/scaled_matmul.h"
 #include "normalization/normalization.h"
 #include "quantized_matmul/quantized_matmul.h"
-#include "tensor_scatter/tensor_scatter.h"
 #include "rotary/rotary.h"
 #include "rotary/rotary_cache.h"
 #include "sampling/sampling.h"
+#include "tensor_scatter/tensor_scatter.h"
 
 namespace ingot {
 namespace {
@@ -66,17 +66,20 @@ constexpr auto kKernels = std::to_array<CudaKernel>({
     {"rotary",
      Rotary,
      {{3, 3}, {1, 1}, 0, 3, 0},
-     "(X [B, S, H, D] or [B, H, S, D], cosines, sines [B or 1, S, R / 2]) -> X with pairs of elements rotated; ints: layout (0 "
+     "(X [B, S, H, D] or [B, H, S, D], cosines, sines [B or 1, S, R / 2]) -> X with pairs of elements rotated; ints: "
+     "layout (0 "
      "BSHD, 1 BHSD), interleaved, R or 0 for all"},
     {"rotary_cache",
      RotaryCache,
      {{5, 10}, {3, 5}, 0, 3, 0},
-     "(key cache, value cache, Q, K, V, cosines?, sines?, first?, key scales?, value scales?) -> both caches in place, rotated Q, "
+     "(key cache, value cache, Q, K, V, cosines?, sines?, first?, key scales?, value scales?) -> both caches in place, "
+     "rotated Q, "
      "both scales in place?; ints: circular, interleaved, R or 0 for all"},
     {"sample",
      Sample,
      {{1, 3}, {1, 2}, 0, 1, 3},
-     "(logits [..., V], uniform numbers [...]?, settings [..., 4]?) -> int64 tokens, float32 log probabilities?; ints: top k; "
+     "(logits [..., V], uniform numbers [...]?, settings [..., 4]?) -> int64 tokens, float32 log probabilities?; ints: "
+     "top k; "
      "floats: temperature, top p, min p"},
     {"tensor_scatter",
      TensorScatter,
