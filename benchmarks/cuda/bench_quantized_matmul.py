@@ -16,8 +16,8 @@ import torch
 
 GROUP = 128
 SHAPES = [(4096, 14336), (14336, 4096), (2048, 5632)]  # K, N
-ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096]
-STREAMED, TILES, WGMMA, BULK = 1_000_000, 2_000_000, 3_000_000, 4_000_000
+ROWS = [1, 8, 16, 32, 64, 128, 1024, 4096]
+STREAMED, TILES, WGMMA, BULK, DIRECT = 1_000_000, 2_000_000, 3_000_000, 4_000_000, 5_000_000
 INT8, INT4 = 0, 1
 
 
@@ -26,17 +26,20 @@ def variant(path: int, splits: int = 0, stages: int = 0, warps: int = 0) -> int:
     return path + splits * 10_000 + stages * 100 + warps
 
 
-def candidates(rows: int) -> dict[str, int]:
+def candidates(rows: int, columns: int) -> dict[str, int]:
     """Divisions of work to compare with the one that is chosen."""
     named: dict[str, int] = {}
     if rows <= 8:
-        named |= {f"streamed w{w}": variant(STREAMED, 1, 0, w) for w in (8, 16)}
-        named |= {f"bulk s{s} w{w}": variant(BULK, 0, s, w) for s, w in ((4, 4), (2, 8), (4, 8), (2, 16), (4, 16), (2, 32))}
-    if rows <= 64:
-        most = 2 if rows > 32 else 4
-        named |= {f"tiles k{k} w{w}": variant(TILES, k, 0, w) for k, w in ((1, most), (2, most), (4, most), (1, 2), (2, 1))}
-    if rows >= 64:
-        named |= {f"wgmma {n}": variant(WGMMA, 0, 0, n // 8) for n in (64, 128, 256)}
+        few = {14336: ((1, 1, 4), (1, 2, 4), (1, 4, 4), (1, 7, 4), (1, 7, 3)), 4096: ((1, 1, 16), (1, 2, 8), (1, 2, 16), (4, 8, 4), (2, 4, 8))}
+        named |= {f"direct k{k} n{n} w{w}": variant(DIRECT, k, n, w) for k, n, w in few.get(columns, ())}
+        named |= {f"bulk s{s} w{w}": variant(BULK, 0, s, w) for s, w in ((2, 8),) if rows == 1}
+    elif rows <= 32:
+        some = {14336: ((1, 4, 3), (1, 7, 3), (1, 3, 6), (2, 7, 1), (2, 4, 3), (2, 6, 2)), 4096: ((4, 8, 3), (8, 8, 1), (6, 6, 2), (3, 6, 4))}
+        named |= {f"direct k{k} n{n} w{w}": variant(DIRECT, k, n, w) for k, n, w in some.get(columns, ())}
+    if 16 <= rows <= 64:
+        named |= {f"tiles k{k} w{w}": variant(TILES, k, 0, w) for k, w in ((1, 2 if rows > 32 else 4), (4, 2 if rows > 32 else 4))}
+    if rows >= 32:
+        named |= {f"wgmma {n}": variant(WGMMA, 0, 0, n // 8) for n in (64, 128, 256) if n <= max(64, rows) and (n > 64 or rows < 1024)}
     return named
 
 
@@ -92,19 +95,19 @@ def compare(bench: common.Bench, weights: Weights, rows: int, peers: bool, searc
         calls[0]()
         torch.cuda.synchronize()
         bench.check(y[-few:], reference)
-        bench.time(name, common.rotating(calls), calls=len(calls), bytes=moved, seconds=0.03, **sizes)
+        bench.time(name, common.rotating(calls), calls=len(calls), bytes=moved, seconds=0.02, **sizes)
 
     ingot("Ingot", 0)
     if peers:
         products = [lambda w=w: torch.matmul(x, w.t(), out=y) for w in weights.denses]
         dense_bytes = weights.dense.nbytes + x.nbytes + y.nbytes
-        bench.time("cuBLAS bf16", common.rotating(products), calls=len(products), bytes=dense_bytes, seconds=0.03, **sizes)
+        bench.time("cuBLAS bf16", common.rotating(products), calls=len(products), bytes=dense_bytes, seconds=0.02, **sizes)
         if weights.bits == 4 and rows <= 256:
             int4(bench, weights, x, reference, moved, sizes)
     if search:
-        for name, number in candidates(rows).items():
+        for name, number in candidates(rows, weights.columns).items():
             attempt(bench, name, lambda name=name, number=number: ingot(f"Ingot {name}", number))
-        if rows in (16, 1024):
+        if rows in (1, 16):
             attempt(bench, "sm_80", lambda: ingot("Ingot sm_80", 0, 80))
 
 
@@ -117,7 +120,7 @@ def int4(bench: common.Bench, weights: Weights, x: Any, reference: Any, moved: f
         print(f"{'':44} {'torch int4':22} cannot: {str(error).splitlines()[0][:90] if str(error) else type(error).__name__}", flush=True)
         return
     calls = [lambda w=w, s=s: torch.ops.aten._weight_int4pack_mm(x, w, GROUP, s) for w, s in forms]
-    bench.time("torch int4", common.rotating(calls), calls=len(calls), bytes=moved, seconds=0.03, **sizes)
+    bench.time("torch int4", common.rotating(calls), calls=len(calls), bytes=moved, seconds=0.02, **sizes)
 
 
 def attempt(bench: common.Bench, name: str, body: Callable[[], None]) -> None:
@@ -134,7 +137,7 @@ def main() -> None:
     for depth, columns in SHAPES:
         weights = Weights(depth, columns, 4)
         for rows in ROWS:
-            search = columns != 5632 and rows not in (2, 256)
+            search = columns != 5632
             bench.run(f"int4 g128 [{rows}, {depth}] x [{depth}, {columns}]", compare, bench, weights, rows, True, search)
         del weights
     weights = Weights(4096, 14336, 8)

@@ -35,8 +35,8 @@ UNIT = 2.0**-23  # tensor cores cut sums of float32 off
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 #: Half the smallest number of each type: numbers below the smallest normal one are rounded to a multiple of it.
 STEP = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
-MOST_GROUPED_ROWS = 64  # beyond, weights may be rounded to X's type
-STREAMED, TILES, WGMMA, BULK = 1_000_000, 2_000_000, 3_000_000, 4_000_000
+MOST_GROUPED_ROWS = 32  # beyond, weights may be rounded to X's type
+STREAMED, TILES, WGMMA, BULK, DIRECT = 1_000_000, 2_000_000, 3_000_000, 4_000_000, 5_000_000
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,19 @@ def test_few_rows_with_bulk_copies(case: Case, dtype: str) -> None:
     data = make(case)
     for stages, warps in ((0, 0), (1, 1), (2, 3), (3, 4), (8, 1), (4, 16), (1, 32)):
         check(case, data, variant=BULK + stages * 100 + warps)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", [
+    Case(1, 40, 1100, group=128), Case(8, 150, 520, "int8", 64, zeros="int8"), Case(2, 70, 300, "nf4", 0, bias=True, scales="bfloat16"),
+    Case(9, 150, 330, "mxfp4", 64, residual=True), Case(16, 300, 1032, group=256, zeros="int8"), Case(32, 130, 700, "int8", 0, activation="silu"),
+    Case(29, 260, 904, group=128, scales="float16"), Case(17, 20, 72, "int4", 64, zeros="int8"),
+], ids=lambda case: f"{case.format}-{case.rows}")
+def test_few_rows_straight_from_memory(case: Case, dtype: str) -> None:
+    case = replace(case, dtype=dtype)
+    data = make(case)
+    for splits, columns, warps in ((0, 0, 0), (1, 1, 1), (2, 3, 2), (3, 8, 1), (5, 2, 6), (1, 1, 12)):
+        check(case, data, variant=DIRECT + splits * 10_000 + columns * 100 + warps)
 
 
 @pytest.mark.parametrize("rows", [64, 128, 256])

@@ -60,6 +60,9 @@ void LaunchStreamed(CudaContext& context, const Problem& problem, const Choice& 
 // The same for up to 8 rows on compute capability 9.0, where groups are of 64 k or more and have no zeros. False, and
 // nothing is started, for what it does not take.
 bool LaunchBulk(CudaContext& context, const Problem& problem, const Choice& choice);
+// The same for up to 32 rows, where groups are of 64 k or more. False, and nothing is started, for what it does not
+// take.
+bool LaunchDirect(CudaContext& context, const Problem& problem, const Choice& choice);
 // The same for many rows on compute capability 9.0 (wgmma).
 void LaunchWgmma(CudaContext& context, const Problem& problem, const Choice& choice);
 // About how long these take where arithmetic is what takes the time.

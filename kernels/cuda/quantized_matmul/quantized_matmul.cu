@@ -15,9 +15,7 @@ namespace {
 using namespace quantized_matmul;
 
 // From so many rows on, products on Hopper are bound by arithmetic.
-constexpr int kLeastWgmmaRows = 65;
-// Up to so many, blocks of 32 columns use all of the bandwidth; with more, X is better read for 128 columns at a time.
-constexpr int kMostBulkRows = 4;
+constexpr int kLeastWgmmaRows = 33;
 
 bool Is(const DLTensor& tensor, uint8_t code, int bits) {
   return tensor.dtype.code == code && tensor.dtype.bits == bits && tensor.dtype.lanes == 1;
@@ -84,8 +82,8 @@ class Call {
     FillTable();
     const Choice choice = ReadChoice();
     if (choice.path == 3 || (choice.path == 0 && TakesWgmma())) return LaunchWgmma(context_, p, choice);
-    const bool bulk = choice.path == 4 || (choice.path == 0 && p.rows <= kMostBulkRows);
-    if (bulk && context_.capability() == 90 && LaunchBulk(context_, p, choice)) return;
+    if (choice.path == 4 && LaunchBulk(context_, p, choice)) return;
+    if ((choice.path == 0 || choice.path == 5) && LaunchDirect(context_, p, choice)) return;
     LaunchStreamed(context_, p, choice);
   }
 
@@ -208,10 +206,10 @@ class Call {
   Choice ReadChoice() const {
     const auto ints = context_.ints();
     const int64_t variant = ints.size() > 5 ? ints[5] : 0;
-    if (variant < 0 || variant / 1'000'000 > 4) FailKernel("quantized_matmul has no variant ", variant);
+    if (variant < 0 || variant / 1'000'000 > 5) FailKernel("quantized_matmul has no variant ", variant);
     const Choice choice = {static_cast<int>(variant / 1'000'000), static_cast<int>(variant / 10'000 % 100),
                            static_cast<int>(variant / 100 % 100), static_cast<int>(variant % 100)};
-    if (choice.path >= 3 && context_.capability() != 90)
+    if ((choice.path == 3 || choice.path == 4) && context_.capability() != 90)
       FailKernel("quantized_matmul: variant ", variant, " is for compute capability 9.0, not ",
                  context_.capability() / 10, ".", context_.capability() % 10);
     return choice;

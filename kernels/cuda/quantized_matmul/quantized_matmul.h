@@ -5,7 +5,7 @@
 //
 // X of float16 and bfloat16 is multiplied in tensor cores by weights of its type, sums are float32. Codes of int8 and
 // int4, less a zero of int8, are exact in that type, those that are looked up are rounded to it; what is multiplied
-// with a scale is a group's sum in float32 (up to 64 rows of X) or the weight, which is then rounded to
+// with a scale is a group's sum in float32 (up to 32 rows of X) or the weight, which is then rounded to
 // the type. X of float32 is multiplied in float32 with compute 0. Compute 1 allows to round X, to int8 on a CPU: here
 // X of float32 is rounded to bfloat16, which is closer, and X of 16 bits is taken as it is; the group of activations
 // does not matter. Weights with zeros of float32 are always multiplied in float32.
@@ -26,9 +26,10 @@
 // front on the stream have finished.
 //
 // variant: 0 takes what suits the problem. Others are for measurements, in decimal digits: the path (1 for up to 8
-// rows: mma in blocks of 32 columns, 2: mma in blocks of 128, 3: wgmma, 4: as 1, with bulk copies) * 10^6 + slices of K
-// in different blocks (path 2) * 10^4 + stages (path 4) * 100 + warps that share K in a block (path 3: rows of a tile /
-// 8), where 0 is as chosen.
+// rows: mma in blocks of 32 columns, 2: mma in blocks of 128, 3: wgmma, 4: as 1, with bulk copies, 5 for up to 32 rows:
+// mma of weights that come straight from global memory) * 10^6 + slices of K in different blocks (paths 2 and 5) * 10^4
+// + stages (path 4) or warps side by side in a block (path 5) * 100 + warps that share K in a block (path 3: rows of a
+// tile / 8), where 0 is as chosen.
 #pragma once
 
 #include "cuda/kernel.h"

@@ -8,7 +8,7 @@
 // K write that to scratch memory, and the one that finds all others' there adds it up, in order too.
 #include <algorithm>
 
-#include "cuda/quantized_matmul/epilogue.h"
+#include "cuda/quantized_matmul/split.h"
 
 namespace ingot::cuda::quantized_matmul {
 namespace {
@@ -16,10 +16,6 @@ namespace {
 constexpr int kWarpPanels = 2;
 constexpr int kStages = 4;
 constexpr int kRowBytes = kStep * 2;  // of X in a stage
-// What a block writes when its part is in scratch memory. Memory that was never written may hold it by a chance of
-// 2^-64; what has been read is overwritten.
-constexpr unsigned long long kArrived = 0x9E3779B97F4A7C15;
-
 // Sizes in bytes of what lies in shared memory, and scratch memory.
 struct Layout {
   int32_t x_rows;                   // rows of X in a stage
@@ -302,25 +298,6 @@ struct Worker {
     return sum;
   }
 };
-
-// Whether this block, whose part is written, is to add up the parts of a tile. More than one may be: they write the
-// same.
-INGOT_PTX bool AllArrived(unsigned long long* arrivals) {
-  __shared__ int all;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    atomicExch(arrivals + blockIdx.y, kArrived);
-    __threadfence();
-    all = 1;
-    for (int i = 0; i < static_cast<int>(gridDim.y); ++i) {
-      if (atomicAdd(arrivals + i, 0ULL) != kArrived) all = 0;
-    }
-    __threadfence();
-  }
-  __syncthreads();
-  return all != 0;
-}
 
 template <typename T, Codes kCodes, int kTiles, int kWarpsN, bool kGeneral>
 __global__ void __launch_bounds__(kWarpsN == 1  ? 1024

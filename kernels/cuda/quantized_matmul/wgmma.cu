@@ -43,11 +43,36 @@ struct Place {
   }
 };
 
+// Scales or zeros of two rows, as they lie in memory: what converts them waits for them.
 struct Numbers {
-  float even, odd;
+  uint32_t even, odd;
 };
 
-template <typename T, Codes kCodes, int kRows>
+INGOT_PTX Numbers ReadNumbers(const uint8_t* from, int bytes) {  // from: of the first; the second is 8 on
+  const auto* words = reinterpret_cast<const uint32_t*>(from);
+  const auto* halves = reinterpret_cast<const uint16_t*>(from);
+  if (bytes == 2) return {halves[0], halves[8]};
+  if (bytes == 4) return {words[0], words[8]};
+  return {from[0], from[8]};
+}
+
+INGOT_PTX float ToFloat(uint32_t number, Element type) {
+  switch (type) {
+    case Element::kFloat:
+      return __uint_as_float(number);
+    case Element::kHalf:
+      return __half2float(__ushort_as_half(static_cast<unsigned short>(number)));
+    case Element::kBfloat:
+      return __uint_as_float(number << 16);
+    case Element::kPower:
+      return PowerOf(number);
+    default:
+      return static_cast<float>(static_cast<int8_t>(number));
+  }
+}
+
+// kGeneral: groups of fewer than 64 k, or zeros.
+template <typename T, Codes kCodes, int kRows, bool kGeneral>
 struct Consumer {
   static constexpr int kWords = kCodes == Codes::kBytes ? 2 : 1;  // pieces of 16 bytes of a step
 
@@ -71,12 +96,11 @@ struct Consumer {
   INGOT_PTX Numbers ReadPair(const uint8_t* from, Element type, int k) const {
     const int group = min(k >> p.group_shift, p.groups - 1);
     const int64_t at = (static_cast<int64_t>(panel) * p.groups + group) * kPanel + lane / 4;
-    float numbers[2];
-    ReadRows({from + at * BytesOf(type)}, type, numbers);
-    return {numbers[0], numbers[1]};
+    return ReadNumbers(from + at * BytesOf(type), BytesOf(type));
   }
 
-  INGOT_PTX bool Fine() const { return p.group_shift < 6; }  // more than one group in a step
+  INGOT_PTX bool Fine() const { return kGeneral && p.group_shift < 6; }  // more than one group in a step
+  INGOT_PTX bool HasZeros() const { return kGeneral && p.zeros != nullptr; }
 
   template <int kBuffer>
   INGOT_PTX void Fetch(int step) {
@@ -86,21 +110,30 @@ struct Consumer {
     for (int i = 0; i < kWords; ++i) codes[kBuffer][i] = ptx::LoadReadOnly(from + i * 512);
     if (Fine()) return;
     scales[kBuffer] = ReadPair(p.scales, p.scale_type, step * kStep);
-    if (p.zeros != nullptr) zeros[kBuffer] = ReadPair(p.zeros, Element::kByte, step * kStep);
+    if (HasZeros()) zeros[kBuffer] = ReadPair(p.zeros, Element::kByte, step * kStep);
+  }
+
+  // Pairs of a row's scale, for even and odd registers.
+  INGOT_PTX Numbers PairsOf(const Numbers& numbers) const {
+    const float even = ToFloat(numbers.even, p.scale_type), odd = ToFloat(numbers.odd, p.scale_type);
+    return {Pairs<T>::Pack(even, even), Pairs<T>::Pack(odd, odd)};
   }
 
   // Operand A of the four matrices of a step.
   template <int kBuffer>
   INGOT_PTX void Dequantize4(int step, uint32_t (&a)[4][4]) {
+    Numbers scale{};
+    if (!Fine()) scale = PairsOf(scales[kBuffer]);
 #pragma unroll
     for (int matrix = 0; matrix < 4; ++matrix) {
-      Numbers scale = scales[kBuffer], zero = zeros[kBuffer];
+      Numbers zero = zeros[kBuffer];
       if (Fine()) {
-        scale = ReadPair(p.scales, p.scale_type, step * kStep + matrix * 16);
-        if (p.zeros != nullptr) zero = ReadPair(p.zeros, Element::kByte, step * kStep + matrix * 16);
+        scale = PairsOf(ReadPair(p.scales, p.scale_type, step * kStep + matrix * 16));
+        if (HasZeros()) zero = ReadPair(p.zeros, Element::kByte, step * kStep + matrix * 16);
       }
-      const Offsets offsets =
-          p.zeros == nullptr ? OffsetsOf<T, kCodes>(0, 0) : OffsetsOf<T, kCodes>(zero.even, zero.odd);
+      Offsets offsets = OffsetsOf<T, kCodes>(0, 0);
+      if (HasZeros())
+        offsets = OffsetsOf<T, kCodes>(ToFloat(zero.even, Element::kByte), ToFloat(zero.odd, Element::kByte));
       if constexpr (kCodes == Codes::kBytes) {
         const uint4 v = codes[kBuffer][matrix / 2];
         DequantizeBytes<T>(matrix % 2 == 0 ? v.x : v.z, matrix % 2 == 0 ? v.y : v.w, offsets, a[matrix]);
@@ -112,9 +145,9 @@ struct Consumer {
                                             : v.w,
                               offsets, p.table, a[matrix]);
       }
-      const uint32_t even = Pairs<T>::Pack(scale.even, scale.even), odd = Pairs<T>::Pack(scale.odd, scale.odd);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) a[matrix][i] = Pairs<T>::Fma(a[matrix][i], i % 2 == 0 ? even : odd, 0x80008000);
+      for (int i = 0; i < 4; ++i)
+        a[matrix][i] = Pairs<T>::Fma(a[matrix][i], i % 2 == 0 ? scale.even : scale.odd, 0x80008000);
     }
   }
 
@@ -185,7 +218,7 @@ struct Consumer {
 
 #endif
 
-template <typename T, Codes kCodes, int kRows>
+template <typename T, Codes kCodes, int kRows, bool kGeneral>
 __global__ void __launch_bounds__(kThreads, 1) Wgmma(const Problem p, const __grid_constant__ CUtensorMap x_map) {
 #if INGOT_HOPPER
   INGOT_DYNAMIC_SHARED(uint8_t, shared);
@@ -221,7 +254,7 @@ __global__ void __launch_bounds__(kThreads, 1) Wgmma(const Problem p, const __gr
     return;
   }
   ptx::SetMaxRegistersUp<232>();
-  Consumer<T, kCodes, kRows> consumer(p, x, full, empty);
+  Consumer<T, kCodes, kRows, kGeneral> consumer(p, x, full, empty);
   float* write = reinterpret_cast<float*>(shared + kRing) + warpgroup * kWriteRows * kWriteStride;
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
     const int first_column = tile / row_tiles * kTileColumns + warpgroup * kGroupColumns;
@@ -242,7 +275,9 @@ void Start(CudaContext& context, const Problem& p) {
                     p.x, extents, strides, box, ptx::Swizzle::k128);
   const int64_t tiles = CeilDivide(p.rows, kRows) * CeilDivide(p.columns, kTileColumns);
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>(tiles, std::max(context.multiprocessors(), 1))));
-  CudaContext::Check(Launch(Wgmma<T, kCodes, kRows>, grid, dim3(kThreads), kUsedBytes<kRows>, context.stream(), p, map),
+  const bool general = p.group_shift < 6 || p.zeros != nullptr;
+  const auto kernel = general ? Wgmma<T, kCodes, kRows, true> : Wgmma<T, kCodes, kRows, false>;
+  CudaContext::Check(Launch(kernel, grid, dim3(kThreads), kUsedBytes<kRows>, context.stream(), p, map),
                      "quantized_matmul with wgmma");
 }
 
