@@ -58,8 +58,7 @@ inline void DescribeResult(std::string_view kernel, const DLTensor& y, const DLT
   const int64_t piece = 16 / BytesOf(e.number);
   e.vectors = e.pitch % piece == 0 && e.matrix % piece == 0 && e.bias_step % 8 == 0 && IsAligned(e.y) &&
               IsAligned(e.residual) && IsAligned(e.bias) && IsAligned(e.column_scales);
-  e.plain = e.vectors && e.activation == Activation::kNone && e.bias == nullptr && e.residual == nullptr &&
-            e.row_scales == nullptr;
+  e.plain = e.vectors && e.activation == Activation::kNone && e.bias == nullptr && e.residual == nullptr;
 }
 
 }  // namespace ingot

@@ -31,7 +31,7 @@ struct Epilogue {
   Activation activation = Activation::kNone;
   bool residual_last = true;  // added after the activation
   bool vectors = false;       // eight columns are 16-byte aligned in all of these, wherever they begin
-  bool plain = false;         // sums are only rounded
+  bool plain = false;         // sums are only scaled, if at all, and rounded
 };
 
 namespace device {
@@ -211,8 +211,24 @@ __device__ __forceinline__ void StoreWarpRows(const Epilogue& e, int matrix, int
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const bool plain = e.plain && row + 16 <= e.rows && column + 8 * kBlocks <= e.columns;
   float* const to = stage + (lane / 4) * kPitch + (lane % 4) * 2;
+  constexpr int kRows = 32 / kPass;  // of the warp at a time
+  const bool scaled = plain && e.row_scales != nullptr;
+  float row_scales[kPass / 2];
+#pragma unroll
+  for (int i = 0; i < kPass / 2; ++i)
+    row_scales[i] =
+        scaled ? e.row_scales[static_cast<int64_t>(row + lane / kPass + i * kRows) * e.row_scale_step] : 1.0f;
 #pragma unroll
   for (int pass = 0; pass < kBlocks / kPass; ++pass) {
+    float scales[kEight];
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) scales[i] = 1.0f;
+    if (scaled && e.column_scale_step != 0) {
+      LoadEight(scales, e.column_scales, Number::kFloat32, column + (pass * kPass + lane % kPass) * 8);
+    } else if (scaled) {
+#pragma unroll
+      for (int i = 0; i < kEight; ++i) scales[i] = e.column_scales[0];
+    }
     __syncwarp();
 #pragma unroll
     for (int block = 0; block < kPass; ++block) {
@@ -228,9 +244,10 @@ __device__ __forceinline__ void StoreWarpRows(const Epilogue& e, int matrix, int
           matrix * e.matrix + (row + lane / kPass) * e.pitch + column + (pass * kPass + lane % kPass) * 8;
 #pragma unroll
       for (int i = 0; i < kPass / 2; ++i) {
-        constexpr int kRows = 32 / kPass;  // of the warp at a time
         float v[kEight];
         LoadEight(v, stage + (lane / kPass + i * kRows) * kPitch + lane % kPass * 8, Number::kFloat32, 0);
+#pragma unroll
+        for (int j = 0; j < kEight; ++j) v[j] *= row_scales[i] * scales[j];
         WriteEight(e, at + i * kRows * e.pitch, v);
       }
       continue;

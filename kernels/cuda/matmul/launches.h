@@ -54,17 +54,18 @@ template <typename Math, bool kBlockScales>
 cudaError_t StartMatvecOf(const MatmulProblem& problem, const Epilogue& e, int multiprocessors, cudaStream_t stream) {
   MatmulProblem p = problem;
   p.tiles_n = DivideUp(p.n, kMatvecColumns);
-  const int64_t blocks = static_cast<int64_t>(p.tiles_n) * p.matrices;
-  // Few blocks have more warps each, so that enough bytes are under way.
-  const int warps = blocks <= multiprocessors ? kMatvecMostWarps : kMatvecMostWarps / 2;
-  const dim3 grid(static_cast<unsigned>(blocks));
+  const int64_t units = static_cast<int64_t>(p.tiles_n) * p.matrices;
+  // Few blocks have more warps each, so that enough bytes are under way. Two of those of 8 warps run at one time.
+  const int warps = units <= multiprocessors ? kMatvecMostWarps : kMatvecMostWarps / 2;
+  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(units, int64_t{2} * multiprocessors)));
   const dim3 block(static_cast<unsigned>(32 * warps));
-  const auto shared = [&](int fragments) {
-    return sizeof(float) * static_cast<size_t>(MatvecShared(warps, fragments));
+  const auto launch = [&](auto kernel, int fragments) {
+    const size_t shared = sizeof(float) * static_cast<size_t>(MatvecShared(warps, fragments));
+    return LaunchWith(true, kernel, grid, block, shared, stream, p, e);
   };
-  if (p.m <= 8) return Launch(MatvecKernel<Math, 1, kBlockScales>, grid, block, shared(1), stream, p, e);
-  if (p.m <= 16) return Launch(MatvecKernel<Math, 2, kBlockScales>, grid, block, shared(2), stream, p, e);
-  return Launch(MatvecKernel<Math, 4, kBlockScales>, grid, block, shared(4), stream, p, e);
+  if (p.m <= 8) return launch(MatvecKernel<Math, 1, kBlockScales>, 1);
+  if (p.m <= 16) return launch(MatvecKernel<Math, 2, kBlockScales>, 2);
+  return launch(MatvecKernel<Math, 4, kBlockScales>, 4);
 }
 
 // How many matrices an operand has, that products go through with these steps.
@@ -101,7 +102,7 @@ cudaError_t StartWgmmaTile(const MatmulProblem& problem, int slices, const Epilo
                                 : map(p.w, p.k, p.n, p.w_pitch, w_count, p.w_matrix, Shape::kDepth, Shape::kColumns);
   const int units = p.tiles_m * p.tiles_n * p.matrices * p.slices;
   const dim3 grid(static_cast<unsigned>(std::min(units, multiprocessors * Shape::kBlocks)));
-  return Launch(WgmmaKernel<Shape>, grid, dim3(Shape::kThreads), Shape::kShared, stream, x_map, w_map, p, e);
+  return LaunchWith(true, WgmmaKernel<Shape>, grid, dim3(Shape::kThreads), Shape::kShared, stream, x_map, w_map, p, e);
 }
 
 template <typename Type, OperandMode kMode>

@@ -84,6 +84,8 @@ struct SplitTf32 {
 };
 
 // float32 with float32's accuracy: what is left out, the product of the lower parts, is below 2^-22 of the product.
+// Tensor cores cut what does not fit into a sum, which over thousands of steps adds up: a step's products are summed by
+// themselves, and added as float32 adds.
 struct Float32Math {
   using Sum = float;
   using Element = float;
@@ -91,9 +93,12 @@ struct Float32Math {
   __device__ static __forceinline__ void Mma(Sum (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     const SplitTf32<4> x(a);
     const SplitTf32<2> w(b);
-    ptx::MmaTf32(d, x.lower, w.cross);
-    ptx::MmaTf32(d, x.cross, w.lower);
-    ptx::MmaTf32(d, x.upper, w.upper);
+    Sum step[4] = {};
+    ptx::MmaTf32(step, x.lower, w.cross);
+    ptx::MmaTf32(step, x.cross, w.lower);
+    ptx::MmaTf32(step, x.upper, w.upper);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[i] += step[i];
   }
 };
 

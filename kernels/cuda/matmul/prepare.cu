@@ -54,6 +54,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t count = static_cast<int64_t>(matrices) * e.rows * eights;
   const int64_t slice = static_cast<int64_t>(matrices) * e.rows * pitch;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  ptx::GridLaunchDependents();
+  ptx::GridDependencyWait();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step) {
     const int64_t row = i / eights;
     const int column = static_cast<int>(i - row * eights) * kEight;
@@ -98,8 +100,8 @@ cudaError_t TransposeFloats(const float* from, float* to, int64_t matrices, int 
 cudaError_t AddSlices(const float* partial, int slices, int matrices, int pitch, const Epilogue& e,
                       cudaStream_t stream) {
   const int64_t eights = (e.columns + kEight - 1) / kEight;
-  return Launch(AddSlicesKernel, BlocksFor(matrices * e.rows * eights), dim3(kThreads), 0, stream, partial, slices,
-                matrices, pitch, e);
+  return LaunchWith(true, AddSlicesKernel, BlocksFor(matrices * e.rows * eights), dim3(kThreads), 0, stream, partial,
+                    slices, matrices, pitch, e);
 }
 
 Epilogue PartialSums(float* partial, int rows, int pitch) {

@@ -20,8 +20,9 @@ struct WgmmaTile {
   static constexpr int kRowBytes = 128;
   static constexpr int kDepth = kRowBytes / static_cast<int>(sizeof(Type));  // of a stage, in numbers
   static constexpr int kThreads = 128 * (1 + kConsumers);
-  static constexpr int kBlocks = kConsumers == 1 ? 2 : 1;  // of a multiprocessor
-  static constexpr int kPass = 4;                          // of the epilogue
+  // Of a multiprocessor. Scales of blocks take sums and parts of sums, more registers than two blocks have.
+  static constexpr int kBlocks = kConsumers == 1 && kMode != OperandMode::kBlockScales ? 2 : 1;
+  static constexpr int kPass = 4;  // of the epilogue
   static constexpr int kXBytes = kRows * kRowBytes, kWBytes = kColumns * kRowBytes;
   static constexpr int kStageBytes = kXBytes + kWBytes;
   static constexpr int kWarpStageBytes = 4 * device::kWarpStage<kPass>;
@@ -222,6 +223,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     ptx::FenceBarrierInit();
   }
   __syncthreads();
+  ptx::GridLaunchDependents();
+  ptx::GridDependencyWait();
   if (threadIdx.x < 128) {
     if constexpr (Shape::kConsumers == 2) ptx::SetMaxRegistersDown<40>();
     if (threadIdx.x == 0) device::BringTiles<Shape>(p, &x_map, &w_map, stages, full, empty, units);
