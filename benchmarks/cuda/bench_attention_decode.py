@@ -145,7 +145,8 @@ def main() -> None:
         (SLOW_CASE, (8, 16, 5016, 32, 2032)),
         (Problem(32, 8192), (1, 2001, 6001, 2)),
         (Problem(8, 8192), (2, 2004, 4, 8)),
-        (Problem(1, 1024), (4, 8)),
+        (Problem(256, 8192, heads=4, kv_heads=1), (2001,)),  # the same bytes, whose keys lie one after another
+        (Problem(1, 1024), (4, 8, 16)),
         (Problem(1, 65536), (16, 32, 2032, 66)),
         (Problem(1, 2048, heads=32, kv_heads=4, size=64), (8, 16)),
         (Problem(16, 4096, heads=16, kv_heads=16), (1,)),
