@@ -1,4 +1,4 @@
-"""``ingot bench``: how long one run takes."""
+"""``ingot bench``: how long one run takes, or how fast a language model generates text."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from ingot.errors import FileError, InputError
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    command = commands.add_parser("bench", help="measure the time of one run: median and percentiles",
-                                  description="Measures the time of one run. Inputs are the stored sample's where the extents fit, else synthesized.")
+    command = commands.add_parser("bench", help="measure the time of one run: median and percentiles, or of generated text",
+                                  description="Measures the time of one run. Inputs are the stored sample's where the extents fit, else synthesized. "
+                                  "With --generate it measures a language model's text: the time to the first token and between tokens.")
     options.add_artifact(command)
     command.add_argument("--dims", action="append", type=options.assignments, metavar="batch=1,seq=128",
                          help="extents of symbolic dimensions (default: the sample's, else 1)")
-    command.add_argument("--warmup", type=options.count, default=3, metavar="N", help="runs before the measured ones (default: 3)")
-    command.add_argument("--runs", type=options.positive, metavar="N", help="measured runs (default: as many as fit in 2 seconds, at least 5)")
+    command.add_argument("--warmup", type=options.count, metavar="N", help="runs before the measured ones (default: 3, or 1 with --generate)")
+    command.add_argument("--runs", type=options.positive, metavar="N", help="measured runs (default: as many as fit in 2 seconds, at least 5; with "
+                         "--generate 3 of each case)")
     command.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     command.add_argument("--per-op", action="store_true", help="also the time of each step, and its share of what this machine can do")
     command.add_argument("--trace", type=Path, metavar="FILE.json", help="write the steps of one run as a Chrome trace, for ui.perfetto.dev or "
@@ -30,24 +32,85 @@ def add(commands: Any) -> None:
     command.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the machine, the times, a roofline and a table of steps; "
                          "implies --per-op")
     options.add_machine(command)
+    generate = command.add_argument_group("with --generate", "Lengths and sizes by default are some that fit the artifact's context; all "
+                                          "combinations are measured, each on new prompts of random tokens.")
+    generate.add_argument("--generate", action="store_true", help="measure how fast a language model generates text")
+    generate.add_argument("--prompt-lengths", type=options.lengths, metavar="16,128,512", help="tokens of a prompt")
+    generate.add_argument("--output-lengths", type=options.lengths, metavar="64", help="tokens to generate")
+    generate.add_argument("--batch-sizes", type=options.lengths, metavar="1,4", help="texts at once")
+    generate.add_argument("--peer", action="append", default=[], metavar="llama.cpp=FILE.gguf", help="another program, on its own model, in turn "
+                          "with Ingot: llama.cpp through llama-cpp-python")
+    generate.add_argument("--png", type=Path, metavar="FILE.png", help="write the figures as plots, with matplotlib")
     command.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
+    _check_together(arguments)
+    return _generated(arguments) if arguments.generate else _timed(arguments)
+
+
+#: What only one of the two kinds of measurements has: the attribute, and the option.
+_OF_RUNS = {"dims": "--dims", "per_op": "--per-op", "trace": "--trace", "html": "--html"}
+_OF_GENERATE = {"prompt_lengths": "--prompt-lengths", "output_lengths": "--output-lengths", "batch_sizes": "--batch-sizes", "peer": "--peer",
+                "png": "--png"}
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Raises where an option was given that means nothing beside the others."""
+    for attribute, option in (_OF_RUNS if arguments.generate else _OF_GENERATE).items():
+        if getattr(arguments, attribute):
+            raise InputError(f"{option} is about single runs; leave it out with --generate" if arguments.generate else
+                             f"{option} is about generated text; give --generate too")
+
+
+def _generated(arguments: argparse.Namespace) -> int:
+    """Measures generated text."""
+    from ingot.bench.generate import COLUMNS, EXPLAINED, cases, draw, measure, need_matplotlib, peer, rows
+    from ingot.runtime import Artifact, Model
+
+    artifact = Artifact.open(arguments.artifact)
+    _check_written(arguments)
+    if arguments.png:
+        need_matplotlib()
+    programs = {"ingot": arguments.artifact, **dict(peer(text) for text in arguments.peer)}
+    found = cases(artifact.manifest, arguments.prompt_lengths, arguments.output_lengths, arguments.batch_sizes)
+    model = Model.load(arguments.artifact, threads=arguments.threads, target=arguments.target)  # says what is wrong before processes start
+    target, threads = model.target, model.threads
+    del model
+    with printing.progress() as progress:
+        measured = measure(programs, found, threads=threads, target=target, runs=arguments.runs or 3,
+                           warmup=1 if arguments.warmup is None else arguments.warmup, said=lambda case: progress("measure", None, case))
+    title = f"{arguments.artifact}: {target}, {threads} thread{'s' if threads != 1 else ''}"
+    if arguments.png:
+        _saved(arguments.png, lambda path: draw(path, measured, title))
+    if arguments.json:
+        printing.as_json({"file": arguments.artifact, "target": target, "threads": threads, "programs": programs, "cases": measured})
+        return 0
+    print(title)
+    printing.table(COLUMNS, rows(measured), right=[0, 1, 2, *range(4, len(COLUMNS))])
+    print(f"\n{EXPLAINED}")
+    if arguments.png:
+        print(f"wrote {arguments.png}")
+    return 0
+
+
+def _timed(arguments: argparse.Namespace) -> int:
+    """Measures single runs."""
     from ingot.bench import bench_inputs, summarize, time_runs
     from ingot.runtime import Artifact, Model
 
+    warmup = 3 if arguments.warmup is None else arguments.warmup
     artifact = Artifact.open(arguments.artifact)
     _check_written(arguments)
     dims = options.known_dims(options.merged(arguments.dims), artifact.manifest["dims"])
     inputs = bench_inputs(artifact, dims)
     model = Model.load(arguments.artifact, threads=arguments.threads, target=arguments.target)
     with model.session() as session:
-        summary = summarize(time_runs(lambda: session.run(inputs), warmup=arguments.warmup, runs=arguments.runs))
+        summary = summarize(time_runs(lambda: session.run(inputs), warmup=warmup, runs=arguments.runs))
         found = {"file": arguments.artifact, "target": model.target, "threads": model.threads,
                  "inputs": {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in inputs.items()},
-                 "warmup": arguments.warmup, "seconds": summary.as_dict()}
+                 "warmup": warmup, "seconds": summary.as_dict()}
         if arguments.per_op or arguments.trace or arguments.html:
             found.update(_profile(session, model, inputs, summary.runs))
     written = _write(arguments, found)  # before anything is printed: `ingot bench … | head` may end there
@@ -62,7 +125,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _check_written(arguments: argparse.Namespace) -> None:
     """Raises before anything is measured where a file that is asked for could not be written."""
-    artifact, written = Path(arguments.artifact).resolve(), [path for path in (arguments.trace, arguments.html) if path]
+    artifact, written = Path(arguments.artifact).resolve(), [path for path in (arguments.trace, arguments.html, arguments.png) if path]
     for path in written:
         if os.path.isdir(path):  # os.path's answer is no where a directory above may not be read; Path's methods raise
             raise FileError(f"{path} cannot be written: it is a directory; name a file in it")
@@ -88,11 +151,16 @@ def _write(arguments: argparse.Namespace, found: Mapping[str, Any]) -> list[Path
     }
     wanted = {path: make for path, make in made.items() if path}
     for path, make in wanted.items():
-        try:
-            path.write_text(make(), encoding="utf-8")
-        except OSError as error:
-            raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
+        _saved(path, lambda path, make=make: path.write_text(make(), encoding="utf-8"))
     return list(wanted)
+
+
+def _saved(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file; raises an error that names it where that fails."""
+    try:
+        write(path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _versions() -> dict[str, str]:

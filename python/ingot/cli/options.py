@@ -61,6 +61,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def lengths(text: str) -> list[int]:
+    """``16,128,512``: whole numbers of at least 1."""
+    try:
+        return [positive(part.strip()) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers of at least 1 such as 16,128,512") from None
+
+
 def count(text: str) -> int:
     """A whole number of at least 0."""
     if not text.isdigit():
