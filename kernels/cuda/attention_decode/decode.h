@@ -56,8 +56,11 @@ class Loader {
  private:
   template <bool kWhole>
   __device__ void Rows(uint32_t to, const char* from, int first_lane, int32_t count) const {
-#pragma unroll
-    for (int i = 0; i < S::kPieces * kTileKeys / 32; ++i) {
+    // Wholly unrolled, heads of 256 would keep more addresses than there are registers.
+    constexpr int kCount = S::kPieces * kTileKeys / 32;
+    constexpr int kUnrolled = kSize == 256 ? 4 : kCount;
+#pragma unroll kUnrolled
+    for (int i = 0; i < kCount; ++i) {
       const int piece = i * 32 + lane_;
       const int row = piece / S::kPieces;
       const int column = piece % S::kPieces;
@@ -86,6 +89,16 @@ class Loader {
   int64_t scale_ = 0;
 };
 
+// A lane's elements of a row of Q: every 32nd. All loads start before the first is waited for.
+template <typename T, int kCount>
+__device__ void LoadRow(float (&x)[kCount], const void* data, int64_t from, int lane) {
+  T row[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) row[i] = static_cast<const T*>(data)[from + i * 32 + lane];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) x[i] = ToFloat(row[i]);
+}
+
 // Writes the block's rows of Q to shared memory, and what they were divided by to `norms`.
 template <AttentionElement kCache, int kSize>
 __device__ void LoadQueries(const AttentionProblem& problem, const Plan& plan, int64_t batch, int64_t kv_head,
@@ -99,28 +112,35 @@ __device__ void LoadQueries(const AttentionProblem& problem, const Plan& plan, i
     const bool exists = row < rows;
     const int64_t from =
         batch * problem.q.batch + row / group * problem.q.sequence + (kv_head * group + row % group) * problem.q.head;
-    float x[kSize / 32];
-    float most = 0;
-#pragma unroll
-    for (int i = 0; i < kSize / 32; ++i) {
-      x[i] = exists ? FloatAt(problem.q.data, problem.q.element, from + i * 32 + lane) : 0;
-      most = fmaxf(most, fabsf(x[i]));
+    float x[kSize / 32] = {};
+    if (exists) {
+      if (problem.q.element == AttentionElement::kHalf) {
+        LoadRow<__half>(x, problem.q.data, from, lane);
+      } else if (problem.q.element == AttentionElement::kBfloat) {
+        LoadRow<__nv_bfloat16>(x, problem.q.data, from, lane);
+      } else {
+        LoadRow<float>(x, problem.q.data, from, lane);
+      }
     }
     float norm = 1;
     if (plan.normalized) {
+      float most = 0;
+#pragma unroll
+      for (int i = 0; i < kSize / 32; ++i) most = fmaxf(most, fabsf(x[i]));
       for (int offset = 16; offset > 0; offset /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, offset));
       if (most > 0) norm = most;
+#pragma unroll
+      for (int i = 0; i < kSize / 32; ++i) x[i] /= norm;
     }
     using T = typename S::Multiplied;
 #pragma unroll
     for (int i = 0; i < kSize / 32; ++i) {
-      const float value = x[i] / norm;
-      const T high = Rounded<T>(value);
+      const T high = Rounded<T>(x[i]);
       auto* place = reinterpret_cast<T*>(to + r * S::kQueryPitch) + i * 32 + lane;
       *place = high;
       if (plan.twice)
         *reinterpret_cast<T*>(reinterpret_cast<unsigned char*>(place) + S::kQueryBytes) =
-            Rounded<T>(value - ToFloat(high));
+            Rounded<T>(x[i] - ToFloat(high));
     }
     if (lane == 0) norms[r] = norm;
   }
