@@ -64,7 +64,8 @@ template <typename Math, int kFragments, bool kBlockScales>
 __global__ void __launch_bounds__(32 * kMatvecMostWarps, 1)
     MatvecKernel(const __grid_constant__ MatmulProblem p, const __grid_constant__ Epilogue e) {
   using Sum = typename Math::Sum;
-  constexpr int kSegments = kFragments == 4 ? 2 : 4;  // of 64 bytes, that a warp reads at a time
+  // Of 64 bytes, that a warp reads at a time: as many as registers hold.
+  constexpr int kSegments = kFragments == 4 || (kFragments == 2 && kBlockScales) ? 2 : 4;
   INGOT_DYNAMIC_SHARED(float, shared);
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
