@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,8 @@ def _write(arguments: argparse.Namespace, found: Mapping[str, Any]) -> list[Path
     }
     wanted = {path: make for path, make in made.items() if path}
     for path, make in wanted.items():
-        _saved(path, lambda path, make=make: path.write_text(make(), encoding="utf-8"))
+        text = make()
+        _saved(path, partial(Path.write_text, data=text, encoding="utf-8"))
     return list(wanted)
 
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import util
+from importlib import import_module, util
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,9 +86,8 @@ class LlamaCpp:
     """A GGUF file in llama.cpp, through llama-cpp-python."""
 
     def __init__(self, path: str, threads: int, target: str | None, context: int) -> None:
-        from llama_cpp import Llama
-
-        self._llama = Llama(model_path=path, n_gpu_layers=0, n_ctx=context, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False)
+        llama: Any = import_module("llama_cpp").Llama
+        self._llama = llama(model_path=path, n_gpu_layers=0, n_ctx=context, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False)
 
     def run(self, case: Case, seed: int) -> Round:
         """One text."""

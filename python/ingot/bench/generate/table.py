@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ingot.cli import printing
 
+
+def _known(value: Any, text: Callable[[Any], str]) -> str:
+    return "" if value is None else text(value)
+
+
+def _between(key: str, row: Mapping[str, Any]) -> str:
+    return _known(row[key], printing.duration)
+
+
 #: Heading → the text of a case and one contestant's row.
 _TIMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "first token": lambda r: printing.duration(r["time_to_first_token"]),
-    **{f"p{p}": (lambda r, p=p: _known(r[f"time_between_tokens_p{p}"], printing.duration)) for p in (50, 95, 99)},
+    **{f"p{p}": partial(_between, f"time_between_tokens_p{p}") for p in (50, 95, 99)},
     "prefill/s": lambda r: f"{r['prefill_tokens_per_second']:.1f}",
     "decode/s": lambda r: _known(r["decode_tokens_per_second"], lambda v: f"{v:.1f}"),
     "caches": lambda r: _known(r["cache_bytes"], printing.size),
@@ -30,7 +40,3 @@ def rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             told = (row["unsupported"], *[""] * (len(_TIMES) - 1)) if "unsupported" in row else tuple(text(row) for text in _TIMES.values())
             lines.append((*lengths, name, *told))
     return lines
-
-
-def _known(value: Any, text: Callable[[Any], str]) -> str:
-    return "" if value is None else text(value)
