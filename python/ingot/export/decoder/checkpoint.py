@@ -39,7 +39,7 @@ class Checkpoint:
         for path in _files(directory):
             self._entries.update(_read_header(path))
         # Files of a hub's cache are links to elsewhere: external data has to lie below one folder.
-        self.root = Path(os.path.commonpath([os.path.realpath(e.file.parent) for e in self._entries.values()]))
+        self.root = Path(os.path.commonpath([os.path.dirname(os.path.realpath(e.file)) for e in self._entries.values()]))
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
