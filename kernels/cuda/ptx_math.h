@@ -46,7 +46,7 @@ INGOT_PTX float Reciprocal(float x) {
   return result;
 }
 
-// ---- Pairs of 16-bit numbers: a b + c, rounded once; subnormals are kept ---------------------------------------------------------------------------
+// ---- Pairs of 16-bit numbers: a b + c, rounded once; subnormals are kept -------------------------------------------
 INGOT_PTX uint32_t FmaBFloat16x2(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t result;
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
