@@ -47,7 +47,10 @@ def draw(path: Path, found: Sequence[Mapping[str, Any]], title: str) -> None:
     first.set(xscale="log", yscale="log", xlabel="tokens of the prompt", ylabel="ms to the first token")
     between.set(xscale="log", xlabel="tokens of the prompt", ylabel="ms between tokens", ylim=(0, None))
     rate.set(xlabel="texts at once", ylabel=f"tokens/s of decoding, outputs of {longest}", ylim=(0, None))
-    for axes in (first, between, rate):
+    for axes, key in ((first, "prompt"), (between, "prompt"), (rate, "batch")):
+        measured = sorted({case[key] for case in shown})
+        axes.set_xticks(measured, [str(m) for m in measured])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, format="png", dpi=150)
