@@ -173,3 +173,13 @@ def test_scores_do_not_depend_on_how_many_threads_add_them(tmp_path: Path) -> No
     results = [ingot.load(tmp_path / "forest.ingot", threads=threads).run(x=x)["y"] for threads in (1, 2, 3)]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_leaves_without_weights_add_nothing() -> None:
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=2, nodes_treeids=[0], nodes_nodeids=[0],
+                            nodes_featureids=[0], nodes_modes=["LEAF"], nodes_values=[0.0], nodes_truenodeids=[0], nodes_falsenodeids=[0])
+    graph = helper.make_graph([node], "forest", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 3])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)], ir_version=10)
+    (y,) = prepare(model).run([np.ones((4, 3), np.float32)])
+    np.testing.assert_array_equal(y, np.zeros((4, 2), np.float32))

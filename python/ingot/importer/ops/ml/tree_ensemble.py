@@ -137,14 +137,14 @@ def tree_ensemble_regressor(cx: Context, x: Value, *, n_targets: int = 1, aggreg
                             nodes_values: list[float] | None = None, nodes_values_as_tensor: np.ndarray | None = None,
                             nodes_truenodeids: list[int], nodes_falsenodeids: list[int],
                             nodes_missing_value_tracks_true: list[int] | None = None, nodes_hitrates: list[float] | None = None,
-                            nodes_hitrates_as_tensor: np.ndarray | None = None, target_treeids: list[int], target_nodeids: list[int],
-                            target_ids: list[int], target_weights: list[float] | None = None,
-                            target_weights_as_tensor: np.ndarray | None = None) -> Value:
+                            nodes_hitrates_as_tensor: np.ndarray | None = None, target_treeids: list[int] | None = None,
+                            target_nodeids: list[int] | None = None, target_ids: list[int] | None = None,
+                            target_weights: list[float] | None = None, target_weights_as_tensor: np.ndarray | None = None) -> Value:
     if aggregate_function not in AGGREGATES:
         raise cx.error(f"aggregate_function '{aggregate_function}' does not exist; it can be {', '.join(AGGREGATES)}")
     forest = _older(cx, nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, _numbers(nodes_values, nodes_values_as_tensor),
-                    nodes_truenodeids, nodes_falsenodeids, nodes_missing_value_tracks_true, target_treeids, target_nodeids, target_ids,
-                    _numbers(target_weights, target_weights_as_tensor))
+                    nodes_truenodeids, nodes_falsenodeids, nodes_missing_value_tracks_true, target_treeids or [], target_nodeids or [],
+                    target_ids or [], _numbers(target_weights, target_weights_as_tensor))
     dtype = _precision(x, nodes_values_as_tensor, target_weights_as_tensor)
     result = scores(cx, forest, x, AGGREGATES[aggregate_function], n_targets, dtype)
     result = _plus(cx, result, _numbers(base_values, base_values_as_tensor))
