@@ -71,6 +71,8 @@ if(INGOT_BUILD_CUDA)
     target_link_libraries(ingot_cuda${part} PRIVATE CUDA::cudart_static)
     target_link_options(ingot_cuda${part} PRIVATE -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL $<$<CONFIG:Release>:-s>)
   endforeach()
+  # Beside libingot, which looks for it there.
+  install(TARGETS ingot_cuda LIBRARY DESTINATION ${INGOT_INSTALL_LIBDIR})
 endif()
 
 if(INGOT_BUILD_CUDA_EMULATED)
