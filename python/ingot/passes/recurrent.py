@@ -12,16 +12,17 @@ from ingot.passes.attention_operands import calls
 from ingot.passes.graph import Graph, Rewriter
 from ingot.passes.settings import Settings
 
-_STORED: dict[str, np.dtype] = {"bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16)}
+#: The type that weights are stored in, and its largest number.
+_STORED: dict[str, tuple[np.dtype, float]] = {"bf16": (np.dtype(ml_dtypes.bfloat16), float.fromhex("0x1.fep127")),
+                                              "f16": (np.dtype(np.float16), 65504.0)}
 _WEIGHTS = 1  # the kernel's input that holds them
 
 
 def narrow_recurrent_weights(graph: Graph, settings: Settings) -> Graph:
-    """Stores the recurrent weights of float32 layers in the type of the precision; sums stay float32. float16 saturates."""
-    stored = _STORED.get(settings.precision)
-    if stored is None:
+    """Stores the recurrent weights of float32 layers in the type of the precision; sums stay float32. Numbers beyond it saturate."""
+    if settings.precision not in _STORED:
         return graph
-    most = float(ml_dtypes.finfo(stored).max)
+    stored, most = _STORED[settings.precision]
 
     def visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
         if not calls(value, "relax.call_pure_packed") or str(value.args[0].global_symbol) != "ingot.kernel.recurrent":
