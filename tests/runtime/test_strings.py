@@ -216,4 +216,4 @@ def test_elements_are_checked_at_the_c_abi(echo: ingot.Model, data: bytes | None
 
 def _loaded() -> str:
     """The library that this process has loaded already."""
-    return next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libingot" in line)
+    return next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("/libingot.so"))
