@@ -5,6 +5,7 @@
 #include <atomic>
 #include <bit>
 
+#include "cpu/quantized_matmul/checks.h"
 #include "cpu/quantized_matmul/problem.h"
 #include "cpu/quantized_matmul/tables.h"
 
@@ -22,31 +23,6 @@ constexpr int64_t kMostRows = 4 * kBlockRows;
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t RoundUpTo(int64_t x, int64_t multiple) { return CeilDivide(x, multiple) * multiple; }
-
-bool Is(const DLTensor& tensor, uint8_t code, int bits) {
-  return tensor.dtype.code == code && tensor.dtype.bits == bits && tensor.dtype.lanes == 1;
-}
-
-Element FloatOf(const DLTensor& tensor, const char* name) {
-  if (Is(tensor, kDLFloat, 32)) return Element::kFloat;
-  if (Is(tensor, kDLFloat, 16)) return Element::kHalf;
-  if (Is(tensor, kDLBfloat, 16)) return Element::kBfloat;
-  FailKernel("quantized_matmul takes ", std::string_view(name), " of float32, float16 or bfloat16, not ",
-             DTypeText(tensor.dtype));
-}
-
-const DLTensor* Typed(const DLTensor* tensor, const char* name, uint8_t code, int bits) {
-  if (tensor != nullptr && !Is(*tensor, code, bits))
-    FailKernel("quantized_matmul does not take ", std::string_view(name), " of ", DTypeText(tensor->dtype));
-  return tensor;
-}
-
-void CheckShape(const DLTensor* tensor, const char* name, std::initializer_list<int64_t> shape) {
-  if (tensor == nullptr || std::ranges::equal(ShapeOf(*tensor), shape)) return;
-  std::string wanted;
-  for (const int64_t extent : shape) wanted += Text(wanted.empty() ? "" : ", ", extent);
-  FailKernel("quantized_matmul: ", std::string_view(name), " is ", ShapeText(*tensor), ", not [", wanted, "]");
-}
 
 const std::byte* DataOrNull(const DLTensor* tensor) { return tensor == nullptr ? nullptr : Data<std::byte>(*tensor); }
 
@@ -77,8 +53,8 @@ class Call {
     const DLTensor& x = context_.Input(0);
     const DLTensor& w = context_.Input(1);
     const DLTensor& y = context_.Output(0);
-    problem_.type = FloatOf(x, "X");
-    const bool fits = x.ndim >= 1 && x.ndim == y.ndim && FloatOf(y, "Y") == problem_.type &&
+    problem_.type = FloatOf<Element>(x, "X");
+    const bool fits = x.ndim >= 1 && x.ndim == y.ndim && FloatOf<Element>(y, "Y") == problem_.type &&
                       std::equal(x.shape, x.shape + x.ndim - 1, y.shape);
     if (!fits)
       FailKernel("quantized_matmul of X ", DTypeText(x.dtype), " ", ShapeText(x), " to Y ", DTypeText(y.dtype), " ",
@@ -141,7 +117,7 @@ class Call {
     problem_.integer = ints[2] != 0;
     problem_.x_group = Group(ints[3], "the group of activations");
     const DLTensor& scales = context_.Input(2);
-    problem_.scale_type = Is(scales, kDLUInt, 8) ? Element::kPower : FloatOf(scales, "scales");
+    problem_.scale_type = Is(scales, kDLUInt, 8) ? Element::kPower : FloatOf<Element>(scales, "scales");
     CheckShape(&scales, "scales", {problem_.panels, problem_.groups, kPanel});
     problem_.scales = Data<std::byte>(scales);
     const DLTensor* zeros = context_.OptionalInput(3);

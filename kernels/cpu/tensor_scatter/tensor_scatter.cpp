@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/tensor_scatter/checks.h"
 #include "indices.h"
 #include "types.h"
 
@@ -69,14 +70,7 @@ void TensorScatter(KernelContext& context) {
   const int64_t axis = ints[0];
   const auto shape = ShapeOf(cache);
   const auto given = ShapeOf(update);
-  bool fits = axis >= 1 && axis < cache.ndim && shape.size() == given.size();
-  for (int64_t i = 0; fits && i < cache.ndim; ++i)
-    fits = i == axis || shape[static_cast<size_t>(i)] == given[static_cast<size_t>(i)];
-  if (!fits)
-    FailKernel("an update of ", ShapeText(update), " cannot be written into a cache of ", ShapeText(cache), " on axis ",
-               axis);
-  if (first != nullptr && (first->ndim != 1 || first->shape[0] != shape[0]))
-    FailKernel("there are starts of shape ", ShapeText(*first), " for ", shape[0], " batches");
+  tensor_scatter::Check(cache, update, first, axis);
 
   const auto at = static_cast<size_t>(axis);
   const Extents extents{shape[0], ElementCount(shape.subspan(1, at - 1)), given[at],
@@ -101,9 +95,6 @@ void TensorScatter(KernelContext& context) {
                 static_cast<size_t>(ElementCount(cache)) * ElementBytes(cache));
   if (extents.steps == 0 || extents.behind == 0) return;
   const bool same = cache.dtype == update.dtype;
-  const bool narrow = cache.dtype.bits == 16 && (cache.dtype.code == kDLFloat || cache.dtype.code == kDLBfloat);
-  if (!same && !(narrow && update.dtype.code == kDLFloat && update.dtype.bits == 32))
-    FailKernel("a cache of ", DTypeText(cache.dtype), " does not take an update of ", DTypeText(update.dtype));
   if (same) {
     DispatchSize(cache, [&](auto zero) {
       using T = decltype(zero);

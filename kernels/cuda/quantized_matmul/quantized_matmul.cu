@@ -4,6 +4,7 @@
 #include <limits>
 #include <string>
 
+#include "cpu/quantized_matmul/checks.h"
 #include "cpu/quantized_matmul/quantized_matmul.h"
 #include "cpu/quantized_matmul/tables.h"
 #include "cuda/quantized_matmul/problem.h"
@@ -13,6 +14,10 @@ namespace ingot::cuda {
 namespace {
 
 using namespace quantized_matmul;
+using ingot::quantized_matmul::CheckShape;
+using ingot::quantized_matmul::FloatOf;
+using ingot::quantized_matmul::Is;
+using ingot::quantized_matmul::Typed;
 
 // From so many rows on, products on Hopper are bound by arithmetic.
 constexpr int kLeastWgmmaRows = 33;
@@ -23,31 +28,6 @@ constexpr int kMostDirectRows = 8;
 // 4096.
 constexpr int kBulkColumns = 96;  // for each multiprocessor
 constexpr Choice kBulk = {4, 0, 2, 8};
-
-bool Is(const DLTensor& tensor, uint8_t code, int bits) {
-  return tensor.dtype.code == code && tensor.dtype.bits == bits && tensor.dtype.lanes == 1;
-}
-
-Element FloatOf(const DLTensor& tensor, const char* name) {
-  if (Is(tensor, kDLFloat, 32)) return Element::kFloat;
-  if (Is(tensor, kDLFloat, 16)) return Element::kHalf;
-  if (Is(tensor, kDLBfloat, 16)) return Element::kBfloat;
-  FailKernel("quantized_matmul takes ", std::string_view(name), " of float32, float16 or bfloat16, not ",
-             DTypeText(tensor.dtype));
-}
-
-const DLTensor* Typed(const DLTensor* tensor, const char* name, uint8_t code, int bits) {
-  if (tensor != nullptr && !Is(*tensor, code, bits))
-    FailKernel("quantized_matmul does not take ", std::string_view(name), " of ", DTypeText(tensor->dtype));
-  return tensor;
-}
-
-void CheckShape(const DLTensor* tensor, const char* name, std::initializer_list<int64_t> shape) {
-  if (tensor == nullptr || std::ranges::equal(ShapeOf(*tensor), shape)) return;
-  std::string wanted;
-  for (const int64_t extent : shape) wanted += Text(wanted.empty() ? "" : ", ", extent);
-  FailKernel("quantized_matmul: ", std::string_view(name), " is ", ShapeText(*tensor), ", not [", wanted, "]");
-}
 
 // A float in 16 bits, to nearest even; for the normal numbers and zeros of tables.
 uint16_t Rounded(float value, Element type) {
@@ -102,8 +82,8 @@ class Call {
     const DLTensor& x = context_.Input(0);
     const DLTensor& w = context_.Input(1);
     const DLTensor& y = context_.Output(0);
-    p.x_type = FloatOf(x, "X");
-    p.y_type = FloatOf(y, "Y");
+    p.x_type = FloatOf<Element>(x, "X");
+    p.y_type = FloatOf<Element>(y, "Y");
     const bool fits =
         x.ndim >= 1 && x.ndim == y.ndim && p.y_type == p.x_type && std::equal(x.shape, x.shape + x.ndim - 1, y.shape);
     if (!fits)
@@ -181,7 +161,7 @@ class Call {
     rounds_ = ints[2] != 0;
     Group(ints[3], "the group of activations");
     const DLTensor& scales = context_.Input(2);
-    p.scale_type = Is(scales, kDLUInt, 8) ? Element::kPower : FloatOf(scales, "scales");
+    p.scale_type = Is(scales, kDLUInt, 8) ? Element::kPower : FloatOf<Element>(scales, "scales");
     CheckShape(&scales, "scales", {p.panels, p.groups, kPanel});
     p.scales = Data<uint8_t>(scales);
     p.zero_type = Element::kByte;

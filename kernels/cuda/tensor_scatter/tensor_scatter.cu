@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cpu/tensor_scatter/checks.h"
 #include "cuda/launch.h"
 #include "cuda/tensor_scatter/slots.h"
 #include "cuda/tensor_scatter/tensor_scatter.h"
@@ -83,20 +84,10 @@ void TensorScatter(CudaContext& context) {
   const int64_t axis = ints[0];
   const auto shape = ShapeOf(cache);
   const auto given = ShapeOf(update);
-  bool fits = axis >= 1 && axis < cache.ndim && shape.size() == given.size();
-  for (int64_t i = 0; fits && i < cache.ndim; ++i)
-    fits = i == axis || shape[static_cast<size_t>(i)] == given[static_cast<size_t>(i)];
-  if (!fits)
-    FailKernel("an update of ", ShapeText(update), " cannot be written into a cache of ", ShapeText(cache), " on axis ",
-               axis);
-  if (first != nullptr && (first->ndim != 1 || first->shape[0] != shape[0]))
-    FailKernel("there are starts of shape ", ShapeText(*first), " for ", shape[0], " batches");
+  tensor_scatter::Check(cache, update, first, axis);
   if (first != nullptr && (first->dtype.code != kDLInt || (first->dtype.bits != 64 && first->dtype.bits != 32)))
     FailKernel("starts are int64 or int32, not ", DTypeText(first->dtype));
   const bool same = cache.dtype == update.dtype;
-  const bool narrow = cache.dtype.bits == 16 && (cache.dtype.code == kDLFloat || cache.dtype.code == kDLBfloat);
-  if (!same && !(narrow && update.dtype.code == kDLFloat && update.dtype.bits == 32))
-    FailKernel("a cache of ", DTypeText(cache.dtype), " does not take an update of ", DTypeText(update.dtype));
 
   const auto at = static_cast<size_t>(axis);
   const Extents extents{ElementCount(shape.subspan(1, at - 1)), given[at], ElementCount(shape.subspan(at + 1)),
