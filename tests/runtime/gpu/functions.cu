@@ -1,4 +1,5 @@
-// The generated functions of tests/runtime/assemble_cuda.py for a real GPU: parameters are addresses and 64-bit integers.
+// The generated functions of tests/runtime/assemble_cuda.py for a real GPU: parameters are addresses and 64-bit
+// integers.
 #define ELEMENT long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x
 
 extern "C" __global__ void scale_kernel(const float* x, float* y, long long n) {
