@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from ingot.cli import options, printing, quantization
+from ingot.cli import modules, options, printing, quantization
 from ingot.errors import CompileError
 
 
@@ -17,6 +17,8 @@ def add(commands: Any) -> None:
     command.add_argument("model", metavar="MODEL", help="an .onnx file, a Hugging Face directory (config.json and safetensors), or "
                          "module:callable, which returns (torch module, example inputs)")
     command.add_argument("-o", "--output", required=True, metavar="OUT.ingot", help="the file to write; it appears only when it is whole")
+    command.add_argument("--import", action="append", dest="imports", default=[], metavar="MODULE", help="import a module, or run a file.py, first: "
+                         "it says with ingot.onnx_op and ingot.torch_op what operators of one's own mean (docs/operators.md)")
     command.add_argument("--target", action="append", metavar="NAME", help="cpu (this machine, the default), cpu:x86-64-v3, cpu:x86-64-v4, "
                          "cpu:aarch64, or one with extensions such as cpu:x86-64-v4+vnni+bf16 or cpu:aarch64+dotprod+i8mm; for NVIDIA GPUs "
                          "cuda:sm_80, sm_86, sm_89 or sm_90, several as in cuda:sm_80+sm_90, or cuda for all; several go into one "
@@ -64,6 +66,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.quantize_report and not arguments.quantize:
         raise CompileError("--quantize-report is about --quantize, which was not given")
     model, inputs = arguments.model, None
+    for name in arguments.imports:
+        modules.import_module(name)
     if is_callable(model):
         from ingot.export.spec import load_callable
 

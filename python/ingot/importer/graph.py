@@ -56,7 +56,8 @@ def check_supported(graph: onnx.GraphProto, opsets: dict[str, int], source: str)
         lines = [f"  {what}: node{'s' if len(where) > 1 else ''} {_shorten(where)}" for what, where in sorted(problems.items())]
         raise UnsupportedError(
             f"{source}: {len(problems)} thing{'s' if len(problems) > 1 else ''} in this model {'are' if len(problems) > 1 else 'is'} not supported:\n"
-            + "\n".join(lines) + "\nA custom operator can be mapped with ingot.onnx_op(name, domain=...).")
+            + "\n".join(lines) + "\nA custom operator can be mapped with ingot.onnx_op(name, domain=...), "
+            "in a file that `ingot compile --import FILE.py` runs first.")
 
 
 def _shorten(names: list[str], most: int = 5) -> str:
