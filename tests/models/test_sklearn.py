@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, RandomForestClassifier
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -25,7 +26,7 @@ import ingot
 from ingot.backend import prepare
 
 skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed: pip install '.[dev]'")
-from skl2onnx.common.data_types import FloatTensorType, StringTensorType  # noqa: E402
+from skl2onnx.common.data_types import DictionaryType, FloatTensorType, StringTensorType  # noqa: E402
 
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 TEXTS = ["the cat sat on the mat", "a dog barks at the cat", "Stocks fell on Monday", "the market rose", "dogs and cats are friends",
@@ -161,3 +162,19 @@ def test_a_pipeline_with_strings_verifies_itself(tmp_path: Path) -> None:
     assert main(["verify", str(tmp_path / "columns.ingot")]) == 0
     sample = ingot.load(tmp_path / "columns.ingot").manifest["samples"]["cases"][0]
     assert [t["dtype"] for t in (*sample["inputs"], *sample["outputs"])] == ["string", "float32", "string", "float32"]
+
+
+def test_rows_of_dictionaries_are_classified_one_by_one(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = [{"legs": 4.0, "weight": 30.0}, {"legs": 2.0, "wings": 2.0, "weight": 1.0}, {"wings": 2.0},
+                                    {"weight": 60.0, "legs": 4.0}]
+    kinds = np.array(["dog", "bird", "bird", "dog"])
+    pipeline = make_pipeline(DictVectorizer(sparse=False), LogisticRegression()).fit(rows, kinds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = skl2onnx.to_onnx(pipeline, initial_types=[("x", DictionaryType(StringTensorType([1]), FloatTensorType([1])))],
+                                    options={id(pipeline): {"zipmap": False}}, target_opset=OPSETS)
+    model = compiled(exported, tmp_path)
+    for row in [*rows, {"legs": 3.0, "never seen": 9.0}]:
+        outputs = model.run(x=row)
+        assert outputs["label"].tolist() == pipeline.predict([row]).tolist()
+        np.testing.assert_allclose(outputs["probabilities"], pipeline.predict_proba([row]), rtol=0, atol=1e-4)

@@ -38,7 +38,8 @@ def make_samples(model: onnx.ModelProto, folder: str, imported: Imported, count:
     if reference is not None:
         return [Sample(case, _ordered(reference(case), names)) for case in inputs], reference_name, ""
     initialized = {t.name for t in model.graph.initializer}
-    if len(imported.inputs) + len(imported.states) != sum(i.name not in initialized for i in model.graph.input):
+    declared = [i for i in model.graph.input if i.name not in initialized]
+    if len(imported.inputs) + len(imported.states) != len(declared) + sum(i.type.WhichOneof("value") == "map_type" for i in declared):
         return [], "", "no samples, because some inputs were made constant"
     outputs, engine, problem = _run_onnx(model, folder, scratch, [{**case, **_first_states(imported, case)} for case in inputs])
     if problem:
@@ -69,7 +70,9 @@ def _inputs(imported: Imported, seed: int) -> dict[str, Any]:
     for spec in imported.inputs:
         shape = tuple(d if isinstance(d, int) else extents[str(d)] for d in spec.shape)
         dtype = numpy_dtype(spec.dtype)
-        if dtype.kind == "O":
+        if spec.name in imported.vocabularies:
+            result[spec.name] = np.resize(imported.vocabularies[spec.name], shape)
+        elif dtype.kind == "O":
             result[spec.name] = np.resize(np.array(_WORDS, object), shape)
         elif np.issubdtype(dtype, np.integer) or dtype == np.bool_:  # indices, masks and lengths: 1 is valid for nearly all
             result[spec.name] = np.ones(shape, dtype)
@@ -142,8 +145,8 @@ def _onnxruntime(path: str, folder: str) -> Callable[[list[Any]], list[Any]]:
     # External data lies beside the original model. A link to it is refused as a way out of the model's folder; a model from memory has none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(folder).resolve()))
     session = onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
-    names = [i.name for i in session.get_inputs()]
-    return lambda arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
+    inputs = [(i.name, i.type.startswith("map(")) for i in session.get_inputs()]
+    return lambda arrays: list(session.run(None, _as_given(inputs, arrays)))
 
 
 def _onnx_reference(path: str, folder: str) -> Callable[[list[Any]], list[Any]]:
@@ -153,7 +156,15 @@ def _onnx_reference(path: str, folder: str) -> Callable[[list[Any]], list[Any]]:
     model = onnx.load(path, load_external_data=False)
     onnx.load_external_data_for_model(model, folder)
     evaluator = ReferenceEvaluator(model)
-    return lambda arrays: list(evaluator.run(None, dict(zip(evaluator.input_names, arrays, strict=True))))
+    maps = {i.name for i in model.graph.input if i.type.WhichOneof("value") == "map_type"}
+    inputs = [(name, name in maps) for name in evaluator.input_names]
+    return lambda arrays: list(evaluator.run(None, _as_given(inputs, arrays)))
+
+
+def _as_given(inputs: list[tuple[str, bool]], arrays: list[Any]) -> dict[str, Any]:
+    """Arrays by the names of the inputs (with whether it is a map): the next one, or a map of the next two, its keys and its values."""
+    rest = iter(arrays)
+    return {name: dict(zip(next(rest).tolist(), next(rest).tolist(), strict=True)) if is_map else next(rest) for name, is_map in inputs}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tvm import relax, te, tirx
 from ingot.errors import NeedsConstantError, UnsupportedError
 from ingot.importer import dims
 from ingot.importer.dims import Dim
-from ingot.importer.values import SMALL, MissingValue, SequenceValue, Value, constant, symbolic
+from ingot.importer.values import SMALL, MapValue, MissingValue, SequenceValue, Value, constant, symbolic
 from ingot.importer.weights import STRING, Weight, numpy_dtype
 
 if TYPE_CHECKING:
@@ -322,6 +322,8 @@ class Context:
         """An outer value in this function: the same constant, or a parameter for what is computed."""
         if isinstance(outer, SequenceValue):
             return SequenceValue(tuple(self.adopt(item) for item in outer.items), outer.dtype, outer.name)
+        if isinstance(outer, MapValue):
+            return MapValue(self.adopt(outer.keys), self.adopt(outer.values), outer.name)
         if isinstance(outer, MissingValue):
             return outer
         if outer.is_constant:
@@ -370,7 +372,7 @@ class Context:
 
     def wrap(self, result: Any) -> Value:
         """A Value from what an operator's function returned: a Value, a Relax expression or a NumPy array."""
-        if isinstance(result, (Value, SequenceValue, MissingValue)):
+        if isinstance(result, (Value, SequenceValue, MissingValue, MapValue)):
             return result  # type: ignore[return-value]  # only operators that ask for sequences see one
         if isinstance(result, (np.ndarray, np.generic)):
             return self.constant(result)

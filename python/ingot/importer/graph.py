@@ -130,7 +130,7 @@ def _call(cx: Context, node: onnx.NodeProto, inputs: list[Value | None], domain:
         result = operator.function(cx, *inputs, **attributes(node, cx))
         return [cx.wrap(r) for r in (result if isinstance(result, (tuple, list)) else (result,))]
     if other is not None:
-        raise cx.error(f"input {other} is a sequence or a missing optional, where a tensor is needed")
+        raise cx.error(f"input {other} is a sequence, a map or a missing optional, where a tensor is needed")
     given, tag = narrow.as_bytes(cx, node.op_type, inputs)
     result = operator.function(cx, *given, **attributes(node, cx))
     return [tag(cx.wrap(r)) for r in (result if isinstance(result, (tuple, list)) else (result,))]

@@ -17,7 +17,7 @@ from ingot.importer.context import Context
 from ingot.importer.graph import check_supported, import_nodes
 from ingot.importer.module import Imported, ModuleBuilder, TensorSpec
 from ingot.importer.states import find_states, states_last
-from ingot.importer.values import AnyValue, MissingValue, SequenceValue, Value, tensors_of
+from ingot.importer.values import AnyValue, MapValue, MissingValue, SequenceValue, Value, tensors_of
 from ingot.importer.weights import dtype_name
 
 OLDEST_OPSET = 7
@@ -83,11 +83,18 @@ def import_model(
                         value.name = declared.name
                         cx.values[declared.name] = value  # type: ignore[assignment]
                         continue
-                    spec = _input_spec(declared, symbols, (shapes or {}).get(declared.name), source)
-                    var = relax.Var(re.sub(r"\W", "_", spec.name) or "input", relax.TensorType([dims.expr(d) for d in spec.shape], spec.dtype))
-                    cx.values[spec.name] = Value(cx, spec.dtype, spec.shape, spec.name, _expr=var)
-                    inputs.append(spec)
-                    parameters.append(var)
+                    tensors = []
+                    for part in _tensor_inputs(declared, model.graph, source):
+                        spec = _input_spec(part, symbols, (shapes or {}).get(part.name), source)
+                        var = relax.Var(re.sub(r"\W", "_", spec.name) or "input", relax.TensorType([dims.expr(d) for d in spec.shape], spec.dtype))
+                        tensors.append(Value(cx, spec.dtype, spec.shape, spec.name, _expr=var))
+                        inputs.append(spec)
+                        parameters.append(var)
+                    if len(tensors) == 1:
+                        cx.values[declared.name] = tensors[0]
+                    else:
+                        cx.values[declared.name] = MapValue(*tensors, name=declared.name)  # type: ignore[assignment]
+                        module.map_inputs[declared.name] = [t.name for t in tensors]
                 import_nodes(cx, model.graph, opsets, base_dir)
                 results = [result for o in model.graph.output for result in named_tensors(o.name, cx.lookup(o.name))]
                 output = module.bb.emit_output(relax.Tuple([r.expr for _, r in results]))
@@ -102,9 +109,10 @@ def import_model(
     return Imported(
         mod=module.bb.get(), inputs=inputs[:len(inputs) - len(found)], outputs=outputs[:len(outputs) - len(found)], states=found,
         state_inputs=inputs[len(inputs) - len(found):], symbols=list(symbols.values()), weights=weights, nodes=module.nodes,
-        checks=module.function_checks,
+        checks=module.function_checks, vocabularies=module.vocabularies,
         metadata={"source": "onnx", "graph": model.graph.name, "producer": f"{model.producer_name} {model.producer_version}".strip(),
-                  "ir_version": model.ir_version, "opset": dict(opsets), **({"maps": maps} if maps else {})})
+                  "ir_version": model.ir_version, "opset": dict(opsets), **({"maps": maps} if maps else {}),
+                  **({"map_inputs": module.map_inputs} if module.map_inputs else {})})
 
 
 def given_value(cx: Context, declared: onnx.ValueInfoProto, given: Any) -> AnyValue:
@@ -147,6 +155,23 @@ def check_order(graph: onnx.GraphProto, source: str) -> None:
                 raise CompileError(
                     f"{source}: node '{node.name or node.output[0]}' ({node.op_type}) uses '{name}', which comes from node "
                     f"'{producer.name or producer.output[0]}' ({producer.op_type}) at or after it: the graph has a cycle or is not sorted")
+
+
+def _tensor_inputs(declared: onnx.ValueInfoProto, graph: onnx.GraphProto, source: str) -> list[onnx.ValueInfoProto]:
+    """The tensors that a caller gives for an input: itself, or for a map ``x`` its keys ``x_keys`` and values ``x_values``, both [x_entries]."""
+    if declared.type.WhichOneof("value") != "map_type":
+        return [declared]
+    kind = declared.type.map_type
+    if kind.value_type.WhichOneof("value") != "tensor_type":
+        raise UnsupportedError(f"{source}: input '{declared.name}' is a map whose values are no numbers or strings; a map of those is supported")
+    parts = []
+    for suffix, element in (("keys", kind.key_type), ("values", kind.value_type.tensor_type.elem_type)):
+        name = f"{declared.name}_{suffix}"
+        if any(other.name == name for other in graph.input):
+            raise UnsupportedError(f"{source}: the {suffix} of the map '{declared.name}' would be the input '{name}', which the model has already; "
+                                   "rename one of them")
+        parts.append(onnx.helper.make_tensor_value_info(name, element, [f"{declared.name}_entries"]))
+    return parts
 
 
 def _input_spec(declared: onnx.ValueInfoProto, symbols: dict[str, Any], override: Sequence[int | str] | None, source: str) -> TensorSpec:

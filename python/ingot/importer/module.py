@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tvm import relax
 from tvm.error import InternalError as TvmError
 
@@ -50,6 +51,7 @@ class Imported:
     metadata: dict[str, Any] = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
     state_inputs: list[TensorSpec] = field(default_factory=list)
+    vocabularies: dict[str, np.ndarray] = field(default_factory=dict)  # for inputs that are the keys of a map: keys that the model knows
 
     def state_entries(self, spec: Callable[[TensorSpec], dict[str, Any]]) -> dict[str, Any]:
         """The manifest's entry of states, if there are any (docs/format.md)."""
@@ -73,6 +75,8 @@ class ModuleBuilder:
         self.nodes: list[str] = []
         self.weights: dict[int, tuple[Weight, relax.Var]] = {}
         self.maps: dict[str, list[int] | list[str]] = {}  # for what the model makes a map of, the keys of its columns
+        self.map_inputs: dict[str, list[str]] = {}  # for an input that is a map, the inputs that are its keys and its values
+        self.vocabularies: dict[str, np.ndarray] = {}  # as in Imported
         self._counts: dict[str, int] = {}
 
     def abandon(self) -> None:

@@ -98,14 +98,25 @@ class MissingValue:
     name: str = ""
 
 
+@dataclass(eq=False)
+class MapValue:
+    """A map: keys [n] and their values [n]. Of equal keys the last one counts."""
+
+    keys: Value
+    values: Value
+    name: str = ""
+
+
 #: What a name in a graph stands for.
-AnyValue: TypeAlias = Value | SequenceValue | MissingValue
+AnyValue: TypeAlias = Value | SequenceValue | MissingValue | MapValue
 
 
 def tensors_of(value: AnyValue) -> tuple[Value, ...]:
     """The tensors that make up a value."""
     if isinstance(value, Value):
         return (value,)
+    if isinstance(value, MapValue):
+        return value.keys, value.values
     return value.items if isinstance(value, SequenceValue) else ()
 
 
@@ -113,6 +124,8 @@ def like(value: AnyValue, tensors: Iterator[Value]) -> AnyValue:
     """A value of the structure of ``value`` made of the next of ``tensors``."""
     if isinstance(value, SequenceValue):
         return SequenceValue(tuple(next(tensors) for _ in value.items), value.dtype)
+    if isinstance(value, MapValue):
+        return MapValue(next(tensors), next(tensors))
     return MissingValue() if isinstance(value, MissingValue) else next(tensors)
 
 

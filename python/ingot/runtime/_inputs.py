@@ -6,12 +6,18 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ingot.errors import InputError
-from ingot.runtime._arrays import first_not_finite
+from ingot.runtime._arrays import dtype_of, first_not_finite
 
 
-def in_order(names: Sequence[str], given: Mapping[str, Any] | Sequence[Any] | None, named: Mapping[str, Any], what: str = "input") -> list[Any]:
-    """The values of ``names``, from a mapping or a sequence and from keyword arguments; an error says what is missing or unknown."""
+def in_order(names: Sequence[str], given: Mapping[str, Any] | Sequence[Any] | None, named: Mapping[str, Any], what: str = "input",
+             dtypes: Sequence[str] = ()) -> list[Any]:
+    """The values of ``names``, from a mapping or a sequence and from keyword arguments; an error says what is missing or unknown.
+
+    Where the inputs are ``x_keys`` and ``x_values``, a mapping called ``x`` is both of them, as arrays of the types ``dtypes``.
+    """
     if isinstance(given, (list, tuple)):
         if len(given) + len(named) == len(names):
             return in_order(names, {**dict(zip(names, given, strict=False)), **named}, {}, what) if named else list(given)
@@ -25,7 +31,25 @@ def in_order(names: Sequence[str], given: Mapping[str, Any] | Sequence[Any] | No
             return [values[name] for name in names]
         except KeyError:
             pass
+    if dtypes and any(isinstance(value, Mapping) for value in values.values()):
+        return in_order(names, _without_maps(dict(zip(names, dtypes, strict=True)), values), {}, what)
     raise InputError(_mismatch(names, values, what))
+
+
+def _without_maps(dtypes: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs whose mappings are the arrays of their keys and values."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        parts = f"{name}_keys", f"{name}_values"
+        if not isinstance(value, Mapping) or name in dtypes or not all(part in dtypes for part in parts):
+            result[name] = value
+            continue
+        for part, elements in zip(parts, (value.keys(), value.values()), strict=True):
+            try:
+                result[part] = np.array(list(elements), dtype_of(dtypes[part]))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"the {part[len(name) + 1:]} of the map '{name}' are of type {dtypes[part]}: {error}") from None
+    return result
 
 
 def index_of(names: Sequence[str], name: str, what: str) -> int:

@@ -73,6 +73,7 @@ class Model:
         #: Where it runs, and its sessions' states are: ``"cpu"`` or ``"cuda:0"``.
         self.device = "cpu" if kind == 1 else f"cuda:{number}"
         self._input_names = tuple(info.name for info in self.inputs)
+        self._input_dtypes = tuple(info.dtype for info in self.inputs)
         self._output_names = tuple(info.name for info in self.outputs)
         # Sessions that no run is using. Appending to and popping from a list are atomic, so threads need no lock.
         self._idle: list[Any] = []
@@ -110,7 +111,8 @@ class Model:
         Args:
             inputs: Arrays by the names of the inputs, or a list of them in order: NumPy arrays, or anything with ``__dlpack__`` on the CPU
                 or the model's GPU. They are not copied, but from the CPU to a GPU, so they have to be C-contiguous and of the exact type.
-                Strings are NumPy arrays of any shape and of type object (of str), str, bytes (of UTF-8) or ``StringDType``.
+                Strings are NumPy arrays of any shape and of type object (of str), str, bytes (of UTF-8) or ``StringDType``. A dictionary may
+                stand for a map ``x``, whose keys and values are the inputs ``x_keys`` and ``x_values``.
             check_finite: Refuse inputs on the CPU that hold a NaN or an infinity.
             device: Where the outputs are given: ``"cpu"``, the default, or the model's device (``"cuda"``), where they may still be computed
                 when this returns.
@@ -124,7 +126,7 @@ class Model:
             InputError: An input is missing, unknown, or not what the model takes.
             ExecutionError: A node of the model failed.
         """
-        ordered = in_order(self._input_names, inputs, named)
+        ordered = in_order(self._input_names, inputs, named, dtypes=self._input_dtypes)
         if check_finite:
             refuse_not_finite(self._input_names, ordered)
         on_gpu = is_gpu(self.device, device)

@@ -43,6 +43,7 @@ class Session:
         self.model = model
         self._native: Any = _native_session if _native_session is not None else _native.Session(model._native)
         self._inputs = tuple(info.name for info in model.inputs)
+        self._dtypes = tuple(info.dtype for info in model.inputs)
         self._outputs = tuple(info.name for info in model.outputs)
         self._states = tuple(info.name for info in model.states)
         self._bound: dict[str, Any] = {}
@@ -92,7 +93,7 @@ class Session:
                 native.set_output_device(index, on_gpu)
         self._on_gpu = on_gpu
         if inputs is not None or named:
-            ordered = in_order(self._inputs, inputs, named)
+            ordered = in_order(self._inputs, inputs, named, dtypes=self._dtypes)
             if check_finite:
                 refuse_not_finite(self._inputs, ordered)
             for index, array in enumerate(ordered):

@@ -18,7 +18,7 @@ from ingot.importer.ops.indexing import axis_of
 from ingot.importer.ops.move import concat, window_of
 from ingot.importer.registry import find, onnx_op
 from ingot.importer.subgraph import Parameter, Subgraph
-from ingot.importer.values import AnyValue, MissingValue, SequenceValue, Value, like, tensors_of
+from ingot.importer.values import AnyValue, MapValue, MissingValue, SequenceValue, Value, like, tensors_of
 
 _MOST_UNROLLED = 1024  # iterations; a loop over sequences that runs more often is refused
 
@@ -44,7 +44,7 @@ def if_(cx: Context, condition: Value, *, then_branch: onnx.GraphProto, else_bra
 def _kind(value: AnyValue) -> str:
     if isinstance(value, SequenceValue):
         return f"a sequence of {len(value.items)}"
-    return "nothing" if isinstance(value, MissingValue) else "a tensor"
+    return "nothing" if isinstance(value, MissingValue) else "a map" if isinstance(value, MapValue) else "a tensor"
 
 
 def _either(cx: Context, condition: Value, results: Sequence[Value], branches: Sequence[Subgraph]) -> tuple[list[Dim | None], str]:

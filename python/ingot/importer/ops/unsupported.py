@@ -10,8 +10,3 @@ from ingot.importer.values import Value
 @onnx_op("ImageDecoder", since=20)
 def image_decoder(cx: Context, encoded_stream: Value, *, pixel_format: str = "RGB") -> Value:
     raise cx.error("compressed images are not decoded; decode them before the model, and give it pixels")
-
-
-@onnx_op("DictVectorizer", domain="ai.onnx.ml")
-def dict_vectorizer(cx: Context, x: Value, *, int64_vocabulary: list[int] | None = None, string_vocabulary: list[str] | None = None) -> Value:
-    raise cx.error("a dictionary is no tensor; make rows of dictionaries before the model (with scikit-learn, say), and export what follows")

@@ -3,5 +3,6 @@
 from ingot.importer.ops.ml import features as features
 from ingot.importer.ops.ml import labels as labels
 from ingot.importer.ops.ml import linear as linear
+from ingot.importer.ops.ml import maps as maps
 from ingot.importer.ops.ml import svm as svm
 from ingot.importer.ops.ml import tree_ensemble as tree_ensemble
