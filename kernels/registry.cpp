@@ -34,10 +34,10 @@ namespace {
 using enum InstructionSet;
 
 constexpr std::string_view kAttentionContract =
-    "(Q, K, V, mask?, lengths?, slopes?, sinks?, K's scales?, V's scales?, pages?, ring?) -> softmax(softcap(scale Q "
-    "K^T) + slopes + mask) V; ints: layouts of Q, K, V and the output (0 BSHD, 1 BHSD, 2 BHDS, 3 SBHD), left, right, "
-    "at_end, sink_keys; floats: scale, softcap";
-constexpr Arity kAttentionArity{{3, 11}, {1, 1}, 0, 8, 2};
+    "(Q, K, V, mask?, lengths?, slopes?, sinks?, K's scales?, V's scales?, pages?, ring?, sink queries?) -> "
+    "softmax(softcap(scale Q K^T) + slopes + mask) V; ints: layouts of Q, K, V and the output (0 BSHD, 1 BHSD, 2 BHDS, "
+    "3 SBHD), left, right, at_end, sink_keys; floats: scale, softcap";
+constexpr Arity kAttentionArity{{3, 12}, {1, 1}, 0, 8, 2};
 
 constexpr std::string_view kRecurrentContract =
     "(projected [T, B, D N G 8], packed weights, reset_bias?, peepholes?, initial_h?, initial_c?, sequence_lens?) -> Y "

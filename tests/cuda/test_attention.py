@@ -37,7 +37,8 @@ def call(case: Any, data: Any, *, capability: int = 0, variant: int | None = Non
     """The kernel's output as [B, S, Hq, Dv]."""
     lying = ref.stored(case, data)
     arrays = [x.transpose(ref.AXES[layout]) for x, layout in zip((lying.q, lying.k, lying.v), case.layouts, strict=False)]
-    optional = [lying.mask, lying.lengths, lying.slopes, lying.sinks, lying.k_scales, lying.v_scales, lying.pages, lying.ring]
+    optional = [lying.mask, lying.lengths, lying.slopes, lying.sinks, lying.k_scales, lying.v_scales, lying.pages, lying.ring,
+                None if lying.sink_q is None else lying.sink_q.transpose(ref.AXES[case.layouts[0]])]
     shape = (case.batch, case.queries, case.heads, case.value_size)
     ints = [*case.layouts, case.left, case.right, int(case.at_end), case.sink_keys] + ([] if variant is None else [variant])
     output, = harness.run("attention", [*arrays, *optional], [([shape[axis] for axis in ref.AXES[case.layouts[3]]], ref.numpy_type(case.dtype))],
@@ -52,6 +53,8 @@ def bound_of(case: Any, data: Any) -> np.ndarray:
     if (case.cache or case.dtype) == "float32":
         return 4 * exact
     q, k, v = data.q.astype(np.float64), ref.floats(data.k, data.k_scales), ref.floats(data.v, data.v_scales)
+    if data.sink_q is not None:
+        q = np.maximum(np.abs(q), np.abs(data.sink_q.astype(np.float64)))
     for x in (k, v):
         x[np.arange(case.keys) >= ref.lengths_of(case, data)[:, None]] = 0
     largest = np.abs(v).max(initial=0)
@@ -99,7 +102,7 @@ DECODES = st.builds(
     kv_heads=st.integers(1, 2), group=st.sampled_from([1, 2, 4, 5, 8]), size=st.sampled_from([64, 96, 128, 256]),
     left=st.one_of(st.just(-1), st.integers(0, 60)), right=st.sampled_from([0, 0, -1, 3]), at_end=st.just(True), scale=st.sampled_from([0.125, -0.2]),
     softcap=st.sampled_from([0.0, 0.0, 5.0]), lengths=st.booleans(), dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
-    sink_keys=st.one_of(st.just(0), st.integers(1, 40)), slopes=st.booleans(), sinks=st.booleans(),
+    sink_keys=st.one_of(st.just(0), st.integers(1, 40)), slopes=st.booleans(), sinks=st.booleans(), sink_queries=st.booleans(),
     cache=st.sampled_from(["float16", "bfloat16", "int8", "float8_e4m3fn"]), scaled=st.booleans(),
     storage=st.sampled_from([ref.PLAIN, ref.RING, ref.PAGES]), layouts=st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 1, 0), (3, 3, 3, 3)]),
     page_size=st.sampled_from([1, 5, 16, 32]), seed=st.integers(0, 2**32 - 1),

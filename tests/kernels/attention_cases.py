@@ -43,7 +43,8 @@ def build(case: Case, data: Data) -> tuple[Artifact, list[np.ndarray]]:
         return main.input(str(array.dtype), array.shape)
 
     inputs = [add(x.transpose(AXES[layout])) for x, layout in zip((data.q, data.k, data.v), case.layouts, strict=False)]
-    optional = [data.mask, data.lengths, data.slopes, data.sinks, data.k_scales, data.v_scales, data.pages, data.ring]
+    optional = [data.mask, data.lengths, data.slopes, data.sinks, data.k_scales, data.v_scales, data.pages, data.ring,
+                None if data.sink_q is None else data.sink_q.transpose(AXES[case.layouts[0]])]
     while optional and optional[-1] is None:
         optional.pop()
     inputs += [-1 if array is None else add(array) for array in optional]

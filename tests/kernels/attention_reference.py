@@ -42,6 +42,7 @@ class Case:
     lengths: bool = False
     slopes: bool = False
     sinks: bool = False
+    sink_queries: bool = False
     dtype: str = "float32"
     cache: str | None = None  # the type of K and V, if it is not that of Q
     scaled: bool = True  # whether keys of float8_e4m3fn have scales, as those of int8 do
@@ -75,6 +76,7 @@ class Data:
     v_scales: np.ndarray | None = None
     ring: np.ndarray | None = None
     pages: np.ndarray | None = None
+    sink_q: np.ndarray | None = None
 
 
 def numpy_type(name: str) -> Any:
@@ -103,6 +105,8 @@ def make(case: Case) -> Data:
         data.slopes = (2.0 ** -rng.uniform(0, 8, case.heads)).astype(np.float32)
     if case.sinks:
         data.sinks = np.where(rng.random(case.heads) < 0.1, -np.inf, rng.standard_normal(case.heads) * 3).astype(np.float32)
+    if case.sink_queries:
+        data.sink_q = rng.standard_normal(q.shape).astype(q.dtype)
     if case.lengths:
         data.lengths = rng.integers(0, case.keys + 1, case.batch)
         for b, length in enumerate(data.lengths):
@@ -151,6 +155,10 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
     k, v = (np.repeat(x, case.group, axis=2) for x in (k, v))
     scores = np.einsum("bshd,bthd->bhst", q, k) * case.scale
     magnitude = np.einsum("bshd,bthd->bhst", np.abs(q), np.abs(k)) * abs(case.scale)
+    if data.sink_q is not None:
+        sink_q, pinned = data.sink_q.astype(np.float64), k[:, :case.pinned]
+        scores[..., :case.pinned] = np.einsum("bshd,bthd->bhst", sink_q, pinned) * case.scale
+        magnitude[..., :case.pinned] = np.einsum("bshd,bthd->bhst", np.abs(sink_q), np.abs(pinned)) * abs(case.scale)
     if case.softcap > 0:
         scores = case.softcap * np.tanh(scores / case.softcap)
     distance = distances(case, data)
@@ -220,7 +228,7 @@ CASES = st.builds(
     scale=st.sampled_from([0.125, -0.3, 0.0, 1.0]), softcap=st.sampled_from([0.0, 0.0, 0.5, 30.0]),
     mask=st.sampled_from([None, None, "bool", "float32", "float16", "bfloat16"]),
     mask_axes=st.tuples(*[st.booleans()] * 4), lengths=st.booleans(), dtype=st.sampled_from(["float32", "float32", "float16", "bfloat16"]),
-    sink_keys=st.one_of(st.just(0), st.integers(1, 70)), slopes=st.booleans(), sinks=st.booleans(),
+    sink_keys=st.one_of(st.just(0), st.integers(1, 70)), slopes=st.booleans(), sinks=st.booleans(), sink_queries=st.booleans(),
     cache=st.sampled_from([None, None, "float32", "float16", "bfloat16", "int8"]), storage=st.sampled_from([PLAIN, PLAIN, RING, PAGES]),
     page_size=st.one_of(st.integers(1, 9), st.sampled_from([16, 32, 100])), seed=st.integers(0, 2**32 - 1),
 ).map(lambda case: replace(case, keys=-(-case.keys // case.page_size) * case.page_size) if case.storage == PAGES else case)

@@ -61,6 +61,22 @@ def test_the_first_keys_stay_visible_behind_a_window(queries: int, tmp_path: Pat
     check(early, make(early), tmp_path)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("cache", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("queries", [DIRECT, PACKED])
+def test_the_first_keys_may_have_queries_of_their_own(queries: int, cache: str, threads: int, tmp_path: Path) -> None:
+    case = Case(batch=2, queries=queries, keys=1700, kv_heads=2, group=3, size=24, value_size=40, left=1200, right=0, at_end=True, sink_keys=5,
+                sink_queries=True, lengths=True, storage=RING, cache=cache)
+    for storage in (RING, PLAIN):
+        stored = replace(case, storage=storage)
+        data = make(stored)
+        check(stored, data, tmp_path, threads)
+    both = run(case, make(case), tmp_path, threads)
+    assert np.abs(both - run(replace(case, sink_queries=False), replace(make(case), sink_q=None), tmp_path, threads)).max() > 0.01
+    whole = replace(case, left=-1, lengths=False, storage=PLAIN, sink_keys=130, dtype="bfloat16", cache=cache)  # more than a block of them
+    check(whole, make(whole), tmp_path, threads)
+
+
 @pytest.mark.parametrize("queries", [DIRECT, PACKED])
 def test_a_ring_is_the_same_attention_wherever_it_starts(queries: int, tmp_path: Path) -> None:
     case = Case(queries=queries, keys=140, size=16, left=120, right=0, at_end=True, sink_keys=5, storage=RING, cache="int8")
@@ -149,6 +165,8 @@ def test_what_does_not_fit_a_cache_is_an_error(tmp_path: Path) -> None:
     assert "slopes are float32 [1]" in message(Case(), slopes=np.ones(2, np.float32))
     assert "sinks are float32 [1]" in message(Case(), sinks=np.ones(1, np.float16))
     assert "sink_keys is -1" in message(Case(sink_keys=-1))
+    assert "sink queries are float32 [1, 5, 1, 8] like Q, not float32 [1, 5, 1, 4]" in message(Case(), sink_q=np.ones((1, 5, 1, 4), np.float32))
+    assert "like Q, not float16" in message(Case(), sink_q=np.ones((1, 5, 1, 8), np.float16))
     assert "stands at 1, which is not of 2" in message(ring, ring=np.array([[1, 2]]))
     assert "slot 7, which is not of 2 to 6" in message(Case(sink_keys=2), ring=np.array([[2, 7]]))
     assert "a ring is int64 or int32 [1, 2]" in message(Case(), ring=np.zeros((2, 1), np.int64))

@@ -94,6 +94,7 @@ class Call {
     const int64_t padded_size = RoundUpTo(problem_.size, kPadding);
     const int64_t padded_value_size = RoundUpTo(problem_.value_size, kPadding);
     const int64_t counts[] = {padded_rows_ * padded_size,
+                              problem_.sink_q.data != nullptr ? padded_rows_ * padded_size : 0,
                               packs ? kBlockKeys * problem_.size : 0,
                               packs ? kBlockKeys * padded_value_size : 0,
                               kBlockRows * kBlockKeys,
@@ -112,14 +113,15 @@ class Call {
 
   Scratch ScratchOf(int64_t worker, int64_t unit) const {
     float* base = scratch_ + worker * worker_floats_;
-    float* state = parts_ > 1 ? states_ + unit * StateFloats() : base + offsets_[6];
+    float* state = parts_ > 1 ? states_ + unit * StateFloats() : base + offsets_[7];
     float* max = state + padded_rows_ * RoundUpTo(problem_.value_size, kPadding);
     return {base + offsets_[0],
-            base + offsets_[1],
+            base + offsets_[problem_.sink_q.data != nullptr ? 1 : 0],
             base + offsets_[2],
             base + offsets_[3],
             base + offsets_[4],
             base + offsets_[5],
+            base + offsets_[6],
             state,
             max,
             max + padded_rows_};
@@ -162,7 +164,7 @@ class Call {
   int64_t row_blocks_ = 1, block_rows_ = 0, padded_rows_ = 0;
   int64_t parts_ = 1, part_keys_ = 0;
   int64_t worker_floats_ = 0;
-  std::array<int64_t, 7> offsets_{};
+  std::array<int64_t, 8> offsets_{};
   float* scratch_ = nullptr;
   float* states_ = nullptr;
 };

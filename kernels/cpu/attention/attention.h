@@ -17,6 +17,9 @@
 //                          size, Hkv], and T is P × page size. Key i of a batch is in page pages[b, i / page size], at
 //                          i % page size. What lies beyond the lengths is not looked at, in this table or in the pools
 //  10  ring, optional      int64 or int32 [B, 2]: position and slot of the ring's oldest key, see below
+//  11  sink queries,       like Q, of its type and layout: what the first sink_keys keys are multiplied by in place of
+//  Q
+//      optional
 // Output
 //   0  O  [B, S, Hq, Dv]   of Q's type
 // D and Dv are at most kMostAttentionSize.
@@ -29,6 +32,8 @@
 // that the last query stands at the last key: p = i + (that key's position) + 1 - S, or i - S without keys. It sees the
 // keys at p - left to p + right; -1 is no bound. Causal attention is right = 0, a sliding window of w tokens left =
 // w - 1. The first sink_keys keys are seen however far behind they are (StreamingLLM); p + right still bounds them.
+// Where keys and queries are rotated by their positions, sink queries are the same ones at other positions, so that
+// sinks are no farther behind than in training.
 //
 // Key i lies in slot i and stands at position i, except in a ring: there the first sink_keys keys do, and the others go
 // round the slots from sink_keys to T - 1. Key sink_keys lies in the slot that `ring` gives, at the position that it

@@ -137,9 +137,10 @@ template <typename V, typename T>
   Block block;
   ForBlocks(problem, unit, Greatest(16, Least(kBlockKeys, most / 16 * 16)), [&](int64_t first, int64_t keys) {
     Locate<V>(problem, unit, first, keys, block);
+    const float* queries = QueriesOf(problem, scratch, first);
     const Ahead<T> ahead{v, block.v, problem.value_size, keys};
     ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
-      ScoreRows<V, kRows>(scratch.queries + row * query_stride, query_stride, k, block.k, problem.size, keys,
+      ScoreRows<V, kRows>(queries + row * query_stride, query_stride, k, block.k, problem.size, keys,
                           scratch.scores + row * kBlockKeys, ahead);
     });
     if constexpr (kScaled) ScaleKeys<V>(scratch.scores, rows, block.k_scales, keys);

@@ -35,13 +35,16 @@ INGOT_INLINE Range VisibleKeys(const Problem& problem, const Unit& unit, int64_t
   return {Least(left <= problem.sink_keys ? unit.first_key : Greatest(unit.first_key, left), end), end};
 }
 
-// Calls body(first, count) for the keys that any of the unit's rows sees, at most `most` at a time.
+// Calls body(first, count) for the keys that any of the unit's rows sees, at most `most` at a time. Pinned keys that
+// have queries of their own are in blocks of their own.
 template <typename Body>
 INGOT_INLINE void ForBlocks(const Problem& problem, const Unit& unit, int64_t most, Body&& body) {
   const int64_t begin = VisibleKeys(problem, unit, unit.first_row).begin;
   const int64_t end = VisibleKeys(problem, unit, unit.end_row - 1).end;
   const int64_t pinned = Least(problem.sink_keys, end);
-  const Range ranges[] = {{unit.first_key, begin >= pinned ? pinned : unit.first_key}, {begin, end}};
+  const bool apart = begin >= pinned || problem.sink_q.data != nullptr;
+  const Range ranges[] = {{unit.first_key, apart ? pinned : unit.first_key},
+                          {apart ? Greatest(begin, pinned) : begin, end}};
   for (const Range& range : ranges)
     for (int64_t first = range.begin; first < range.end; first += most) body(first, Least(most, range.end - first));
 }

@@ -13,7 +13,7 @@ static_assert(kMostSize == kMostAttentionSize);
 constexpr int64_t kNoBound = int64_t{1} << 60;
 
 // The places of inputs (attention.h).
-enum Input : size_t { kQ, kK, kV, kMask, kLengths, kSlopes, kSinks, kKeyScales, kValueScales, kPages, kRing };
+enum Input : size_t { kQ, kK, kV, kMask, kLengths, kSlopes, kSinks, kKeyScales, kValueScales, kPages, kRing, kSinkQ };
 
 std::string TypeText(const DLTensor& tensor) { return Text(DTypeText(tensor.dtype), " ", ShapeText(tensor)); }
 
@@ -56,6 +56,7 @@ class Reader {
 
   Problem Read() {
     ReadTensors();
+    ReadSinkQueries();
     ReadMask();
     problem_.slopes = ReadHeads(kSlopes, "slopes");
     problem_.sinks = ReadHeads(kSinks, "sinks");
@@ -137,6 +138,16 @@ class Reader {
     problem_.table_row = pages_->shape[1];
     problem_.page_size = slots_;
     problem_.keys = problem_.table_row * slots_;
+  }
+
+  void ReadSinkQueries() {
+    const DLTensor* given = context_.OptionalInput(kSinkQ);
+    if (given == nullptr) return;
+    const DLTensor& q = context_.Input(kQ);
+    if (given->dtype != q.dtype || !std::ranges::equal(ShapeOf(*given), ShapeOf(q)))
+      FailKernel("sink queries are ", TypeText(q), " like Q, not ", TypeText(*given));
+    problem_.sink_q = problem_.q;
+    problem_.sink_q.data = Data<std::byte>(*given);
   }
 
   void ReadMask() {

@@ -172,7 +172,7 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
       const int64_t seen_end = Least(VisibleKeys(problem, unit, row + rows - 1).end - first, keys);
       if (seen_begin >= seen_end) continue;
       const Range columns = {seen_begin / Tile::kColumns * Tile::kColumns, RoundUp(seen_end, Tile::kColumns)};
-      const float* queries = scratch.queries + (row - unit.first_row) * query_stride;
+      const float* queries = QueriesOf(problem, scratch, first) + (row - unit.first_row) * query_stride;
       for (int64_t column = columns.begin; column < columns.end; column += Tile::kColumns)
         for (int64_t r = 0; r < rows; r += Tile::kRows)
           ScoreTile<Tile>(queries + r * query_stride, query_stride, scratch.keys + column * size, size,

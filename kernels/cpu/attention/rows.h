@@ -5,6 +5,11 @@
 
 namespace ingot::attention {
 
+// The queries of a block of keys that starts at `first`.
+INGOT_INLINE const float* QueriesOf(const Problem& problem, const Scratch& scratch, int64_t first) {
+  return first < problem.sink_keys ? scratch.sink_q : scratch.queries;
+}
+
 template <typename T>
 INGOT_INLINE const T* RowOf(const Tensor& tensor, int64_t batch, int64_t sequence, int64_t head) {
   return static_cast<const T*>(tensor.data) + batch * tensor.batch + sequence * tensor.sequence + head * tensor.head;
@@ -64,26 +69,36 @@ INGOT_INLINE const float* FloatRow(const Tensor& tensor, int64_t place, int64_t 
   return staging;
 }
 
-// Scales the unit's queries and clears its state; rows are padded with zeros, in length and in number.
+// Scales the unit's queries; rows are padded with zeros, in length and in number.
 template <typename V>
-[[gnu::noinline]] void StartUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+[[gnu::noinline]] void ScaleQueries(const Problem& problem, const Unit& unit, const Tensor& q, float* queries) {
   const int64_t rows = unit.end_row - unit.first_row;
   const int64_t padded_rows = RoundUp(rows, kBlockRows);
   const int64_t stride = RoundUp(problem.size, kPadding);
   const float scale = problem.softcap > 0 ? problem.scale / problem.softcap : problem.scale;
-  std::memset(scratch.out, 0, static_cast<size_t>(padded_rows * RoundUp(problem.value_size, kPadding)) * sizeof(float));
-  std::memset(scratch.queries + rows * stride, 0, static_cast<size_t>((padded_rows - rows) * stride) * sizeof(float));
-  WithType(problem.q.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+  std::memset(queries + rows * stride, 0, static_cast<size_t>((padded_rows - rows) * stride) * sizeof(float));
+  WithType(q.element, [&]<typename T>(T*) __attribute__((always_inline)) {
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = unit.first_row + i;
       const int64_t head = HeadOf(problem, unit, row);
-      float* to = scratch.queries + i * stride;
+      float* to = queries + i * stride;
       if (i + kFetchedRows < rows)
-        Fetch(RowOf<T>(problem.q, unit.batch, QueryOf(problem, row + kFetchedRows), head), problem.size);
-      ScaleRow<V>(RowOf<T>(problem.q, unit.batch, QueryOf(problem, row), head), to, problem.size, scale);
+        Fetch(RowOf<T>(q, unit.batch, QueryOf(problem, row + kFetchedRows), head), problem.size);
+      ScaleRow<V>(RowOf<T>(q, unit.batch, QueryOf(problem, row), head), to, problem.size, scale);
       for (int64_t j = problem.size; j < stride; ++j) to[j] = 0;
     }
   });
+}
+
+// Scales the unit's queries and clears its state.
+template <typename V>
+[[gnu::noinline]] void StartUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  const int64_t rows = unit.end_row - unit.first_row;
+  const int64_t padded_rows = RoundUp(rows, kBlockRows);
+  std::memset(scratch.out, 0, static_cast<size_t>(padded_rows * RoundUp(problem.value_size, kPadding)) * sizeof(float));
+  ScaleQueries<V>(problem, unit, problem.q, scratch.queries);
+  if (problem.sink_q.data != nullptr && unit.first_key < problem.sink_keys)
+    ScaleQueries<V>(problem, unit, problem.sink_q, scratch.sink_q);
   for (int64_t i = 0; i < padded_rows; ++i) {
     scratch.max[i] = kMinusInfinity;
     scratch.sum[i] = 0;

@@ -38,6 +38,7 @@ struct Sequence {
 
 struct Problem {
   Tensor q, k, v, o;
+  Tensor sink_q;              // in place of q for the first sink_keys keys; no data without
   Tensor k_scales, v_scales;  // [batch, sequence, head], for int8; no data without
   Mask mask;
   const float* slopes;  // [query heads], or nullptr
@@ -80,6 +81,7 @@ constexpr int64_t kPadding = 32;
 // Scratch memory of one thread, and the state of the unit's rows: O before it is divided by `sum`.
 struct Scratch {
   float* queries;  // [rows padded to kBlockRows, padded size], scaled
+  float* sink_q;   // likewise, for pinned keys; `queries` where these have none of their own
   float* keys;     // [kBlockKeys, size], in panels
   float* values;   // [kBlockKeys, padded value size], in panels
   float* scores;   // [kBlockRows, kBlockKeys]

@@ -59,17 +59,21 @@ __global__ void __launch_bounds__(32 * kWarps) General(const AttentionProblem pr
     return;
   }
 
-  float query[kRows][kSlices] = {};
+  // This lane's elements of the rows of Q, or of sink queries.
+  const auto read = [&](const void* data, float (&to)[kRows][kSlices]) {
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) break;
-    const int64_t from = batch * problem.q.batch + (first_row + r) / group * problem.q.sequence +
-                         (kv_head * group + (first_row + r) % group) * problem.q.head;
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= rows) break;
+      const int64_t from = batch * problem.q.batch + (first_row + r) / group * problem.q.sequence +
+                           (kv_head * group + (first_row + r) % group) * problem.q.head;
 #pragma unroll
-    for (int i = 0; i < kSlices; ++i) {
-      if (i * 32 + lane < problem.size) query[r][i] = FloatAt(problem.q.data, problem.q.element, from + i * 32 + lane);
+      for (int i = 0; i < kSlices; ++i) {
+        if (i * 32 + lane < problem.size) to[r][i] = FloatAt(data, problem.q.element, from + i * 32 + lane);
+      }
     }
-  }
+  };
+  float query[kRows][kSlices] = {};
+  read(problem.q.data, query);
 
   // The row of this lane's pairs.
   const int pair = lane / 2;
@@ -97,6 +101,9 @@ __global__ void __launch_bounds__(32 * kWarps) General(const AttentionProblem pr
       const Place place = PlaceOf(problem, sequence, batch, first + j);
       const T* key = all_keys + place.batch * problem.k.batch + place.step * problem.k.sequence;
       const T* value = all_values + place.batch * problem.v.batch + place.step * problem.v.sequence;
+      const bool sunk = problem.sink_q != nullptr && first + j < problem.sink_keys;
+      float sink_query[kRows][kSlices] = {};
+      if (sunk) read(problem.sink_q, sink_query);  // sinks are few
       float value_scale = 1;
       if (problem.k_scales != nullptr) {
         const int64_t at =
@@ -110,7 +117,7 @@ __global__ void __launch_bounds__(32 * kWarps) General(const AttentionProblem pr
         const float x = at < problem.size ? ToFloat(key[at * problem.k.size]) : 0;
         values[j][i] = at < problem.value_size ? ToFloat(value[at]) * value_scale : 0;
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) pairs[j * kRows + r] += query[r][i] * x;
+        for (int r = 0; r < kRows; ++r) pairs[j * kRows + r] += (sunk ? sink_query : query)[r][i] * x;
       }
     }
 

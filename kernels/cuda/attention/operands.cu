@@ -8,7 +8,7 @@ namespace ingot::cuda {
 namespace {
 
 // The places of inputs (cpu/attention/attention.h).
-enum Input : size_t { kQ, kK, kV, kMask, kLengths, kSlopes, kSinks, kKeyScales, kValueScales, kPages, kRing };
+enum Input : size_t { kQ, kK, kV, kMask, kLengths, kSlopes, kSinks, kKeyScales, kValueScales, kPages, kRing, kSinkQ };
 
 // Keys of a batch are 32-bit numbers.
 constexpr int64_t kMostKeys = int64_t{1} << 30;
@@ -79,6 +79,7 @@ class Reader {
     ReadMask();
     problem_.slopes = ReadHeads(kSlopes, "slopes");
     problem_.sinks = ReadHeads(kSinks, "sinks");
+    ReadSinkQueries();
     ReadScales();
     const auto ints = context_.ints();
     problem_.left = Bound(ints[4], "left");
@@ -165,6 +166,16 @@ class Reader {
     if (!IsFloat(*given) || !HasShape(*given, {heads}))
       FailKernel(name, " are float32 [", heads, "], not ", TypeText(*given));
     return Data<const float>(*given);
+  }
+
+  void ReadSinkQueries() {
+    const DLTensor* given = context_.OptionalInput(kSinkQ);
+    if (given == nullptr) return;
+    const DLTensor& q = context_.Input(kQ);
+    if (!Is(*given, static_cast<DLDataTypeCode>(q.dtype.code), q.dtype.bits) ||
+        !std::ranges::equal(ShapeOf(*given), ShapeOf(q)))
+      FailKernel("sink queries are ", TypeText(q), " like Q, not ", TypeText(*given));
+    problem_.sink_q = Data<const std::byte>(*given);
   }
 
   void ReadScales() {

@@ -44,6 +44,7 @@ struct AttentionProblem {
   AttentionMask mask;
   const float* slopes;  // [heads of queries], or nullptr
   const float* sinks;   // [heads of queries], or nullptr
+  const void* sink_q;   // like q, in its place for the first sink_keys keys, or nullptr
 
   const float* k_scales;  // of 8-bit caches, or nullptr
   const float* v_scales;

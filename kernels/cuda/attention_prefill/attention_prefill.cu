@@ -21,7 +21,8 @@ bool Takes(const AttentionProblem& problem) {
   if (element != AttentionElement::kHalf && element != AttentionElement::kBfloat) return false;
   for (const AttentionTensor* tensor : {&problem.q, &problem.k, &problem.v, &problem.o})
     if (tensor->element != element || !IsAligned(*tensor)) return false;
-  if (problem.pages != nullptr || problem.ring != nullptr || problem.k_scales != nullptr) return false;
+  if (problem.pages != nullptr || problem.ring != nullptr || problem.k_scales != nullptr || problem.sink_q != nullptr)
+    return false;
   if (problem.sink_keys > 0 && problem.left < problem.keys) return false;
   const int64_t row_blocks = (problem.queries + 63) / 64;
   return IsSize(problem.size) && IsSize(problem.value_size) && problem.queries <= prefill::kMostPositions &&
