@@ -76,6 +76,8 @@ def compile(
     states: Mapping[str, str] | None = None,
     context: int | None = None,
     cache: str | None = None,
+    window: int | None = None,
+    sinks: int | None = None,
     tune: bool = False,
     tune_file: str | os.PathLike[str] | None = None,
     tune_threads: int | None = None,
@@ -111,8 +113,12 @@ def compile(
         constants: For inputs by name, arrays that become part of the model, which then lacks those inputs.
         states: What a session remembers from run to run: outputs by the inputs that they become. By default pairs whose names say so (``past_0`` and
             ``present_0``); an empty mapping keeps all of them as inputs and outputs.
-        context: For a language model's directory: the most tokens that its caches can hold; by default as many as it was trained for.
+        context: For a language model's directory: the most tokens that its caches can hold; by default as many as it was trained for, and any
+            number with ``window``.
         cache: For a language model's directory: the type of its caches, ``f32`` (default), ``f16``, ``bf16`` or ``int8``.
+        window: For a language model's directory: how many tokens its layers see at most (those with a shorter window keep that). Their caches are
+            rings, and texts may be of any length.
+        sinks: How many of a text's first tokens stay in sight beside ``window``, as in StreamingLLM; by default none.
         tune: Measure the best candidates for each matrix product and convolution on this machine, and remember what was fastest.
         tune_file: A file of tuning results. With ``tune``, where they are remembered, by default ``ingot/tuning.json`` in the user's cache folder;
             without, results to use as they are, measuring nothing. If neither is given, no earlier result decides anything.
@@ -148,7 +154,7 @@ def compile(
     stages = _Stages(report, progress)
     with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
         with stages("export"):
-            source = load_source(model, Path(folder), inputs, dynamic_shapes, input_names, output_names, context, cache)
+            source = load_source(model, Path(folder), inputs, dynamic_shapes, input_names, output_names, context, cache, window, sinks)
         if uses_float64(source.model):
             if precision is None:
                 warnings.warn(f"{source.label}: the model computes in float64, more slowly than in float32; --precision f32 computes in float32",

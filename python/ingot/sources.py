@@ -39,7 +39,8 @@ class Source:
 
 
 def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, input_names: Sequence[str] | None,
-                output_names: Sequence[str] | None, context: int | None = None, cache: str | None = None) -> Source:
+                output_names: Sequence[str] | None, context: int | None = None, cache: str | None = None, window: int | None = None,
+                sinks: int | None = None) -> Source:
     """What ``ingot.compile`` was given, as ONNX.
 
     Raises:
@@ -50,8 +51,8 @@ def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, inpu
     import onnx
 
     directory = isinstance(model, (str, os.PathLike)) and Path(model).is_dir()
-    if (context is not None or cache is not None) and not directory:
-        raise CompileError("context and cache are options of a language model's directory")
+    if any(option is not None for option in (context, cache, window, sinks)) and not directory:
+        raise CompileError("context, cache, window and sinks are options of a language model's directory")
     if isinstance(model, onnx.ModelProto):
         return Source(model, model.graph.name or "model", ".", model.graph.name or "model", {"framework": "onnx"})
     if isinstance(model, (str, os.PathLike)):
@@ -65,7 +66,9 @@ def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, inpu
         from ingot.export.seq2seq.directory import export_seq2seq, is_seq2seq
 
         if is_decoder(path):
-            return export_decoder(path, context, cache)
+            return export_decoder(path, context, cache, window, sinks)
+        if window is not None or sinks is not None:
+            raise CompileError(f"{path}: window and sinks are options of a language model's directory, which this is not")
         if is_seq2seq(path):
             return export_seq2seq(path, folder, context, cache)
         exported = export_directory(path, folder)

@@ -49,6 +49,10 @@ def add(commands: Any) -> None:
     command.add_argument("--context", type=options.positive, metavar="N", help="for a language model's directory: the most tokens that its caches "
                          "hold (default: what it was trained for)")
     command.add_argument("--cache", metavar="TYPE", help="for a language model's directory: the type of its caches, f32 (default), f16, bf16 or int8")
+    command.add_argument("--window", type=options.positive, metavar="N", help="for a language model's directory: layers see N tokens at most, in "
+                         "memory that stays the same however long a text becomes")
+    command.add_argument("--sinks", type=options.count, metavar="N", help="how many of a text's first tokens stay in sight beside --window, as in "
+                         "StreamingLLM (default: 0)")
     command.add_argument("--name", help="the model's name in the artifact (default: from its file)")
     command.add_argument("--tune", action="store_true", help="measure the best candidates for each matrix product and convolution on this machine, "
                          "and use the fastest; results are remembered")
@@ -80,8 +84,9 @@ def execute(arguments: argparse.Namespace) -> int:
                          quantize_method=arguments.quantize_method,
                          shapes=dict(arguments.shape) if arguments.shape else None, bounds=options.merged(arguments.bound) or None,
                          states={} if arguments.no_states else dict(arguments.state) if arguments.state else None, context=arguments.context,
-                         cache=arguments.cache, samples=arguments.samples, inputs=inputs, name=arguments.name, tune=arguments.tune,
-                         tune_file=arguments.tune_file, tune_threads=arguments.tune_threads, progress=progress)
+                         cache=arguments.cache, window=arguments.window, sinks=arguments.sinks, samples=arguments.samples, inputs=inputs,
+                         name=arguments.name, tune=arguments.tune, tune_file=arguments.tune_file, tune_threads=arguments.tune_threads,
+                         progress=progress)
     for line in report.log:
         if arguments.verbose or ": tune: " in line:
             print(line)

@@ -205,7 +205,7 @@ def _function(narrowed: _Narrowed, call: Any) -> Any:
 
 #: Of each kernel groups of operands that have one type; the first is that of the result.
 _TAKEN: dict[str, tuple[tuple[int, ...], ...]] = {
-    "ingot.kernel.attention": ((0,), (1, 2)),
+    "ingot.kernel.attention": ((0, 11), (1, 2)),
     "ingot.kernel.quantized_matmul": ((0, 5),),
     "ingot.kernel.normalization": ((0, 3),),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from onnx import TensorProto
 
 from ingot.errors import CompileError, UnsupportedError
 from ingot.export.decoder.checkpoint import Checkpoint
-from ingot.export.decoder.families import FAMILIES
+from ingot.export.decoder.families import FAMILIES, Decoder
 from ingot.export.decoder.graph import Caches, DecoderGraph
 from ingot.sources import Source
 
 CACHE_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.INT8}
 #: Tokens of a prompt that run at once: enough for matrix products to be at their best, few enough for little scratch memory.
 CHUNK = 512
+#: Tokens of the example that an artifact may be verified with.
+_EXAMPLE = 9
+#: The context of a model whose layers all have windows: a text of any length.
+_ENDLESS = 1 << 62
 #: What travels in the artifact, where the directory has it.
 ASSETS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -30,13 +35,16 @@ def is_decoder(directory: Path) -> bool:
     return generates and config.get("model_type") in FAMILIES and not config.get("auto_map") and not config.get("quantization_config")
 
 
-def export_decoder(directory: Path, context: int | None = None, cache: str | None = None) -> Source:
+def export_decoder(directory: Path, context: int | None = None, cache: str | None = None, window: int | None = None,
+                   sinks: int | None = None) -> Source:
     """The directory's model with its caches as states.
 
     Args:
         directory: With ``config.json`` and safetensors files; a tokenizer travels along.
-        context: The most tokens that caches can hold; by default as many as the model was trained for.
+        context: The most tokens that caches can hold; by default as many as the model was trained for, and any number with ``window``.
         cache: ``f32``, ``f16``, ``bf16`` or ``int8``.
+        window: How many tokens layers see at most, each query's own included.
+        sinks: How many of a text's first tokens layers with this window see beside it.
 
     Raises:
         FileError: A file is missing.
@@ -52,8 +60,9 @@ def export_decoder(directory: Path, context: int | None = None, cache: str | Non
         decoder = FAMILIES[config.model_type](config)
     except UnsupportedError as error:
         raise UnsupportedError(f"{directory}: {error}") from error
-    longest = context if context is not None else decoder.context
-    if longest < 1 or (decoder.names.positions and longest > decoder.context):
+    decoder = _windowed(decoder, window, sinks, directory)
+    longest = context if context is not None else decoder.context if window is None else _ENDLESS
+    if longest < 1 or (decoder.names.positions and longest > decoder.context and window is None):
         raise CompileError(f"{directory}: a context of {longest} tokens cannot be; the model has positions for 1 to {decoder.context}")
     checkpoint = Checkpoint(directory)
     caches = Caches(CACHE_TYPES[cache or "f32"], longest, CHUNK)
@@ -64,14 +73,30 @@ def export_decoder(directory: Path, context: int | None = None, cache: str | Non
                   "stop_tokens": _stop_tokens(config, directory)}
     metadata = {"framework": "transformers", "class": (config.architectures or ["?"])[0], "family": config.model_type}
     return Source(model, directory.name, str(checkpoint.root), directory.name, metadata, reference=_Reference(directory),
-                  reference_name=f"transformers {transformers.__version__}", examples=_example(decoder.vocabulary), states=graph.states,
+                  reference_name=f"transformers {transformers.__version__}", examples=_example(decoder.vocabulary, window), states=graph.states,
                   bounds=caches.bounds, assets=assets, generation=generation, samples=0)
 
 
-def _example(vocabulary: int) -> dict[str, Any]:
-    """Inputs of one run: two prompts, the second shorter."""
-    ids = np.random.default_rng(0).integers(0, vocabulary, (2, 9))
-    return {"input_ids": ids, "token_counts": np.array([9, 7]), "logits_at": np.array([[8], [6]])}
+def _windowed(decoder: Decoder, window: int | None, sinks: int | None, directory: Path) -> Decoder:
+    """The model with layers that see ``window`` tokens and the first ``sinks``; one whose own window is shorter keeps that."""
+    if window is None:
+        if sinks is not None:
+            raise CompileError("sinks are tokens that stay beside a window, which was not given (--window)")
+        return decoder
+    sinks = sinks or 0
+    if window < 1 or sinks < 0:
+        raise CompileError(f"a window of {window} tokens with {sinks} sinks cannot be; a window is 1 or more, sinks are 0 or more")
+    if decoder.names.positions and window + sinks > decoder.context:
+        raise CompileError(f"{directory}: a window of {window} tokens with {sinks} sinks cannot be; the model has positions for {decoder.context}")
+    return replace(decoder, layers=tuple(layer if layer.window is not None and layer.window < window else
+                                         replace(layer, window=window, sinks=sinks) for layer in decoder.layers))
+
+
+def _example(vocabulary: int, window: int | None) -> dict[str, Any]:
+    """Inputs of one run: two prompts, the second shorter. They fit into a window, which the framework does not know of."""
+    count = min(_EXAMPLE, window or _EXAMPLE)
+    counts = np.array([count, max(1, count - 2)])
+    return {"input_ids": np.random.default_rng(0).integers(0, vocabulary, (2, count)), "token_counts": counts, "logits_at": counts[:, None] - 1}
 
 
 class _Reference:

@@ -25,10 +25,17 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Layer:
-    """What may differ from layer to layer: how many tokens back a query sees (None: all), and its rotary embedding."""
+    """What may differ from layer to layer.
+
+    Attributes:
+        window: How many tokens a query sees, its own included; None: all.
+        rotary: The rotary embedding.
+        sinks: How many of a text's first tokens a query sees beside the window.
+    """
 
     window: int | None = None
     rotary: Rotary | None = None
+    sinks: int = 0
 
 
 @dataclass(frozen=True)

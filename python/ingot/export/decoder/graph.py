@@ -4,7 +4,7 @@ Inputs:   input_ids [batch, sequence] int64; token_counts [batch] int64, how man
           logits_at [batch, kept] int64, the positions in the sequence after which logits are wanted
 Outputs:  logits [batch, kept, vocabulary] float32
 States:   length [batch] int64, the tokens that a row has seen; key_i and value_i [batch, slots, kv_heads * head_size], and of int8 their scales
-          [batch, slots, kv_heads]; slots are the context, or of a sliding window a ring
+          [batch, slots, kv_heads]; slots are the context, or of a sliding window a ring behind the slots of its sinks
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from ingot.export.decoder.pieces import DOMAIN, OPSET, Pieces
 
 @dataclass(frozen=True)
 class Cache:
-    """One kind of cache: the name of its dimension of steps, how many it has, and whether it is a ring."""
+    """One kind of cache: the name of its dimension of steps, how many it has, whether it is a ring, and how many slots come before the ring."""
 
     dimension: str
     slots: int
     ring: bool
+    sinks: int = 0
 
 
 @dataclass
@@ -46,11 +47,13 @@ class Caches:
     chunk: int
     bounds: dict[str, int] = field(default_factory=dict)
 
-    def of(self, window: int | None) -> Cache:
+    def of(self, layer: Layer) -> Cache:
         """The cache of a layer."""
-        slots = self.context if window is None else window + self.chunk - 1
-        ring = slots < self.context
-        cache = Cache(f"window_{window}" if ring else "context", min(slots, self.context), ring)
+        slots = self.context if layer.window is None else layer.sinks + layer.window + self.chunk - 1
+        if slots < self.context:
+            cache = Cache(f"window_{layer.window}" + (f"_sinks_{layer.sinks}" if layer.sinks else ""), slots, True, layer.sinks)
+        else:
+            cache = Cache("context", self.context, False)
         self.bounds[cache.dimension] = cache.slots
         return cache
 
@@ -64,7 +67,7 @@ class DecoderGraph(Pieces):
         self.caches = caches
         self.states: dict[str, str] = {"length": "next_length"}
         self.shapes: dict[str, tuple[int, list[Any]]] = {"length": (TensorProto.INT64, ["batch"])}
-        self._angles: dict[tuple[bytes, float], tuple[str, str]] = {}
+        self._angles: dict[tuple[bytes, float, int | None], tuple[str, str]] = {}
         self._places: dict[str, tuple[str, str]] = {}
 
     # ---- Pieces of a graph --------------------------------------------------------------------------------
@@ -99,6 +102,8 @@ class DecoderGraph(Pieces):
         if d.embedding_scale != 1.0:
             x = self.node("Mul", x, self.constant(d.embedding_scale, np.float32))
         if d.names.positions:
+            if self.caches.context > d.context:  # a window goes on: all tokens behind the last learned position are given that one
+                positions = self.node("Min", positions, self.constant(d.context - 1))
             x = self.node("Add", x, self.node("Gather", self.tensor(f"{d.names.positions}.weight"), positions))
         for i, layer in enumerate(d.layers):
             x = self.block(x, i, layer)
@@ -141,12 +146,13 @@ class DecoderGraph(Pieces):
         q, k, v = self.projections(x, i)
         if n.q_norm:
             q, k = self.head_norm(q, n.q_norm.format(i), d.heads), self.head_norm(k, n.k_norm.format(i), d.kv_heads)
+        sink_q = ""
         if layer.rotary is not None:
-            cosines, sines = self.angles(layer.rotary)
-            rotated = 2 * len(layer.rotary.frequencies)
-            q, k = (self.node("RotaryEmbedding", t, cosines, sines, num_heads=heads, rotary_embedding_dim=rotated if rotated < d.head_size else 0)
-                    for t, heads in ((q, d.heads), (k, d.kv_heads)))
-        cache = self.caches.of(layer.window)
+            if layer.sinks and layer.window is not None:
+                # StreamingLLM counts positions in a cache of sinks and window: no query is farther than that from a sink, all else is as in the text.
+                sink_q = self.rotate(q, d.heads, layer.rotary, layer.sinks + layer.window - 1)
+            q, k = (self.rotate(t, heads, layer.rotary) for t, heads in ((q, d.heads), (k, d.kv_heads)))
+        cache = self.caches.of(layer)
         stored, scales = [], []
         for name, new in ((f"key_{i}", k), (f"value_{i}", v)):
             if self.caches.dtype == TensorProto.INT8:
@@ -156,16 +162,24 @@ class DecoderGraph(Pieces):
                 new = self.node("Cast", new, to=self.caches.dtype)
             stored.append(self.store(name, new, cache, self.caches.dtype, d.kv_heads * d.head_size))
         lengths, ring = self.places(cache)
-        window = {} if layer.window is None else {"left_window_size": layer.window - 1}
-        y = self.node("CachedAttention", q, *stored, lengths, ring, *scales, name=f"/attention.{i}", domain=DOMAIN, num_heads=d.heads,
-                      kv_num_heads=d.kv_heads, scale=d.attention_scale or d.head_size ** -0.5, softcap=d.attention_softcap, **window)
+        window = {} if layer.window is None else {"left_window_size": layer.window - 1, "sinks": layer.sinks}
+        inputs = [q, *stored, lengths, ring, *(scales or ["", ""]), "", sink_q] if sink_q else [q, *stored, lengths, ring, *scales]
+        y = self.node("CachedAttention", *inputs, name=f"/attention.{i}", domain=DOMAIN, num_heads=d.heads, kv_num_heads=d.kv_heads,
+                      scale=d.attention_scale or d.head_size ** -0.5, softcap=d.attention_softcap, **window)
         return self.linear(y, n.out.format(i))
+
+    def rotate(self, x: str, heads: int, rotary: Rotary, most: int | None = None) -> str:
+        """Queries or keys [batch, sequence, heads * size] with their rotary embedding, at position ``most`` where they stand behind it."""
+        rotated = 2 * len(rotary.frequencies)
+        return str(self.node("RotaryEmbedding", x, *self.angles(rotary, most), num_heads=heads,
+                             rotary_embedding_dim=rotated if rotated < self.d.head_size else 0))
 
     def store(self, name: str, new: str, cache: Cache, dtype: int, width: int) -> str:
         """New steps [batch, sequence, width] go into a state; the name of what it holds then."""
         self.states[name] = f"next_{name}"
         self.shapes[name] = (dtype, ["batch", cache.dimension, width])
-        return str(self.node("TensorScatter", name, new, "length", name=f"next_{name}", axis=1, mode="circular" if cache.ring else "linear"))
+        own = {"domain": DOMAIN, "sinks": cache.sinks} if cache.sinks else {}
+        return str(self.node("TensorScatter", name, new, "length", name=f"next_{name}", axis=1, mode="circular" if cache.ring else "linear", **own))
 
     def rounded(self, x: str) -> tuple[str, str]:
         """Keys or values [batch, sequence, heads * size] as int8, and the scales of their heads [batch, sequence, heads]."""
@@ -177,13 +191,15 @@ class DecoderGraph(Pieces):
         return flat, self.node("Squeeze", scales, self.constant([3]))
 
     def places(self, cache: Cache) -> tuple[str, str]:
-        """How many keys each row has, and position and slot of the oldest one [batch, 2] of a ring ("" otherwise)."""
+        """How many keys each row has, and position and slot of the oldest one behind the sinks [batch, 2] of a ring ("" otherwise)."""
         if not cache.ring:
             return self.filled, ""
         if cache.dimension not in self._places:
-            slots = self.constant([cache.slots])
+            slots, turning, sinks = (self.constant([n]) for n in (cache.slots, cache.slots - cache.sinks, cache.sinks))
             oldest = self.node("Max", self.node("Sub", self.filled, slots), self.constant([0]))
-            pair = [self.node("Unsqueeze", t, self.constant([1])) for t in (oldest, self.node("Mod", oldest, slots))]
+            pair = [self.node("Unsqueeze", t, self.constant([1])) for t in (oldest, self.node("Mod", oldest, turning))]
+            if cache.sinks:
+                pair = [self.node("Add", t, sinks) for t in pair]
             self._places[cache.dimension] = self.node("Min", self.filled, slots), self.node("Concat", *pair, axis=1)
         return self._places[cache.dimension]
 
@@ -208,11 +224,12 @@ class DecoderGraph(Pieces):
         apart = self.node("Reshape", x, self.constant([0, 0, heads, self.d.head_size]))
         return str(self.node("Reshape", self.norm(apart, name), self.constant([0, 0, heads * self.d.head_size])))
 
-    def angles(self, rotary: Rotary) -> tuple[str, str]:
-        """Cosines and sines [batch, sequence, rotated / 2]."""
-        key = (rotary.frequencies.tobytes(), rotary.factor)
+    def angles(self, rotary: Rotary, most: int | None = None) -> tuple[str, str]:
+        """Cosines and sines [batch, sequence, rotated / 2] of positions, which are ``most`` at most."""
+        key = (rotary.frequencies.tobytes(), rotary.factor, most)
         if key not in self._angles:
-            angle = self.node("Mul", self.positions, self.constant(rotary.frequencies, np.float32))
+            positions = self.positions if most is None else self.node("Min", self.positions, self.constant(most, np.float32))
+            angle = self.node("Mul", positions, self.constant(rotary.frequencies, np.float32))
             pair = [self.node(op, angle) for op in ("Cos", "Sin")]
             if rotary.factor != 1.0:
                 pair = [self.node("Mul", p, self.constant(rotary.factor, np.float32)) for p in pair]

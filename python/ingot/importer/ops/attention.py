@@ -174,7 +174,7 @@ def _fitting(cx: Context, mask: Value, heads: Heads) -> Value:
 def attention_call(cx: Context, q: Value, k: Value, v: Value, layouts: Sequence[int], *, scale: float, softcap: float = 0.0, left: int = -1,
                    right: int = -1, at_end: bool = False, sink_keys: int = 0, mask: Value | None = None, lengths: Value | None = None,
                    slopes: Value | None = None, sinks: Value | None = None, k_scales: Value | None = None, v_scales: Value | None = None,
-                   pages: Value | None = None, ring: Value | None = None) -> Value:
+                   pages: Value | None = None, ring: Value | None = None, sink_queries: Value | None = None) -> Value:
     """A call of the kernel, whose operands and shapes kernels/cpu/attention/attention.h describes.
 
     Args:
@@ -197,8 +197,9 @@ def attention_call(cx: Context, q: Value, k: Value, v: Value, layouts: Sequence[
         v_scales: The same for values.
         pages: [batch, most pages] of int32; K and V are then pools of pages.
         ring: [batch, 2], int32 or int64: position and slot of the oldest key of a ring.
+        sink_queries: Like q, in whose place the first sink_keys keys are multiplied by them.
     """
-    optional = [mask, lengths, slopes, sinks, k_scales, v_scales, pages, ring]
+    optional = [mask, lengths, slopes, sinks, k_scales, v_scales, pages, ring, sink_queries]
     while optional and optional[-1] is None:
         optional.pop()
     result: Value = cx.kernel("attention", [q, k, v, *optional], [([*q.shape[:3], v.shape[3]], q.dtype)],

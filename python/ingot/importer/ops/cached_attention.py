@@ -1,11 +1,16 @@
-"""CachedAttention of Ingot's own domain: attention over caches that ONNX's Attention does not reach, of int8 or in a ring.
+"""Operators of Ingot's own domain: caches that ONNX's do not reach, of int8 or in rings that keep their first steps.
 
     ingot.CachedAttention(q [batch, sequence, heads * size], k [batch, slots, key heads * size], v like k, lengths [batch],
                           ring [batch, 2]?, k_scales [batch, slots, key heads]?, v_scales?,
-                          bias, can be broadcast to [batch, heads, sequence, slots]?) -> [batch, sequence, heads * size]
+                          bias, can be broadcast to [batch, heads, sequence, slots]?, sink_q like q?) -> [batch, sequence, heads * size]
 
-With `causal` the last query stands at the last key and none sees a later one; without, every query sees all of its batch's keys.
+With `causal` the last query stands at the last key and none sees a later one; without, every query sees all of its batch's keys. The first
+`sinks` keys are never too far behind for `left_window_size`; with `sink_q` they are multiplied by it in place of q.
 Operands are those of kernels/cpu/attention/attention.h.
+
+    ingot.TensorScatter(past, update, first [batch]) -> like past
+
+As ONNX's, but that in a ring (`mode` "circular") the first `sinks` steps stay in the slots of their numbers, and the others go round behind them.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 from ingot.importer import dims
 from ingot.importer.context import Context
 from ingot.importer.ops.attention import SEQUENCE_FIRST, attention_call, split_heads
+from ingot.importer.ops.indexing import scatter_steps
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
 
@@ -21,9 +27,15 @@ DOMAIN = "ingot"
 
 @onnx_op("CachedAttention", domain=DOMAIN)
 def cached_attention(cx: Context, q: Value, k: Value, v: Value, lengths: Value, ring: Value | None = None, k_scales: Value | None = None,
-                     v_scales: Value | None = None, bias: Value | None = None, *, num_heads: int, kv_num_heads: int, scale: float,
-                     left_window_size: int = -1, softcap: float = 0.0, causal: int = 1) -> Value:
+                     v_scales: Value | None = None, bias: Value | None = None, sink_q: Value | None = None, *, num_heads: int,
+                     kv_num_heads: int, scale: float, left_window_size: int = -1, softcap: float = 0.0, causal: int = 1, sinks: int = 0) -> Value:
     q, k, v = (split_heads(cx, t, heads, what) for t, heads, what in ((q, num_heads, "q"), (k, kv_num_heads, "k"), (v, kv_num_heads, "v")))
+    sink_queries = None if sink_q is None else split_heads(cx, sink_q, num_heads, "sink_q")
     y = attention_call(cx, q, k, v, [SEQUENCE_FIRST] * 3, scale=scale, softcap=softcap, left=left_window_size, right=0 if causal else -1, at_end=True,
-                       mask=bias, lengths=lengths, ring=ring, k_scales=k_scales, v_scales=v_scales)
+                       sink_keys=sinks, mask=bias, lengths=lengths, ring=ring, k_scales=k_scales, v_scales=v_scales, sink_queries=sink_queries)
     return cx.reshape(y, [*y.shape[:2], dims.product(y.shape[2:])])
+
+
+@onnx_op("TensorScatter", domain=DOMAIN)
+def tensor_scatter(cx: Context, past: Value, update: Value, first: Value, *, axis: int = -2, mode: str = "linear", sinks: int = 0) -> Value:
+    return scatter_steps(cx, past, update, first, axis, mode, sinks)

@@ -162,6 +162,11 @@ def reverse_sequence(cx: Context, x: Value, lengths: Value, *, batch_axis: int =
 
 @onnx_op("TensorScatter", since=24)
 def tensor_scatter(cx: Context, past: Value, update: Value, first: Value | None = None, *, axis: int = -2, mode: str = "linear") -> Value:
+    return scatter_steps(cx, past, update, first, axis, mode)
+
+
+def scatter_steps(cx: Context, past: Value, update: Value, first: Value | None, axis: int, mode: str, sinks: int = 0) -> Value:
+    """The steps of ``update`` put into ``past`` along ``axis``, from ``first`` [batch] on; of a ring (``circular``) the first ``sinks`` stay."""
     axis = axis_of(cx, axis, past.ndim)
     if axis == 0 or update.ndim != past.ndim or mode not in ("linear", "circular"):
         raise cx.error(f"an update of shape {dims.text(update.shape)} cannot be placed in {dims.text(past.shape)} on axis {axis}, mode '{mode}'")
@@ -169,5 +174,5 @@ def tensor_scatter(cx: Context, past: Value, update: Value, first: Value | None 
         if not dims.equal(a, b):
             cx.check(a <= b if i == axis else dims.expr(a).equal(dims.expr(b)) if not (isinstance(a, int) and isinstance(b, int)) else False,
                      f"an update of shape {dims.text(update.shape)} does not fit {dims.text(past.shape)}")
-    result: Value = cx.kernel("tensor_scatter", [past, update, first], [(past.shape, past.dtype)], ints=[axis, int(mode == "circular"), 0])
+    result: Value = cx.kernel("tensor_scatter", [past, update, first], [(past.shape, past.dtype)], ints=[axis, int(mode == "circular"), sinks])
     return result
