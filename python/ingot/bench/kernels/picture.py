@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ingot.bench.kernels.points import ROOFS, colours, points
+from ingot.bench.svg import Axis
 from ingot.errors import InputError
+
+_ROOF = "#7a3aa0"  # the colour of page.html's roofs
 
 
 def need_matplotlib() -> None:
@@ -32,16 +35,21 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
         drawn = points(found, limits["threads"])
         bandwidth = limits["bandwidth_gb_s"]
         ridges = [limits[key] / bandwidth for key in ROOFS]
-        intensities = [min(ridges) / 10, max(ridges) * 10, *(p.intensity for p in drawn)]
+        peaks = [limits[key] for key in ROOFS]
+        x = Axis([min(ridges) / 10, max(ridges) * 10, *(p.intensity for p in drawn)], 0, 1)
+        y = Axis([max(peaks), min(peaks) / 100, *(p.rate for p in drawn)], 0, 1)
         for key, said in ROOFS.items():
-            corners = [min(intensities), limits[key] / bandwidth, max(intensities)]
-            axes.plot(corners, [min(limits[key], i * bandwidth) for i in corners], color="#7a3aa0", linewidth=1.5)
-            axes.annotate(f"{said}: {limits[key]:.0f} Gop/s", (corners[2], limits[key]), ha="right", va="bottom", color="#7a3aa0", fontsize=8)
+            corners = [x.least, limits[key] / bandwidth, x.most]
+            axes.plot(corners, [min(limits[key], i * bandwidth) for i in corners], color=_ROOF, linewidth=1.5)
+            axes.annotate(f"{said}: {limits[key]:.0f} Gop/s", (x.most, limits[key]), xytext=(-4, 3), textcoords="offset points", ha="right",
+                          va="bottom", color=_ROOF, fontsize=8, zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.6, "pad": 0.5})
         for program in dict.fromkeys(p.program for p in drawn):
             own = [p for p in drawn if p.program == program]
             axes.scatter([p.intensity for p in own], [p.rate for p in own], color=colour[program], label=program, alpha=0.8, zorder=3)
-        axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="Gop/s",
+        axes.grid(color="#d8dde2", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set(xscale="log", yscale="log", xlim=(x.least, x.most), ylim=(y.least, y.most * 2), xlabel="operations per byte", ylabel="Gop/s",
                  title=f"{limits['threads']} thread{'s' if limits['threads'] != 1 else ''}, {bandwidth:.1f} GB/s read")
         if drawn:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, format="png", dpi=150)
