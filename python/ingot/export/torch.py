@@ -14,7 +14,7 @@ import onnx
 import torch
 
 from ingot.errors import CompileError, InputError
-from ingot.export import torchscript
+from ingot.export import recurrent, torchscript
 from ingot.export.exported import Arrays, Exported
 from ingot.export.leaves import Arguments, Flat, named_results, to_numpy, to_torch
 from ingot.export.translations import translations
@@ -187,7 +187,7 @@ def _export(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str
         attempts = [attempts[EXPORTERS.index(wanted)]]
     elif isinstance(flat.module, torch.jit.ScriptModule) or any(isinstance(child, torch.nn.RNNBase) for child in flat.modules()):
         # The newer exporter leaves the reordering of a recurrent layer's gates in the graph, as some twenty nodes for
-        # each layer, and states the example's length as the output's; the older one writes the operator that ONNX has.
+        # each layer, and takes longer; the older one writes the operator that ONNX has.
         attempts.reverse()
     failures: list[tuple[str, Exception]] = []
     for exporter, export in attempts:
@@ -206,9 +206,10 @@ def _export(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str
 
 
 def _dynamo(flat: Flat, example: list[torch.Tensor], path: Path, names: list[str], outputs: list[str], axes: list[dict[int, str]]) -> None:
-    program = torch.onnx.export(
-        flat, tuple(example), dynamo=True, opset_version=OPSET, input_names=names, output_names=outputs,
-        dynamic_shapes={"tensors": tuple(axes)}, custom_translation_table=translations(), verbose=False)
+    with recurrent.any_number_of_steps():
+        program = torch.onnx.export(
+            flat, tuple(example), dynamo=True, opset_version=OPSET, input_names=names, output_names=outputs,
+            dynamic_shapes={"tensors": tuple(axes)}, custom_translation_table={**recurrent.layers(), **translations()}, verbose=False)
     assert program is not None
     prefix = getattr(flat.module, "exported_prefix", "")
     for value in list(program.model.graph.initializers.values()):
