@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from ingot.artifact.samples import read_samples
 from ingot.bench import bench_inputs, compare, summarize, time_runs
+from ingot.bench.process import Process, cpus
 from ingot.errors import ExecutionError
 from ingot.runtime import Artifact
 from tests.cache import Case
@@ -59,3 +61,12 @@ def test_a_contestant_says_what_it_really_computes_in(small: Case) -> None:
 def test_a_contestant_that_fails_is_an_error_with_what_it_wrote(small: Case, tmp_path: Path) -> None:
     with pytest.raises(ExecutionError, match=r"ingot stopped with exit code 1(.|\n)*nowhere\.ingot"):
         compare({"ingot": tmp_path / "nowhere.ingot"}, small.inputs(1), threads=1)
+
+
+def test_contestants_share_as_many_cores_as_they_have_threads() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert len(cpus(1)) == 1 and cpus(1) <= allowed
+    assert cpus(len(allowed) + 1) == allowed == cpus(0)
+    with Process("sleeper", ["-c", "import time; time.sleep(60)"], 1) as sleeper:
+        assert os.sched_getaffinity(sleeper._process.pid) == cpus(1)
+        sleeper._process.kill()

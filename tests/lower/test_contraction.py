@@ -15,7 +15,7 @@ TOLERANCE = 5e-6
 #: Winograd's F(4x4) multiplies by up to 8 and 5 and their inverses on the way: a digit is lost (Lavin and Gray 2016, section 5.1).
 WINOGRAD_TOLERANCE = 5e-5
 
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=6, deadline=None)  # of a second each
 
 
 @few
@@ -29,6 +29,16 @@ def test_matmul_with_constant_weights(rows: int, depth: int, columns: int, batch
     expected = np.maximum(x.astype(np.float64) @ w + b, 0)
     assert relative_error(outputs["y"], expected) < TOLERANCE
     assert [k for k in kernels if k.startswith("matmul")] and len(kernels) == 1  # what follows is fused
+
+
+@few
+@given(rows=st.integers(20, 90), columns=st.sampled_from([100, 160, 320]), symbolic=st.booleans(), threads=st.integers(1, 3), seed=st.integers(0, 99))
+def test_few_blocks_of_columns_are_shared_by_rows_too(rows: int, columns: int, symbolic: bool, threads: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal((2, rows, 200)).astype(np.float32), rng.standard_normal((200, columns)).astype(np.float32)
+    built = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": ("float32", ["batch" if symbolic else 2, rows, 200])}, ["y"], {"w": w})
+    outputs, _ = run(built, {"x": x}, threads)
+    assert relative_error(outputs["y"], x.astype(np.float64) @ w) < TOLERANCE
 
 
 @few

@@ -10,7 +10,7 @@ from onnx import helper
 
 from tests.lower.build import model, relative_error, run
 
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=6, deadline=None)
 extents = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 70))
 REDUCTIONS = {"ReduceSum": np.sum, "ReduceMean": np.mean, "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod}
 
@@ -94,3 +94,22 @@ def test_a_truth_value_that_is_read_twice_in_one_loop(shape: tuple[int, int]) ->
     weights = {"hundred": np.array(100, np.int32), "zero": np.array(0, np.int32)}
     outputs, _ = run(model(nodes, {"x": ("int32", ["a", "b"])}, ["y"], weights), {"x": x})
     np.testing.assert_array_equal(outputs["y"], np.where(x < 0, x + 100, x))
+
+
+@few
+@given(channels=st.integers(1, 9), size=st.tuples(st.integers(1, 7), st.integers(1, 70)), pads=st.tuples(*[st.integers(0, 3)] * 4),
+       dtype=st.sampled_from(["float32", "uint8", "int8"]), batch=st.integers(1, 2), seed=st.integers(0, 99))
+def test_a_padded_image_with_its_channels_last(channels: int, size: tuple[int, int], pads: tuple[int, ...], dtype: str, batch: int,
+                                               seed: int) -> None:
+    x = (np.random.default_rng(seed).standard_normal((batch, channels, *size)) * 40).astype(np.float32)
+    around = np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])
+    nodes = [helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"])] if dtype != "float32" else []
+    nodes += [helper.make_node("Pad", [nodes[0].output[0] if nodes else "x", "pads", "fill"], ["p"]),
+              helper.make_node("Transpose", ["p"], ["y"], perm=[0, 2, 3, 1])]
+    constants = {"scale": np.float32(0.5), "zero": np.array(3, "uint8" if dtype == "float32" else dtype), "pads": around, "fill": np.array(7, dtype)}
+    outputs, kernels = run(model(nodes, {"x": ("float32", ["batch", channels, *size])}, ["y"], constants), {"x": x})
+    limits = np.iinfo(dtype) if dtype != "float32" else None
+    exact = x if limits is None else np.clip(np.rint(x / np.float32(0.5)) + 3, limits.min, limits.max).astype(dtype)
+    expected = np.pad(exact, [(0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])], constant_values=7).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(outputs["y"], expected)
+    assert channels > 8 or size[1] == 1 or kernels == ["map (interleaved)"], kernels

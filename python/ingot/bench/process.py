@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,24 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+def cpus(threads: int) -> set[int]:
+    """One logical CPU of each of the first ``threads`` cores that this process may use; all that it may use if there are not as many cores.
+
+    Cores of a shared machine differ from one second to the next, by what their neighbours do: contestants that take turns on the same cores
+    meet the same conditions.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    of_core: dict[str, int] = {}
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        of_core.setdefault(siblings.read_text() if siblings.exists() else str(cpu), cpu)
+    return set(list(of_core.values())[:threads]) if 0 < threads <= len(of_core) else set(allowed)
+
+
 class Process:
-    """Python with ``arguments``, as a context manager. Libraries that count threads by themselves are told how many there are.
+    """Python with ``arguments`` on as many cores as threads (:func:`cpus`), as a context manager.
+
+    Libraries that count threads by themselves are told how many there are.
 
     Args:
         name: What it is called in an error.
@@ -34,6 +51,7 @@ class Process:
         variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **(environment or {})}
         self._process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
                                          text=True, env=variables)
+        os.sched_setaffinity(self._process.pid, cpus(threads))  # while it still loads its interpreter
 
     def __enter__(self) -> Self:
         return self

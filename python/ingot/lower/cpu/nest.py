@@ -103,10 +103,12 @@ def ramp(base: Any, lanes: int) -> Any:
 
 
 class Flat:
-    """A buffer seen as one row of elements."""
+    """A buffer seen as one row of elements, or of wider ones of another type that hold ``together`` elements each."""
 
-    def __init__(self, buffer: Any) -> None:
-        self.buffer = tirx.decl_buffer((product(buffer.ty.shape) if buffer.ty.shape else index(1),), str(buffer.ty.dtype), name=f"{buffer.name}_flat")
+    def __init__(self, buffer: Any, dtype: str | None = None, together: int = 1) -> None:
+        count = product(buffer.ty.shape) if buffer.ty.shape else index(1)
+        count = count if together == 1 else simplify(tirx.floordiv(index(count), index(together)))
+        self.buffer = tirx.decl_buffer((count,), dtype or str(buffer.ty.dtype), name=f"{buffer.name}_flat")
         self._source = buffer
 
     def declare(self) -> Any:

@@ -83,8 +83,17 @@ class _Program:
         likely = max(1, -(-known // what.rows)) if isinstance(known, int) else 1
         if known < what.groups * what.columns:
             width = max(1, blocks // _TASKS)
-            return parallel("outer", -(-blocks // width), lambda t: loop("group", ceildiv(tiles, together), lambda g: self.panel(
-                t * width, nest.minimum(width, blocks - t * width), g * together, nest.minimum(together, tiles - g * together))))
+            wide = -(-blocks // width)
+            if wide < _TASKS:  # too few column blocks to share evenly: tasks of a part of the rows, which reads those weights once more
+                together = min(together, max(1, likely * wide // _TASKS))
+            groups = ceildiv(tiles, together)
+
+            def panel(t: Any, g: Any) -> Any:
+                return self.panel(t * width, nest.minimum(width, blocks - t * width), g * together, nest.minimum(together, tiles - g * together))
+
+            if wide < _TASKS:
+                return parallel("outer", wide * groups, lambda t: panel(simplify(tirx.floordiv(t, groups)), simplify(tirx.floormod(t, groups))))
+            return parallel("outer", wide, lambda t: loop("group", groups, lambda g: panel(t, g)))
         together = min(together, max(1, likely // _TASKS))
         return parallel("outer", ceildiv(tiles, together), lambda t: self.panel(
             index(0), blocks, t * together, nest.minimum(together, tiles - t * together)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import tvm_ffi
@@ -16,6 +18,7 @@ from ingot.lower.targets import Target
 
 #: Elements that a task works on at the least: handing one to another thread costs about as much (a few microseconds).
 CHUNK = 16384
+_CHANNELS = 8  # the most that are written out one by one
 
 
 def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
@@ -34,6 +37,9 @@ def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
         elif all(same_place(node, output) for node in loads(output.value)):
             bodies.append(_flat(output, lanes, flats))
             names.add("flat")
+        elif (channels := _channels(output)) is not None:
+            bodies.append(_interleaved(output, channels, lanes))
+            names.add("interleaved")
         else:
             bodies.append(_rows(output, lanes))
             names.add("rows")
@@ -112,6 +118,11 @@ def _rows(output: Stage, lanes: int) -> Any:
 
         return sequence([part(*p) for p in parts])
 
+    return _shared(rows, width, row)
+
+
+def _shared(rows: Any, width: Any, row: Callable[[Any], Any]) -> Any:
+    """``row(r)`` for rows of ``width`` elements, which the threads share if they are many."""
     cost = product([width, rows])
     if isinstance(cost, int) and cost <= CHUNK:
         return loop("row", rows, row)
@@ -120,6 +131,80 @@ def _rows(output: Stage, lanes: int) -> Any:
         together = min(together, max(1, rows // 4))
     return parallel("rows", ceildiv(rows, together), lambda t: loop("row", nest.minimum(together, rows - t * together) if together > 1 else 1,
                                                                     lambda r: row(simplify(t * together + r))))
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """A few channels that lie innermost, while what they are made of lies along the axis before them, as in an image that is laid out anew.
+
+    Attributes:
+        parts: For each channel the stretches of that axis, and the value on each. Four bytes are one channel, an int32.
+        word: Whether they are.
+    """
+
+    parts: list[list[tuple[Any, Any, Any]]]
+    word: bool
+
+
+def _channels(output: Stage) -> _Channels | None:
+    extents = [constant(e) for e in output.extents]
+    if len(extents) < 2 or not isinstance(extents[-1], int) or extents[-1] > _CHANNELS:
+        return None
+    along, channel = output.axes[-2:]
+    values = [_nested(simplify(nest.substitute(output.value, {channel: index(c)}))) for c in range(extents[-1])]
+    word = len(values) == 4 and str(output.buffer.ty.dtype) in ("int8", "uint8")
+    if word:
+        values = [_word(values)]
+    parts = [segments(v, along, 0, extents[-2]) for v in values]
+    final = [part for found in parts for _, _, part in found]
+    if any(varies(v, along) or not all(contiguous(n, along) for n in loads(v)) for v in final) or not any(loads(v) for v in final):
+        return None
+    return _Channels(parts, word)
+
+
+def _word(values: list[Any]) -> Any:
+    """Bytes as one int32, the first lowest."""
+    whole = tirx.const(0, "int32")
+    for i, value in enumerate(values):
+        byte = tirx.bitwise_and(value.astype("int32"), tirx.const(0xFF, "int32"))
+        whole = tirx.bitwise_or(whole, tirx.shift_left(byte, tirx.const(8 * i, "int32")))
+    return whole
+
+
+def _interleaved(output: Stage, channels: _Channels, lanes: int) -> Any:
+    """Vectors along the last axis but one, whose elements are stored apart, or whole if they hold all channels."""
+    extents = [constant(e) for e in output.extents]
+    rows = product(extents[:-2])
+    words = Flat(output.buffer, "int32", 4) if channels.word else None
+
+    def row(r: Any) -> Any:
+        at = dict(zip(output.axes[:-2], nest.unravel(r, extents[:-2]), strict=True))
+
+        def part(c: int, start: Any, stop: Any, value: Any) -> Any:
+            def body(place: Any) -> Any:
+                where = {**at, output.axes[-2]: simplify(place + start), output.axes[-1]: index(c)}
+                now = nest.substitute(value, where)
+                if words is not None:
+                    return words.store(simplify(r * extents[-2] + place + start), now)
+                return tirx.BufferStore(output.buffer, now, [simplify(nest.substitute(i, where)) for i in output.indices])
+
+            return stretch(constant(simplify(index(stop) - index(start))), lanes, body)
+
+        return sequence([part(c, *p) for c, parts in enumerate(channels.parts) for p in parts])
+
+    return sequence(words.declare() if words is not None else None, _shared(rows, product(extents[-2:]), row))
+
+
+def _nested(value: Any) -> Any:
+    """A value whose choices depend on one comparison each."""
+
+    def visit(node: Any) -> Any:
+        if is_choice(node) and isinstance(node.args[0], tirx.And):
+            condition, yes, no = node.args
+            return _nested(tirx.if_then_else(condition.a, tirx.if_then_else(condition.b, yes, no), no))
+        return node
+
+    return tvm_ffi.structural_map(value, (Call, visit))
 
 
 def contiguous(node: Any, axis: Any) -> bool:
@@ -147,7 +232,7 @@ def _choice(value: Any, axis: Any) -> tuple[Any, Any, bool] | None:
     found: list[tuple[Any, Any, bool]] = []
 
     def visit(node: Any) -> Any:
-        if getattr(node.op, "name", "") == "tirx.if_then_else" and not found:
+        if is_choice(node) and not found:
             condition = node.args[0]
             for kind, shift, below in ((tirx.LT, 0, True), (tirx.LE, 1, True), (tirx.GE, 0, False), (tirx.GT, 1, False)):
                 if not isinstance(condition, kind):
@@ -166,11 +251,16 @@ def _chosen(value: Any, condition: Any, holds: bool) -> Any:
     """A value where a condition is known."""
 
     def visit(node: Any) -> Any:
-        if getattr(node.op, "name", "") == "tirx.if_then_else" and tvm_ffi.structural_equal(node.args[0], condition):
+        if is_choice(node) and tvm_ffi.structural_equal(node.args[0], condition):
             return node.args[1 if holds else 2]
         return node
 
     return tvm_ffi.structural_map(value, (Call, visit))
+
+
+def is_choice(call: Any) -> bool:
+    """Whether a call is an ``if_then_else``; the simplifier writes it as an operator of another dialect."""
+    return str(getattr(call.op, "name", "")) in ("tirx.if_then_else", "prim.if_then_else")
 
 
 def _depends(value: Any, axis: Any) -> bool:
@@ -183,7 +273,7 @@ def varies(value: Any, axis: Any) -> bool:
 
     def visit(node: Any) -> Any:
         nonlocal found
-        if getattr(node.op, "name", "") == "tirx.if_then_else" and _depends(node.args[0], axis):
+        if is_choice(node) and _depends(node.args[0], axis):
             found = True
         return node
 
