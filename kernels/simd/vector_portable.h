@@ -96,9 +96,14 @@ struct Portable {
     return a > b ? a : b;
   }
   INGOT_INLINE static void TransposeTile(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-    for (int row = 0; row < kTile; ++row)
-      Store(to + row * to_stride,
-            Float{from[row], from[from_stride + row], from[2 * from_stride + row], from[3 * from_stride + row]});
+    const Float a = Load(from), b = Load(from + from_stride);
+    const Float c = Load(from + 2 * from_stride), d = Load(from + 3 * from_stride);
+    const Float ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const Float cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    Store(to, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+    Store(to + to_stride, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+    Store(to + 2 * to_stride, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+    Store(to + 3 * to_stride, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
   }
 };
 

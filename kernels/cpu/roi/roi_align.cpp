@@ -3,16 +3,20 @@
 
 #include "cpu/roi/regions.h"
 #include "cpu/roi/roi.h"
+#include "simd/vector_portable.h"
 
 namespace ingot {
 namespace {
 
 using namespace roi;
+using Lanes = simd::Portable;
 
 // Features of this size stay in a core's second-level cache (1 to 2 MiB) while all regions are taken out of them.
 constexpr int64_t kCachedBytes = 1 << 20;
 // A fork of the threads takes 2 to 5 microseconds, in which a thread samples about this many elements.
 constexpr int64_t kForkElements = 1 << 12;
+// Rows of bins that are added up side by side: the usual seven fill two vectors.
+constexpr int64_t kBinRows = 8;
 // Vectors of four add up a whole line in the time in which one element for each tap is added up by itself.
 constexpr int64_t kDenseExtent = 4;
 constexpr int64_t kSampleCost = 8;  // of placing a sample, in elements
@@ -112,42 +116,89 @@ template <int kTaps, typename T, typename C>
 void AddRows(const Tap<C>* taps, const T* from, int64_t stride, int64_t extent, bool first, C* line) {
   const T* rows[kTaps];
   for (int t = 0; t < kTaps; ++t) rows[t] = from + taps[t].at * stride;
-  for (int64_t x = 0; x < extent; ++x) {
+  int64_t x = 0;
+  if constexpr (std::is_same_v<T, float>) {
+    Lanes::Float weights[kTaps];
+    for (int t = 0; t < kTaps; ++t) weights[t] = Lanes::Set(taps[t].weight);
+    for (; x + Lanes::kLanes <= extent; x += Lanes::kLanes) {
+      Lanes::Float sum = first ? Lanes::Set(0.0f) : Lanes::Load(line + x);
+      for (int t = 0; t < kTaps; ++t) sum = Lanes::Fma(weights[t], Lanes::Load(rows[t] + x), sum);
+      Lanes::Store(line + x, sum);
+    }
+  }
+  for (; x < extent; ++x) {
     C sum = first ? C{0} : line[x];
     for (int t = 0; t < kTaps; ++t) sum += taps[t].weight * Widen(rows[t][x]);
     line[x] = sum;
   }
 }
 
-// The means of one region of one channel: each line of bins is added up from whole lines, if the region is not so wide
-// that most elements would be added up in vain.
+// line[x] = the sum of a bin's rows.
 template <typename T, typename C>
-void TakeMeans(const Bins<C>& rows, const Bins<C>& columns, const Sizes& s, const T* from, C* line, T* to) {
-  const bool dense = columns.extent <= kDenseExtent * columns.starts[s.columns];
-  for (int64_t i = 0; i < s.rows; ++i) {
-    if (dense) {
-      const T* lines = from + columns.low;
-      const Tap<C>* tap = rows.begin(i);
-      if (tap == rows.end(i)) std::fill_n(line, columns.extent, C{0});
-      for (int64_t left = rows.end(i) - tap; left > 0; left -= 4, tap += 4) {
-        const bool first = tap == rows.begin(i);
-        const auto add = left >= 4   ? AddRows<4, T, C>
-                         : left == 3 ? AddRows<3, T, C>
-                         : left == 2 ? AddRows<2, T, C>
-                                     : AddRows<1, T, C>;
-        add(tap, lines, s.width, columns.extent, first, line);
-      }
+void AddBin(const Bins<C>& rows, int64_t bin, const T* from, int64_t stride, int64_t extent, C* line) {
+  const Tap<C>* tap = rows.begin(bin);
+  if (tap == rows.end(bin)) std::fill_n(line, extent, C{0});
+  for (int64_t left = rows.end(bin) - tap; left > 0; left -= 4, tap += 4) {
+    const auto add = left >= 4   ? AddRows<4, T, C>
+                     : left == 3 ? AddRows<3, T, C>
+                     : left == 2 ? AddRows<2, T, C>
+                                 : AddRows<1, T, C>;
+    add(tap, from, stride, extent, tap == rows.begin(bin), line);
+  }
+}
+
+// lines [kBinRows, stride] to [extent, kBinRows].
+template <typename C>
+void Turn(const C* lines, int64_t stride, int64_t extent, C* turned) {
+  int64_t x = 0;
+  if constexpr (std::is_same_v<C, float>) {
+    static_assert(kBinRows % Lanes::kTile == 0);
+    for (; x + Lanes::kTile <= extent; x += Lanes::kTile) {
+      for (int64_t i = 0; i < kBinRows; i += Lanes::kTile)
+        Lanes::TransposeTile(lines + i * stride + x, stride, turned + x * kBinRows + i, kBinRows);
     }
+  }
+  for (; x < extent; ++x) {
+    for (int64_t i = 0; i < kBinRows; ++i) turned[x * kBinRows + i] = lines[i * stride + x];
+  }
+}
+
+// The means of one region of one channel out of whole lines: several rows of bins are added up from rows of elements,
+// then turned, so that the rows lie side by side where elements of the lines are added up. `memory` has 2 * kBinRows
+// times a line.
+template <typename T, typename C>
+void TakeMeans(const Bins<C>& rows, const Bins<C>& columns, const Sizes& s, const T* from, C* memory, T* to) {
+  // A few elements more, if there are any, fill the last vector.
+  const int64_t whole = (columns.extent + Lanes::kLanes - 1) / Lanes::kLanes * Lanes::kLanes;
+  const int64_t extent = whole <= s.width ? whole : columns.extent;
+  const int64_t low = std::min(columns.low, s.width - extent);
+  C* turned = memory + kBinRows * extent;
+  for (int64_t first = 0; first < s.rows; first += kBinRows) {
+    const int64_t count = std::min(kBinRows, s.rows - first);
+    for (int64_t i = 0; i < count; ++i) AddBin(rows, first + i, from + low, s.width, extent, memory + i * extent);
+    std::fill(memory + count * extent, turned, C{0});
+    Turn(memory, extent, extent, turned);
+    for (int64_t j = 0; j < s.columns; ++j) {
+      C sums[kBinRows] = {};
+      for (const Tap<C>* tap = columns.begin(j); tap < columns.end(j); ++tap) {
+        const C* elements = turned + (tap->at - low) * kBinRows;
+        for (int64_t i = 0; i < kBinRows; ++i) sums[i] += tap->weight * elements[i];
+      }
+      for (int64_t i = 0; i < count; ++i) to[(first + i) * s.columns + j] = static_cast<T>(sums[i]);
+    }
+  }
+}
+
+// The same of a region that is so wide that most elements of its lines are in no bin.
+template <typename T, typename C>
+void TakeSparseMeans(const Bins<C>& rows, const Bins<C>& columns, const Sizes& s, const T* from, T* to) {
+  for (int64_t i = 0; i < s.rows; ++i) {
     for (int64_t j = 0; j < s.columns; ++j) {
       C sum = 0;
       for (const Tap<C>* column = columns.begin(j); column < columns.end(j); ++column) {
         C value = 0;
-        if (dense) {
-          value = line[column->at - columns.low];
-        } else {
-          for (const Tap<C>* row = rows.begin(i); row < rows.end(i); ++row)
-            value += row->weight * Widen(from[row->at * s.width + column->at]);
-        }
+        for (const Tap<C>* row = rows.begin(i); row < rows.end(i); ++row)
+          value += row->weight * Widen(from[row->at * s.width + column->at]);
         sum += column->weight * value;
       }
       to[i * s.columns + j] = static_cast<T>(sum);
@@ -231,7 +282,8 @@ void Align(KernelContext& context, const Sizes& s, const DLTensor& features, con
   const int64_t jobs = groups * s.regions;
   const int64_t work = s.regions * s.channels * s.rows * s.columns / kForkElements;
   const int64_t tasks = std::clamp<int64_t>(work, 1, std::min<int64_t>(context.threads(), jobs));
-  const auto lines = context.Scratch<C>(static_cast<size_t>(maximum ? 0 : tasks * s.width));
+  const int64_t line = 2 * kBinRows * s.width;
+  const auto lines = context.Scratch<C>(static_cast<size_t>(maximum ? 0 : tasks * line));
   context.ParallelFor(tasks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       for (int64_t job = jobs * task / tasks; job < jobs * (task + 1) / tasks; ++job) {
@@ -244,7 +296,13 @@ void Align(KernelContext& context, const Sizes& s, const DLTensor& features, con
             TakeMaxima<T, C>(table.data() + firsts[2 * r], sides[2 * r].count, table.data() + firsts[2 * r + 1],
                              sides[2 * r + 1].count, s, from, to);
           } else {
-            TakeMeans<T, C>(bins[2 * r], bins[2 * r + 1], s, from, lines.data() + task * s.width, to);
+            const Bins<C>& rows = bins[2 * r];
+            const Bins<C>& columns = bins[2 * r + 1];
+            if (columns.extent <= kDenseExtent * columns.starts[s.columns]) {
+              TakeMeans<T, C>(rows, columns, s, from, lines.data() + task * line, to);
+            } else {
+              TakeSparseMeans<T, C>(rows, columns, s, from, to);
+            }
           }
         }
       }

@@ -23,6 +23,7 @@ constexpr int64_t kFeaturesPerTree = 4;
 // A fork of the threads takes 2 to 5 microseconds, in which a thread tests about this many nodes.
 constexpr int64_t kForkNodes = 1 << 13;
 constexpr int64_t kUsualLevels = 8;
+constexpr int64_t kWalkNodes = 12;  // that are tested with vectors in the time of a step of a walk
 
 // The rows that are used together.
 template <typename T>
@@ -210,7 +211,8 @@ void Run(KernelContext& context, const DLTensor& rows, const DLTensor& scores, c
     }
   });
   const auto sums = context.Scratch<double>(static_cast<size_t>(parts * count * outputs));
-  const int64_t work = (trees / parts + 1) * std::min(kBlock, count) * kUsualLevels;  // of a task, in nodes
+  // Of a task, in nodes.
+  const int64_t work = (trees / parts + 1) * std::min(kBlock, count) * kUsualLevels * (turned ? 1 : kWalkNodes);
   context.ParallelFor(parts * blocks, 1 + kForkNodes / work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / blocks;

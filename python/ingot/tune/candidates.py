@@ -27,7 +27,7 @@ def candidates(target: Target, problem: Problem) -> list[Choice]:
 
 def best_tiles(target: Target, problem: Problem, count: int) -> list[Tile]:
     """The ``count`` tiles that the cost model ranks first, at most two with the same number of columns."""
-    ranked = sorted(all_tiles(target, problem), key=lambda t: (cycles(t, problem.rows, problem.columns), -t.rows * t.vectors))
+    ranked = sorted(all_tiles(target, problem), key=lambda t: (cycles(t, problem.rows, problem.columns, problem.column_bytes), -t.rows * t.vectors))
     kept: list[Tile] = []
     for tile in ranked:
         if sum(k.vectors == tile.vectors for k in kept) < _HEIGHTS:

@@ -55,6 +55,11 @@ class Problem:
         known = [e for e in self.extents if e is not None]
         return math.prod(known) if any(e > 1 for e in known) else None
 
+    @property
+    def column_bytes(self) -> int:
+        """The size of the weights of one column."""
+        return (1 if self.winograd else math.prod(self.window)) * self.depth * np.dtype(self.dtypes[1]).itemsize
+
     def lanes(self, target: Target) -> int:
         """How many sums a vector register of the target holds."""
         return target.lanes(np.dtype(arithmetic.find(self.arithmetic, target).sums).itemsize)
@@ -149,7 +154,7 @@ class CostModel:
     def tile(self, problem: Problem) -> Tile:
         """See :class:`Choices`."""
         how = arithmetic.find(problem.arithmetic, self.target)
-        return tiles.pick(self.target, problem.rows, problem.columns, np.dtype(how.sums).itemsize, how.temporaries)
+        return tiles.pick(self.target, problem.rows, problem.columns, np.dtype(how.sums).itemsize, how.temporaries, problem.column_bytes)
 
     def choice(self, problem: Problem) -> Choice:
         """Both answers."""
