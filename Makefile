@@ -15,7 +15,7 @@ CPP := $(shell find runtime kernels examples tests -name '*.cpp' -o -name '*.cc'
 TIDY := $(filter-out %_neon.cpp %_neon_dotprod.cpp %_neon_i8mm.cpp,$(shell find runtime/src kernels -name '*.cpp' -not -path 'kernels/cuda/*' 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast test-aarch64 test-sanitize cuda test-cuda bench-cuda lint format bench report clean
+.PHONY: help setup build demo test test-all test-fast test-aarch64 test-sanitize cuda test-cuda bench-cuda lint format bench report clean
 
 help: ## list these commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,11 +40,14 @@ build: $(VENV)/.built ## build a wheel into dist/
 demo: setup ## compile the MiniLM sentence encoder and run it from Python and from C
 	$(PY) examples/demo.py
 
-test: setup ## all tests
+test: setup ## a test of everything
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not extended" tests
+
+test-all: setup ## these tests, models of real size, and more cases of the same
 	$(PY) -m pytest -n $(JOBS) --dist loadgroup tests
 
-test-fast: setup ## the tests that compile no large model
-	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not slow" tests
+test-fast: setup ## the tests of `make test` that compile no large model
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not slow and not extended" tests
 
 test-aarch64: setup ## the tests that run code for aarch64 under qemu, which `make test` runs too; libingot is cross-compiled into build/aarch64
 	$(PY) -m pytest -n $(JOBS) --dist loadgroup tests/levels -k aarch64

@@ -17,6 +17,16 @@ from tests.cache import Case, small_model, zoo_case  # noqa: E402
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: compiles a large model; left out by `make test-fast`")
+    config.addinivalue_line("markers", "extended: a model of real size, or more cases of what another test shows; `make test-all` runs it too")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """pytest-xdist 3.8 appends a test's group to an attribute that pytest 9.2 no longer reads: without this, no group would keep to one process."""
+    for item in items:
+        grouped = getattr(item, "_nodeid", item.nodeid)
+        if grouped != item.nodeid:
+            item._id = item.id.parse(grouped)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     python = str(ENVIRONMENT / "bin" / "python")
     check = "import sys, ingot; sys.exit(not ingot.__file__.startswith(sys.prefix))"
     subprocess.run([python, "-c", check], env=environment(), check=True)
-    default = ["-n", os.environ.get("JOBS", "2"), "--dist", "loadgroup", *TESTS]
+    default = ["-n", os.environ.get("JOBS", "2"), "--dist", "loadgroup", "-m", "not extended", *TESTS]
     done = subprocess.run([python, "-m", "pytest", *(arguments or default)], cwd=ROOT, env=environment(), check=False)
     for report in sorted(REPORTS.iterdir()):
         print(report.read_text(errors="replace"), file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,8 +49,14 @@ def products(path: Path) -> list[str]:
     return [s.get("name") for s in Artifact(path).manifest["targets"][0]["program"]["functions"][0]["steps"] if s.get("name") == "quantized_matmul"]
 
 
-@pytest.mark.parametrize(("name", "layout"), [*(("llama", layout) for layout in LAYOUTS), ("gpt2", "gptq"), ("gpt2", "gptq-order"),
-                                              ("bert", "gptq-8"), ("bert", "awq")])
+def checkpoints() -> list[Any]:
+    """A model and a layout. Each layout is read by test_integers_are_those_of_the_file: few need to run in every test of the suite."""
+    every = [*(("llama", layout) for layout in LAYOUTS), ("gpt2", "gptq"), ("gpt2", "gptq-order"), ("bert", "gptq-8"), ("bert", "awq")]
+    few = [("llama", "gptq"), ("llama", "gptq-symmetric"), ("llama", "awq"), ("gpt2", "gptq-order"), ("bert", "gptq-8")]
+    return [pytest.param(*case, marks=[] if case in few else [pytest.mark.extended]) for case in every]
+
+
+@pytest.mark.parametrize(("name", "layout"), checkpoints())
 def test_a_checkpoint_runs_as_transformers_runs_its_numbers(name: str, layout: str, tmp_path: Path) -> None:
     model, _ = write(name, LAYOUTS[layout], tmp_path / "in")
     exported = export_huggingface(tmp_path / "in", tmp_path / "out")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import ingot
@@ -35,6 +36,7 @@ class Task:
         shapes: (batch, length) to compare at. The first is also what the model is exported with.
         attention: How often the artifact calls the attention kernel.
         exporters: PyTorch's exporters that manage the model.
+        extended: Those of them that show nothing about the model or the exporter that other rows do not.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -45,6 +47,7 @@ class Task:
     shapes: tuple[tuple[int, int], ...] = ((2, 7), (1, 7), (3, 12))
     attention: int = 0
     exporters: tuple[str, ...] = EXPORTERS
+    extended: tuple[str, ...] = ()
 
 
 class Results(torch.nn.Module):
@@ -79,6 +82,13 @@ class Decoder(torch.nn.Module):
                              decoder_input_ids=decoder_input_ids)
         scores: torch.Tensor = results.logits
         return scores
+
+
+def cases(tasks: Mapping[str, Task], *before: Any) -> list[Any]:
+    """(*before, name, exporter) for each model and exporter as pytest's parameters. All tests of one go to one process, which makes it."""
+    return [pytest.param(*before, name, exporter, id=f"{name}-{exporter}",
+                         marks=[pytest.mark.xdist_group(f"{name}-{exporter}"), *[pytest.mark.extended] * (exporter in task.extended)])
+            for name, task in tasks.items() for exporter in task.exporters]
 
 
 def compiled(task: Task, name: str, exporter: str, source: str) -> Path:

@@ -12,7 +12,7 @@ from benchmarks.sentences import sentences
 from tests.cache import Case
 from tests.models.zoo import minilm_directory
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("minilm")]
+pytestmark = [pytest.mark.slow, pytest.mark.extended, pytest.mark.xdist_group("minilm")]
 
 
 def test_embeddings_point_where_those_in_floats_do(zoo: Callable[[str], Case], tmp_path: Path) -> None:

@@ -52,8 +52,10 @@ LABELS = {"outputs": ["logits"], "labels": ("logits",)}
 TASKS: dict[str, Task] = {
     "whisper-encoder": Task(lambda: Results(WhisperEncoder(WhisperConfig(**WHISPER)), "last_hidden_state"), heard, {"input_features": {0: "batch"}},
                             ["last_hidden_state"], shapes=((2, FRAMES), (1, FRAMES), (3, FRAMES)), attention=2),
-    "whisper-decoder": Task(lambda: Decoder(WhisperForConditionalGeneration(WhisperConfig(**WHISPER))), written, WRITTEN, **LABELS, attention=4),
-    "wav2vec2-base": Task(lambda: Results(Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC)), "logits"), sound, SOUND, **LABELS, shapes=SAMPLES, attention=1),
+    "whisper-decoder": Task(lambda: Decoder(WhisperForConditionalGeneration(WhisperConfig(**WHISPER))), written, WRITTEN, **LABELS, attention=4,
+                            extended=("dynamo",)),
+    "wav2vec2-base": Task(lambda: Results(Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC)), "logits"), sound, SOUND, **LABELS, shapes=SAMPLES, attention=1,
+                          extended=("dynamo",)),
     "wav2vec2-large": Task(lambda: Results(Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC, **LARGE)), "logits"), masked_sound, MASKED, **LABELS,
                            shapes=SAMPLES, attention=1, exporters=("dynamo",)),
     "lstm-ctc": Task(LstmCtc, bands, {"features": {0: "batch", 1: "frames"}}, ["log_probabilities"], ("log_probabilities",),

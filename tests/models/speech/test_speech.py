@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 import ingot
-from tests.models.agreement import compare, compiled
+from tests.models.agreement import cases, compare, compiled
 from tests.models.speech.tasks import TASKS
 
-CASES = [(name, exporter) for name, task in TASKS.items() for exporter in task.exporters]
 
-
-@pytest.mark.parametrize(("name", "exporter"), [pytest.param(*case, marks=pytest.mark.xdist_group("-".join(case))) for case in CASES])
+@pytest.mark.parametrize(("name", "exporter"), cases(TASKS))
 def test_a_model_of_speech_agrees_with_pytorch(name: str, exporter: str) -> None:
     compare(TASKS[name], compiled(TASKS[name], name, exporter, "tests/models/speech"))
 
