@@ -16,7 +16,7 @@ from tests.models.vision.table import VISION, VisionModel
 #: float32 with sums in another order: as in test_zoo.py.
 TOLERANCE = 1e-4
 BATCHES = (1, 3)
-_SOURCES = ("python/ingot/export", "tests/models/vision", "tests/models/test_vision.py")
+_SOURCES = ("python/ingot/export", "tests/models/vision", "tests/models/densenet.py", "tests/models/test_vision.py")
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def check_norm(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
     assert error < TOLERANCE, f"{what}: relative norm error {error:.2e}"
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(f"vision-{name}")) for name in VISION])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.extended] * model.extended) for name, model in VISION.items()])
 def test_one_artifact_agrees_with_pytorch_at_two_image_sizes_and_two_batch_sizes(name: str) -> None:
     model, folder = VISION[name], compiled(name)
     loaded = ingot.load(folder / f"{name}.ingot")

@@ -35,15 +35,16 @@ def extra(inputs: int, middle: int, outputs: int) -> nn.Sequential:
 
 
 class Ssd(nn.Module):
-    """Images [b, 3, h, w] → boxes [m, 4], scores [m], labels [m] and images [m]; ``width`` 64 is VGG-16's."""
+    """Images [b, 3, h, w] → boxes [m, 4], scores [m], labels [m] and images [m]; ``width`` and ``depths`` are VGG-16's."""
 
-    def __init__(self, width: int = 64, classes: int = 20, most: int = 50, overlap: float = 0.45, threshold: float = 0.65) -> None:
+    def __init__(self, width: int = 64, depths: tuple[int, ...] = (2, 2, 3, 3, 3), classes: int = 20, most: int = 50, overlap: float = 0.45,
+                 threshold: float = 0.65) -> None:
         super().__init__()
         w = width
-        self.early = nn.Sequential(*vgg(3, w, 2), nn.MaxPool2d(2), *vgg(w, 2 * w, 2), nn.MaxPool2d(2), *vgg(2 * w, 4 * w, 3),
-                                   nn.MaxPool2d(2, ceil_mode=True), *vgg(4 * w, 8 * w, 3))
+        self.early = nn.Sequential(*vgg(3, w, depths[0]), nn.MaxPool2d(2), *vgg(w, 2 * w, depths[1]), nn.MaxPool2d(2), *vgg(2 * w, 4 * w, depths[2]),
+                                   nn.MaxPool2d(2, ceil_mode=True), *vgg(4 * w, 8 * w, depths[3]))
         self.rescale = Rescale(8 * w)
-        self.late = nn.Sequential(nn.MaxPool2d(2), *vgg(8 * w, 8 * w, 3), nn.MaxPool2d(3, 1, 1),
+        self.late = nn.Sequential(nn.MaxPool2d(2), *vgg(8 * w, 8 * w, depths[4]), nn.MaxPool2d(3, 1, 1),
                                   nn.Conv2d(8 * w, 16 * w, 3, padding=6, dilation=6), nn.ReLU(), nn.Conv2d(16 * w, 16 * w, 1), nn.ReLU())
         self.extras = nn.ModuleList([extra(16 * w, 4 * w, 8 * w), extra(8 * w, 2 * w, 4 * w), extra(4 * w, 2 * w, 4 * w), extra(4 * w, 2 * w, 4 * w)])
         channels = (8 * w, 16 * w, 8 * w, 4 * w, 4 * w, 4 * w)

@@ -20,12 +20,13 @@ class VisionModel:
 
     ``sizes`` are the image sizes that one artifact is run at, the first also that of the export; with one size, height and width are fixed.
     ``candidates`` is for detectors, whose outputs are boxes, scores, labels and images: how many boxes (of each label) they choose from, for an
-    image of the first size.
+    image of the first size. All of an ``extended`` model is in another one too.
     """
 
     build: Callable[[], nn.Module]
     sizes: tuple[tuple[int, int], ...] = ((160, 192), (224, 160))
     candidates: int = 0
+    extended: bool = False
 
     @property
     def dynamic_shapes(self) -> dict[str, dict[int, str]]:
@@ -44,7 +45,7 @@ def _ssd() -> nn.Module:
     from tests.models.vision.ssd import Ssd
 
     heads = {f"{part}.{i}": wanted for i in range(6) for part, wanted in (("boxes", (1.0, 0.0)), ("labels", (1.2, 0.0)))}
-    return settled(lambda: Ssd(width=24), (320, 288), heads, lambda module, x: module.candidates(x))  # type: ignore[operator]
+    return settled(lambda: Ssd(width=24, depths=(1, 1, 2, 1, 1)), (320, 288), heads, lambda module, x: module.candidates(x))  # type: ignore[operator]
 
 
 def _rcnn(masks: bool) -> Callable[[], nn.Module]:
@@ -52,7 +53,7 @@ def _rcnn(masks: bool) -> Callable[[], nn.Module]:
         from tests.models.vision.rcnn import FasterRcnn
 
         heads = ({"proposals.score": (2.0, 0.0), "proposals.box": (0.3, 0.0)}, {"label": (1.5, 0.0), "box": (0.5, 0.0)})
-        return settled(lambda: FasterRcnn(masks, blocks=(2, 2, 2, 2)), (160, 192), heads)
+        return settled(lambda: FasterRcnn(masks, blocks=(1, 1, 1, 2)), (160, 192), heads)
 
     return build
 
@@ -66,7 +67,7 @@ def _unet() -> nn.Module:
 def _deeplab() -> nn.Module:
     from tests.models.vision.deeplab import DeepLab
 
-    return settled(lambda: DeepLab(width=32, channels=64, blocks=(2, 2, 2, 2)), (160, 192))
+    return settled(lambda: DeepLab(width=32, channels=64, blocks=(1, 1, 1, 2)), (160, 192))
 
 
 class Named(nn.Module):
@@ -81,6 +82,19 @@ class Named(nn.Module):
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         results = self.model(pixel_values=images, **self.fixed)
         return {name: getattr(results, name) for name in self.names}
+
+
+class Scores(nn.Module):
+    """A classifier whose result is a tensor: images → its scores."""
+
+    exported_prefix = "model."
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.model(images)}
 
 
 class QueryDetector(nn.Module):
@@ -102,24 +116,37 @@ class QueryDetector(nn.Module):
         return {"boxes": boxes[image, query], "scores": scores[image, query], "labels": labels[image, query], "images": image}
 
 
-def _resnet18() -> nn.Module:
+def _resnet() -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=1000)
+    config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256], depths=[2, 1, 2], layer_type="basic", num_labels=1000)
     return settled(lambda: Named(ResNetForImageClassification(config), "logits"), (160, 192))
 
 
 def _mobilenet() -> nn.Module:
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
-    config = MobileNetV2Config(num_labels=1000, tf_padding=False)
-    return settled(lambda: Named(MobileNetV2ForImageClassification(config), "logits"), (160, 192))
+    def build() -> nn.Module:
+        model = MobileNetV2ForImageClassification(MobileNetV2Config(num_labels=1000, tf_padding=False))
+        backbone: Any = model.mobilenet_v2
+        # Of the blocks that add what they are given, all alike but for their widths, every third one is left.
+        plain = [block for block in backbone.layer if block.use_residual]
+        backbone.layer = nn.ModuleList(block for block in backbone.layer if not block.use_residual or block in plain[::3])
+        return Named(model, "logits")
+
+    return settled(build, (160, 192))
+
+
+def _densenet() -> nn.Module:
+    from tests.models.densenet import DenseNet
+
+    return settled(lambda: Scores(DenseNet(blocks=(2, 3), growth=16, stem=32)), (160, 192))
 
 
 def _vit() -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=160, num_labels=1000,
+    config = ViTConfig(hidden_size=192, num_hidden_layers=3, num_attention_heads=3, intermediate_size=768, image_size=160, num_labels=1000,
                        attn_implementation="eager")
     return settled(lambda: Named(ViTForImageClassification(config), "logits"), (160, 160))
 
@@ -127,16 +154,16 @@ def _vit() -> nn.Module:
 def _convnext() -> nn.Module:
     from transformers import ConvNextConfig, ConvNextForImageClassification
 
-    config = ConvNextConfig(hidden_sizes=[48, 96, 192, 384], depths=[2, 2, 6, 2], num_labels=1000, layer_scale_init_value=0.5)
+    config = ConvNextConfig(hidden_sizes=[48, 96, 192, 384], depths=[1, 1, 2, 1], num_labels=1000, layer_scale_init_value=0.5)
     return settled(lambda: Named(ConvNextForImageClassification(config), "logits"), (160, 192))
 
 
 def _detr() -> nn.Module:
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
-    backbone = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], out_features=["stage4"])
+    backbone = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128, 256, 512], depths=[1, 1, 1, 1], out_features=["stage4"])
     config = DetrConfig(use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=backbone, d_model=128, num_queries=50,
-                        encoder_layers=3, decoder_layers=3, encoder_ffn_dim=512, decoder_ffn_dim=512, encoder_attention_heads=4,
+                        encoder_layers=2, decoder_layers=2, encoder_ffn_dim=512, decoder_ffn_dim=512, encoder_attention_heads=4,
                         decoder_attention_heads=4, num_labels=20, init_std=0.1, attn_implementation="eager")
 
     def build() -> nn.Module:
@@ -150,22 +177,23 @@ def _detr() -> nn.Module:
 def _segformer() -> nn.Module:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-    config = SegformerConfig(num_labels=21, attn_implementation="eager")  # MiT-B0
+    config = SegformerConfig(num_labels=21, depths=[1, 1, 1, 1], attn_implementation="eager")  # MiT-B0 has two layers on each scale
     return settled(lambda: Named(SegformerForSemanticSegmentation(config), "logits"), (160, 192))
 
 
 #: Every vision model by name.
 VISION: dict[str, VisionModel] = {
-    "resnet18": VisionModel(_resnet18),
+    "resnet": VisionModel(_resnet),
     "mobilenet_v2": VisionModel(_mobilenet),
-    "vit_tiny": VisionModel(_vit, sizes=((160, 160),)),
+    "densenet": VisionModel(_densenet),
+    "vit": VisionModel(_vit, sizes=((160, 160),)),
     "convnext": VisionModel(_convnext),
     "yolo_v8n": VisionModel(_yolo, candidates=80 * 630),
     "ssd": VisionModel(_ssd, sizes=((320, 288), (352, 416)), candidates=20 * 9900),
-    "faster_rcnn": VisionModel(_rcnn(False), candidates=20 * 160),
+    "faster_rcnn": VisionModel(_rcnn(False), candidates=20 * 160, extended=True),
     "detr": VisionModel(_detr, candidates=50),
     "unet": VisionModel(_unet),
     "deeplab_v3plus": VisionModel(_deeplab),
     "mask_rcnn": VisionModel(_rcnn(True), candidates=20 * 160),
-    "segformer_b0": VisionModel(_segformer),
+    "segformer": VisionModel(_segformer),
 }
