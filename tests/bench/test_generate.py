@@ -22,6 +22,9 @@ from tests.generate.families import CONTEXT, save
 TOKEN = 3 * 2 * 2 * 16
 
 
+pytestmark = pytest.mark.xdist_group("bench-generate")  # one process compiles the models
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llama")

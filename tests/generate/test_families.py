@@ -15,10 +15,12 @@ from ingot.generate import Batch, Options
 from tests.generate.families import FAMILIES, VOCABULARY, build, greedy, logits, save
 
 Compiled = Callable[[str], ingot.Model]
+#: The tests of one family go to one process, which builds and loads it once.
+EACH = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES])
 PROMPTS = [[5, 9, 100, 3], [7] * 20 + [8, 9], [1, 2, 3, 4, 5, 6, 7, 8]]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@EACH
 def test_logits_of_a_prompt_and_of_single_tokens_are_those_of_transformers(name: str, compiled: Compiled) -> None:
     model = compiled(name)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (2, 14))
@@ -32,7 +34,7 @@ def test_logits_of_a_prompt_and_of_single_tokens_are_those_of_transformers(name:
         assert session.state("length").tolist() == [14, 14]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@EACH
 def test_greedy_text_is_that_of_transformers_alone_and_in_batches(name: str, compiled: Compiled) -> None:
     model = compiled(name)
     reference = build(name)

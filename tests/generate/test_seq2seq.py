@@ -17,6 +17,8 @@ from ingot.generate import Options, Search, Translator
 from tests.generate.seq2seq_families import CONTEXT, END, FAMILIES, PAD, STOPS, TRANSLATORS, VOCABULARY, build, logits, save, sources
 
 Compiled = Callable[[str], ingot.Model]
+#: The tests of one family go to one process, which loads it once.
+EACH = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TRANSLATORS])
 NOTHING: dict[str, Any] = {"source_ids": np.zeros((2, 0), np.int64), "source_counts": np.zeros(2, np.int64)}
 
 
@@ -32,7 +34,7 @@ def rows() -> list[list[int]]:
     return [[int(t) for t in row[:count]] for row, count in zip(ids, counts, strict=True)]
 
 
-@pytest.mark.parametrize("name", TRANSLATORS)
+@EACH
 def test_logits_of_a_text_and_of_single_tokens_are_those_of_transformers(name: str, compiled_seq2seq: Compiled) -> None:
     model = compiled_seq2seq(name)
     source, counts = sources()
@@ -64,7 +66,7 @@ def test_a_source_can_be_encoded_by_itself(name: str, compiled_seq2seq: Compiled
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", TRANSLATORS)
+@EACH
 def test_greedy_text_is_that_of_transformers_alone_and_in_batches(name: str, compiled_seq2seq: Compiled) -> None:
     model, framework = compiled_seq2seq(name), build(name)
     expected = [[int(t) for t in reference(framework, source, 30).sequences[0, 1:]] for source in rows()]
@@ -101,9 +103,14 @@ def options_with_penalty(options: Options) -> Options:
     return replace(options, sampling=replace(options.sampling, repetition_penalty=1.2))
 
 
-@pytest.mark.parametrize("search", [{}, {"length_penalty": 2.0}, {"length_penalty": -1.0}, {"early_stopping": True},
-                                    {"early_stopping": "never", "length_penalty": 0.5}], ids=str)
-@pytest.mark.parametrize("name", ["t5", "mbart", "marian_apart"])
+SEARCHES: list[dict[str, Any]] = [{}, {"length_penalty": 2.0}, {"length_penalty": -1.0}, {"early_stopping": True},
+                                  {"early_stopping": "never", "length_penalty": 0.5}]
+#: With every change each search is made by one model, and each model makes one: the models take many seconds in transformers.
+BEAMS = [pytest.param(name, search, id=f"{name}-{search}", marks=[] if name == "marian_apart" or search == few else [pytest.mark.extended])
+         for name, few in (("t5", {}), ("mbart", SEARCHES[-1]), ("marian_apart", None)) for search in SEARCHES]
+
+
+@pytest.mark.parametrize(("name", "search"), BEAMS)
 def test_beam_search_finds_the_texts_and_scores_of_transformers(name: str, search: dict[str, Any], compiled_seq2seq: Compiled) -> None:
     model, framework = compiled_seq2seq(name), build(name)
     for source in rows():
@@ -218,6 +225,7 @@ def test_wrong_directories_and_options_are_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_a_translator_of_real_size_is_that_of_transformers(tmp_path: Path) -> None:
     """T5-small's shape: 60 million weights."""
     import transformers

@@ -15,6 +15,8 @@ from ingot.cli.main import main
 from tests.generate.recurrent import VOCABULARY, RecurrentMemory, RecurrentTranslator, StateSpace, Windowed, seeded
 
 WIDTH = 40
+#: The tests of one kind go to one process, which compiles it once.
+EACH = pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.xdist_group(f"translator-{kind}")) for kind in ("LSTM", "GRU")])
 CARRIED = ("memory", "hidden", "cell")
 
 
@@ -44,7 +46,7 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ingo
     return make
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@EACH
 def test_a_recurrent_translator_reads_its_source_once_and_goes_on_token_by_token(kind: str, translator: Callable[[str], ingot.Model]) -> None:
     model = translator(kind)
     assert {(s.name, s.kind) for s in model.states} == {(name, "carry") for name in CARRIED}
@@ -63,7 +65,7 @@ def test_a_recurrent_translator_reads_its_source_once_and_goes_on_token_by_token
             np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@EACH
 def test_greedy_text_of_a_recurrent_translator_is_that_of_pytorch(kind: str, translator: Callable[[str], ingot.Model]) -> None:
     module = seeded(lambda: RecurrentTranslator(kind))
     source = tokens(1, 7, 2)
@@ -117,6 +119,7 @@ def test_a_state_space_in_steps_is_that_of_the_whole_text(tmp_path: Path) -> Non
         np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.xdist_group("translator-GRU")
 def test_a_fork_of_hidden_states_goes_its_own_way(translator: Callable[[str], ingot.Model]) -> None:
     module = seeded(lambda: RecurrentTranslator("GRU"))
     source, text = tokens(2, 6, 4), tokens(2, 5, 5)

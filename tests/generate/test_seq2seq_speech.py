@@ -175,6 +175,7 @@ def test_caches_are_counted(compiled_seq2seq: Compiled) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_whisper_of_real_size_is_that_of_transformers(tmp_path: Path) -> None:
     """Whisper-tiny's shape: half a minute of sound, 37 million weights."""
     import transformers
