@@ -17,7 +17,7 @@ from tests.ops.contrib_models import FLOAT_EPSILON, model_of, numbers, pair
 HEADS, SIZE = 4, 8
 HIDDEN = HEADS * SIZE
 SHAPES = ((1, 1), (2, 5), (3, 9))
-few = settings(max_examples=12, deadline=None, derandomize=True)
+few = settings(max_examples=8, deadline=None, derandomize=True)
 # Products of depth HIDDEN, then of depth SIZE, then an average of values: each sum of n terms rounds by n / 2 units at most.
 ROUNDING = 2 * HIDDEN * FLOAT_EPSILON
 

@@ -20,6 +20,8 @@ from ingot.backend import prepare
 from tests.ops.contrib_models import FLOAT_EPSILON, numbers
 from tests.ops.contrib_networks import HEADS, HIDDEN, POSITIONS, VOCABULARY, Bert, Gpt, export, seeded
 
+pytestmark = pytest.mark.xdist_group("contrib-models")  # one process exports them
+
 SHAPES = ((1, 1), (2, 7), (3, POSITIONS))
 # Two layers of four normalizations, each of which passes on the rounding of sums of 4 * HIDDEN products before it.
 ROUNDING = 8 * 4 * HIDDEN * FLOAT_EPSILON

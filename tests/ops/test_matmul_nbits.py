@@ -124,7 +124,7 @@ CASES = st.builds(Case, rows=st.integers(1, 9), columns=st.integers(1, 70), dept
                   bias=st.booleans(), dtype=st.sampled_from(["float32", "float32", "float16", "bfloat16"]), seed=st.integers(0, 2**32 - 1))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(case=CASES)
 def test_a_product_is_its_definition(case: Case, tmp_path: Path) -> None:
     data = make(case)

@@ -15,6 +15,8 @@ from tests.lower.build import model, relative_error
 from tests.lower.cuda import emulated
 from tests.lower.cuda.interpreter import Program
 
+pytestmark = pytest.mark.xdist_group("generated")  # one process compiles the program
+
 Array = np.ndarray
 _FLOAT = {np.dtype(np.float32): 2e-6, np.dtype(np.float16): 2**-10, np.dtype(ml_dtypes.bfloat16): 2**-7, np.dtype(np.float64): 1e-14}
 
