@@ -86,7 +86,7 @@ if(INGOT_BUILD_CUDA_EMULATED)
     PATHS /usr/local/cuda /opt/cuda /usr/lib/cuda ${site}/nvidia/cu13 ${site}/nvidia/cuda_runtime PATH_SUFFIXES include REQUIRED)
   file(GLOB INGOT_CUDA_EMULATOR CONFIGURE_DEPENDS kernels/cuda/emulator/*.cpp)
   # An instruction that the emulator runs wrongly because a compiler merged or moved it would be hard to find: nothing clever here.
-  set(INGOT_EMULATOR_FLAGS -DINGOT_EMULATE -O2 -fno-strict-aliasing -ffp-contract=off -ftrivial-auto-var-init=pattern -Wall -Wextra
+  set(INGOT_EMULATOR_FLAGS -DINGOT_EMULATE -O1 -fno-strict-aliasing -ffp-contract=off -ftrivial-auto-var-init=pattern -Wall -Wextra
     -Wno-unknown-pragmas -Wno-class-memaccess)
   add_library(ingot_cuda_emulator OBJECT ${INGOT_CUDA_EMULATOR})
   ingot_cuda_library(ingot_cuda_emulator)

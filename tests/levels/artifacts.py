@@ -20,9 +20,9 @@ from tests.levels.models import MODELS, Feeds, Model
 from tests.levels.networks import NETWORKS
 from tests.lower.build import relative_error
 
+#: Models are compiled for code of 512 bits where they name it alone: it takes LLVM longer than all other levels together, and most other tests run it
+#: on a machine that has it.
 LEVELS = ("cpu:x86-64-v2", "cpu:x86-64-v3", "cpu:aarch64")
-#: Compiled for every model only where this machine can run it: code for 512 bits takes LLVM longer than all other levels together.
-WIDE = ("cpu:x86-64-v4+vnni+bf16",)
 NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 NAMES = sorted({**MODELS, **NETWORKS})
 SOURCES = ("tests/levels/models.py", "tests/levels/networks.py", "tests/levels/artifacts.py", "tests/lower/build.py")
@@ -97,7 +97,7 @@ def _widen(graph: onnx.GraphProto) -> None:
 def _compile(model: Model, folder: Path) -> None:
     path = folder / "model.ingot"
     built = model.build()
-    wanted = sorted({*LEVELS, *model.extended, *(level for level in WIDE if here(level))})
+    wanted = sorted({*LEVELS, *model.extended})
     ingot.compile(built, path, samples=0, precision=model.precision, target=wanted)
     manifest = ingot.Artifact.open(path).manifest
     described = {"steps": {t["name"]: t["program"]["functions"][0]["steps"] for t in manifest["targets"]},
