@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from ingot.cli import modules, options, printing, quantization
@@ -36,7 +37,8 @@ def add(commands: Any) -> None:
                          "by GPTQ, or by --quantize-method; several files are several cases")
     command.add_argument("--quantize-method", metavar="METHOD", help="nearest, gptq, gptq-ordered, awq, awq+gptq, awq+gptq-ordered, smoothquant, "
                          "smoothquant:0.7 or smoothquant+gptq (default: gptq with --calibration, else nearest)")
-    command.add_argument("--quantize-report", metavar="FILE.json", help="write what each layer and the model lost, which the artifact holds too")
+    command.add_argument("--quantize-report", metavar="FILE.json", help="where to write what each layer and the model lost, which the artifact holds "
+                         "too (default: beside it, OUT.quantization.json)")
     command.add_argument("--shape", action="append", type=options.shape, metavar="NAME=1,3,224,224",
                          help="fix or name the extents of an input: NAME=batch,3,H,W")
     command.add_argument("--bound", action="append", type=options.assignments, metavar="batch=32",
@@ -94,8 +96,9 @@ def execute(arguments: argparse.Namespace) -> int:
                                        ("total", printing.duration(sum(report.timings.values())))], right=[1])
     if report.quantization is not None:
         quantization.summary(report.quantization)
-        if arguments.quantize_report:
-            quantization.write(report.quantization, arguments.quantize_report)
+        beside = Path(arguments.quantize_report or report.path.with_suffix(".quantization.json"))
+        quantization.write(report.quantization, beside)
+        print(f"{beside}: what each layer and the model lost")
     print(f"{report.path}: {printing.size(report.size)}, {', '.join(report.targets)}")
     return 0
 
