@@ -171,7 +171,7 @@ def compile(
         if kept is not None:
             from ingot.importer.quantized import with_arithmetic
 
-            with_arithmetic(imported.weights, kept)
+            with_arithmetic([w for weights in imported.weights_of().values() for w in weights], kept)
         if scheme is not None:
             from ingot.passes.products import Selection
             from ingot.passes.quantize import quantize_weights

@@ -281,7 +281,7 @@ def graph_of(proto: onnx.ModelProto) -> Graph:
 def operators(graph: Graph) -> list[str]:
     """The graph as the names of its operators in order."""
     names = []
-    for binding in bindings(graph.main):
+    for binding in bindings(graph.function):
         value: Any = binding.value
         if not isinstance(value, relax.Call):
             continue

@@ -197,19 +197,22 @@ def test_the_command_writes_a_report_and_inspect_shows_it(tmp_path: Path, capsys
     assert json.loads(capsys.readouterr().out)["quantization"]["format"] == "int4"
 
 
-def test_products_in_subgraphs_are_named_with_the_reason_why_they_stay(tmp_path: Path) -> None:
-    made = onnx.parser.parse_model(f'''<ir_version: 10, opset_import: ["" : 21]> g (float[m,{DEPTH}] x, bool c) => (float[m,n] y) {{
-        h = MatMul(x, u)
-        y = If(c) <then_branch = yes () => (float[m,n] p) {{ p = MatMul(h, w) }},
-                  else_branch = no () => (float[m,n] q) {{ vt = Transpose(v) k = Relu(h) q = MatMul(k, vt) }}> }}''')
-    weights = {"u": array((DEPTH, DEPTH), 8), "w": WEIGHTS["w"], "v": np.ascontiguousarray(array((DEPTH, MIDDLE), 9).T)}
-    made.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in weights.items())
-    report = ingot.compile(made, tmp_path / "m.ingot", quantize="int8", samples=0)
-    assert report.quantization is not None and [layer["node"] for layer in report.quantization["layers"]] == ["h"]
-    assert sorted((k["node"], k["weight"]) for k in report.quantization["kept"]) == [("p", "w"), ("q", "v")]
-    assert all(k["reason"].startswith("in a subgraph") for k in report.quantization["kept"])
-    x = array((3, DEPTH), 10)
-    h = x.astype(np.float64) @ weights["u"]
-    for condition, exact in ((True, h @ weights["w"]), (False, np.maximum(h, 0) @ weights["v"].T)):
-        y = np.asarray(ingot.load(tmp_path / "m.ingot").run({"x": x, "c": np.array(condition)})["y"])
-        assert np.linalg.norm(y - exact) < 0.02 * np.linalg.norm(exact)
+def test_the_report_lies_beside_the_artifact_with_the_loss_on_given_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(model(), tmp_path / "model.onnx")
+    out, given = tmp_path / "out.ingot", []
+    data = [{"x": array((4, DEPTH), seed)} for seed in (20, 21)]
+    for index, case in enumerate(data):
+        np.savez(tmp_path / f"{index}.npz", allow_pickle=False, **case)
+        given += ["--calibration", str(tmp_path / f"{index}.npz")]
+    assert main(["compile", str(tmp_path / "model.onnx"), "-o", str(out), "--quantize", "int4", "--samples", "0", *given]) == 0
+    beside = tmp_path / "out.quantization.json"
+    assert f"{beside}: what each layer and the model lost" in capsys.readouterr().out
+    found = json.loads(beside.read_text())
+    assert found == manifest(out)["quantization"] and all(layer["output_error"] > 0 for layer in found["layers"])
+    loaded, expected = ingot.load(out), np.concatenate([exact(case["x"]) for case in data])
+    y = np.concatenate([np.asarray(loaded.run(case)["y"]) for case in data])
+    lost = found["loss"]["calibration"]
+    assert lost["cases"] == 2
+    assert lost["outputs"][0]["relative_error"] == pytest.approx(np.linalg.norm(y - expected) / np.linalg.norm(expected), rel=1e-3)
+    assert main(["inspect", str(out)]) == 0
+    assert "2 calibration cases, y: relative error" in capsys.readouterr().out

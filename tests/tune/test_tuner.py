@@ -197,7 +197,7 @@ def test_a_trial_asks_exactly_the_questions_that_its_problems_came_from(drawn: l
     forced = Forced(turns)
     optimized = optimize(trial_model(turns, found).imported, Settings(found, "f32", forced))
     assert not any(forced._waiting.values())
-    assert len(optimized.weights) == len(turns)
+    assert len(optimized.weights["main"]) == len(turns)
 
 
 @pytest.mark.parametrize(("target", "precision", "arithmetic", "dtypes"), [

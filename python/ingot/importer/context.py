@@ -35,6 +35,7 @@ class Context:
         self.name = name
         self.bb: relax.BlockBuilder = module.bb if parent is None else relax.BlockBuilder()
         self.values: dict[str, Value] = {}
+        self.weights: dict[int, tuple[Weight, relax.Var]] = {}  # large constants, and the parameters that stand for them
         self.captures: dict[Any, tuple[Value, Value]] = {}  # an outer value, and what stands for it here, by what tells it from others
         self.inner_symbols: list[tuple[Dim, Any]] = []  # an outer extent, and this function's symbol for it
         self.checks: list[tuple[Any, str]] = []
@@ -287,7 +288,7 @@ class Context:
         if value.weight is not None:
             if value.dtype != STRING and value.weight.nbytes <= SMALL * 8 and value.is_small_constant and not _is_packed(value.dtype):
                 return relax.const(value.weight.load(), value.dtype)
-            return self.weight_expr(value, value.weight)
+            return self.weight_expr(value.weight)
         assert value.elements is not None
         if value.is_constant:
             return relax.const(value.elements.astype(numpy_dtype(value.dtype)), value.dtype)
@@ -298,11 +299,12 @@ class Context:
             tensor = self.reshape(tensor, value.shape)
         return self.cast(tensor, value.dtype).expr
 
-    def weight_expr(self, value: Value, weight: Weight) -> Any:
-        """The variable of a large constant: a parameter of the model's main function, captured by inner functions."""
-        if self.parent is None:
-            return self.module.weight_parameter(weight)
-        return self.capture(Value(self.parent, value.dtype, value.shape, value.name, weight=weight), id(weight)).expr
+    def weight_expr(self, weight: Weight) -> Any:
+        """The variable of a large constant: a parameter of the function, behind all others."""
+        if id(weight) not in self.weights:
+            ty = relax.TensorType([dims.expr(d) for d in weight.shape], weight.dtype)
+            self.weights[id(weight)] = (weight, relax.Var(self.module.unique("weight"), ty))
+        return self.weights[id(weight)][1]
 
     @property
     def root(self) -> Context:

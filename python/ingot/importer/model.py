@@ -98,8 +98,8 @@ def import_model(
                 import_nodes(cx, model.graph, opsets, base_dir)
                 results = [result for o in model.graph.output for result in named_tensors(o.name, cx.lookup(o.name))]
                 output = module.bb.emit_output(relax.Tuple([r.expr for _, r in results]))
-            weights = [weight for weight, _ in module.weights.values()]
-            module.bb.emit_func_output(output, params=parameters + [var for _, var in module.weights.values()])
+            weights = [weight for weight, _ in cx.weights.values()]
+            module.bb.emit_func_output(output, params=parameters + [var for _, var in cx.weights.values()])
     except BaseException:
         module.abandon()
         raise
@@ -109,7 +109,7 @@ def import_model(
     return Imported(
         mod=module.bb.get(), inputs=inputs[:len(inputs) - len(found)], outputs=outputs[:len(outputs) - len(found)], states=found,
         state_inputs=inputs[len(inputs) - len(found):], symbols=list(symbols.values()), weights=weights, nodes=module.nodes,
-        checks=module.function_checks, vocabularies=module.vocabularies,
+        checks=module.function_checks, vocabularies=module.vocabularies, subgraph_weights=module.subgraph_weights,
         metadata={"source": "onnx", "graph": model.graph.name, "producer": f"{model.producer_name} {model.producer_version}".strip(),
                   "ir_version": model.ir_version, "opset": dict(opsets), **({"maps": maps} if maps else {}),
                   **({"map_inputs": module.map_inputs} if module.map_inputs else {})})

@@ -11,7 +11,6 @@ import numpy as np
 from tvm import relax
 from tvm.error import InternalError as TvmError
 
-from ingot.importer import dims
 from ingot.importer.dims import Dim
 from ingot.importer.states import State
 from ingot.importer.weights import Weight
@@ -36,8 +35,9 @@ class Imported:
     """A model in Relax.
 
     ``mod`` has a function ``main`` whose parameters are the model's inputs, then its states, then its weights (``weights``, in order), and
-    a function for each subgraph. ``checks`` holds, for each function, conditions over its symbols that must hold at run
-    time, with the message if one does not. Variables are named ``n<i>_`` after ``nodes[i]``, the ONNX node they came from.
+    a function for each subgraph, whose last parameters are its own weights (``subgraph_weights``). ``checks`` holds, for each function,
+    conditions over its symbols that must hold at run time, with the message if one does not. Variables are named ``n<i>_`` after
+    ``nodes[i]``, the ONNX node they came from.
     """
 
     mod: tvm.IRModule
@@ -52,6 +52,11 @@ class Imported:
     states: list[State] = field(default_factory=list)
     state_inputs: list[TensorSpec] = field(default_factory=list)
     vocabularies: dict[str, np.ndarray] = field(default_factory=dict)  # for inputs that are the keys of a map: keys that the model knows
+    subgraph_weights: dict[str, list[Weight]] = field(default_factory=dict)
+
+    def weights_of(self) -> dict[str, tuple[Weight, ...]]:
+        """The weights behind the last parameters of each function; one that several use is the same object."""
+        return {"main": tuple(self.weights), **{name: tuple(weights) for name, weights in self.subgraph_weights.items()}}
 
     def state_entries(self, spec: Callable[[TensorSpec], dict[str, Any]]) -> dict[str, Any]:
         """The manifest's entry of states, if there are any (docs/format.md)."""
@@ -73,7 +78,7 @@ class ModuleBuilder:
         self.function_checks: dict[str, list[tuple[Any, str]]] = {}
         self.bb = relax.BlockBuilder()
         self.nodes: list[str] = []
-        self.weights: dict[int, tuple[Weight, relax.Var]] = {}
+        self.subgraph_weights: dict[str, list[Weight]] = {}
         self.maps: dict[str, list[int] | list[str]] = {}  # for what the model makes a map of, the keys of its columns
         self.map_inputs: dict[str, list[str]] = {}  # for an input that is a map, the inputs that are its keys and its values
         self.vocabularies: dict[str, np.ndarray] = {}  # as in Imported
@@ -90,13 +95,6 @@ class ModuleBuilder:
         count = self._counts.get(prefix, 0)
         self._counts[prefix] = count + 1
         return f"{prefix}_{count}"
-
-    def weight_parameter(self, weight: Weight) -> relax.Var:
-        """The parameter of the main function that stands for a weight."""
-        if id(weight) not in self.weights:
-            ty = relax.TensorType([dims.expr(d) for d in weight.shape], weight.dtype)
-            self.weights[id(weight)] = (weight, relax.Var(self.unique("weight"), ty))
-        return self.weights[id(weight)][1]
 
     def node_hint(self, context: Context) -> str:
         """The variable name for what the current node emits."""

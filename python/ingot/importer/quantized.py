@@ -41,7 +41,8 @@ class QuantizedWeight(Weight):
             return self
         codes, scales = self.codes.transposed(axes), self.scales.transposed(axes)
         zeros = self.zeros.transposed(axes) if self.zeros is not None else None
-        return quantized_weight(self.name, self.dtype, codes, scales, zeros, self.bits, 1 - self.axis, self.group, self.integers, self.values)
+        return self.once(("transposed", self.integers), lambda: quantized_weight(
+            self.name, self.dtype, codes, scales, zeros, self.bits, 1 - self.axis, self.group, self.integers, self.values))
 
 
 def quantized_weight(name: str, dtype: str, codes: Weight, scales: Weight, zeros: Weight | None, bits: int, axis: int, group: int,

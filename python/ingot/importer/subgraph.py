@@ -28,7 +28,7 @@ class Parameter:
 class Subgraph:
     """A subgraph that was imported as a function ``name`` of its own.
 
-    ``captured`` are the outer values that follow its other parameters; ``results`` are values in its context ``cx``.
+    ``captured`` are the outer values that follow its other parameters, before its weights; ``results`` are values in its context ``cx``.
     """
 
     name: str
@@ -75,7 +75,8 @@ def import_subgraph(outer: Context, graph: onnx.GraphProto, parameters: Sequence
             found = Subgraph(name, cx, given, [], [cx.lookup(o.name) for o in graph.output])
             output = cx.bb.emit_output(relax.Tuple([t.expr for t in found.tensors()]))
         found.captured = [value for value, _ in cx.captures.values()]
-        cx.bb.emit_func_output(output, params=[p.expr for p in given] + [inner.expr for _, inner in cx.captures.values()])
+        cx.bb.emit_func_output(output, params=[*(p.expr for p in given), *(inner.expr for _, inner in cx.captures.values()),
+                                               *(variable for _, variable in cx.weights.values())])
     return found
 
 
@@ -85,6 +86,7 @@ def add(subgraph: Subgraph) -> None:
     built = cx.bb.get()
     module.bb.add_func(built[subgraph.name], subgraph.name)
     module.function_checks[subgraph.name] = cx.checks
+    module.subgraph_weights[subgraph.name] = [weight for weight, _ in cx.weights.values()]
 
 
 def import_in_place(cx: Context, graph: onnx.GraphProto, inputs: Sequence[AnyValue] = ()) -> list[AnyValue]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ class Weight:
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], np.ndarray] = field(repr=False)
+    _made: dict[Hashable, Weight] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def nbytes(self) -> int:
@@ -43,10 +44,17 @@ class Weight:
         load = self.load
         return Weight(f"{self.name}{suffix}", shape, dtype or self.dtype, lambda: transform(load()))
 
+    def once(self, key: Hashable, make: Callable[[], Weight]) -> Weight:
+        """What ``make`` gives, the same for an equal ``key``: functions that make one thing of a weight share its place in the artifact."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
     def transposed(self, axes: Sequence[int]) -> Weight:
         """The weight with its axes permuted."""
         shape = tuple(self.shape[a] for a in axes)
-        return self.map(lambda a: np.ascontiguousarray(a.transpose(axes)), shape, ":t" + "".join(map(str, axes)))
+        return self.once(("transposed", *axes), lambda: self.map(lambda a: np.ascontiguousarray(a.transpose(axes)), shape,
+                                                                 ":t" + "".join(map(str, axes))))
 
 
 def from_array(name: str, array: np.ndarray) -> Weight:

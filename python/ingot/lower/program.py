@@ -365,11 +365,11 @@ class ProgramBuilder:
             function = self.mod[name]
             builder = _FunctionBuilder(name, self)
             parameters: list[Weight | None] = [None] * len(function.params)
+            own = self.parameters.get(name, ())
+            parameters[len(parameters) - len(own):] = own
             if name == "main":
                 for symbol in self.imported.symbols:
                     builder.expressions.declare(symbol)
-                taken = len(self.imported.inputs) + len(self.imported.states)
-                parameters[taken:] = self.parameters
                 builder.caches = {i for i, s in enumerate(self.imported.states, len(self.imported.inputs)) if s.kind == "cache"}
             functions.append(builder.build(function, parameters, self.trace.get(name, [])))
         return {"functions": functions}

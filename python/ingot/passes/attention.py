@@ -48,7 +48,7 @@ class _Attention(Rewriter):
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self.readers: dict[Any, list[Any]] = {}  # of a variable of the old function, its bindings that read it
-        for binding in bindings(graph.main):
+        for binding in bindings(graph.function):
             for variable in variables(binding.value):
                 self.readers.setdefault(variable, []).append(binding)
         self.transposed: set[Any] = set()  # results that only a transpose reads, already transposed

@@ -24,7 +24,7 @@ _FLOATS = ("float32", "float16", "bfloat16")
 def merge_products(graph: Graph) -> Graph:
     """Merges products of the same operand in graphs with caches."""
     if not any(calls(b.value, "relax.call_pure_packed") and str(b.value.args[0].global_symbol) == "ingot.kernel.tensor_scatter"
-               for b in bindings(graph.main)):
+               for b in bindings(graph.function)):
         return graph
     return _Merged(graph).run(_visit)
 
@@ -38,11 +38,11 @@ class _Merged(Rewriter):
         self.parts: dict[Any, tuple[Any, int, int]] = {}  # a slice → of what, and its columns
         self.heads: dict[tuple[Any, int], Any] = {}
         readers: dict[Any, list[Any]] = {}
-        for binding in bindings(graph.main):
+        for binding in bindings(graph.function):
             for variable in variables(binding.value):
                 readers.setdefault(variable, []).append(binding.value)
         kinds: dict[Any, list[Any]] = {}
-        for binding in bindings(graph.main):
+        for binding in bindings(graph.function):
             value: Any = binding.value
             if not calls(value, "relax.matmul") or any(calls(r, "relax.add") for r in readers.get(binding.var, [])):
                 continue

@@ -41,7 +41,7 @@ class _Normalized(Rewriter):
         self.before: dict[Any, Any] = {}  # what variables of the old function are bound to
         self.calls: dict[Any, _Call] = {}
         self.taken: set[Any] = set()  # normalizations that a cast takes in
-        for binding in bindings(graph.main):
+        for binding in bindings(graph.function):
             if isinstance(binding, relax.MatchCast):
                 continue
             self.before[binding.var] = binding.value

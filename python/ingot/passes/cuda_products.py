@@ -62,9 +62,9 @@ class _Products(Rewriter):
         self.before: dict[Any, Any] = {}  # what variables are bound to
         self.calls: dict[Any, _Call] = {}
         self.taken: set[Any] = set()  # variables with a call that is part of a later one
-        self.read = {v for b in bindings(graph.main) for v in variables(b.value)
+        self.read = {v for b in bindings(graph.function) for v in variables(b.value)
                      if isinstance(b.value, relax.Call) and not calls(b.value, "relax.reshape")}
-        for binding in bindings(graph.main):
+        for binding in bindings(graph.function):
             if isinstance(binding, relax.MatchCast):
                 continue
             self.before[binding.var] = binding.value

@@ -34,7 +34,9 @@ def fold(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     shape = dims.dims(ty.shape.values)
     if not dims.is_static(shape):
         return None
-    return rewriter.constant(derived(make(value, shape), [w for w in weights if w is not None], shape, str(ty.dtype)))
+    sources = [w for w in weights if w is not None]
+    key = ("folded", value.op.name, str(value.attrs), shape, str(ty.dtype), *sources)
+    return rewriter.constant(sources[0].once(key, lambda: derived(make(value, shape), sources, shape, str(ty.dtype))))
 
 
 def derived(compute: Compute, sources: list[Weight], shape: tuple[int, ...], dtype: str) -> Weight:

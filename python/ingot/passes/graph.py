@@ -1,9 +1,9 @@
-"""A model between passes: its Relax module, and the weights that stand behind the last parameters of ``main``."""
+"""One function of a model between passes: the Relax module, and the weights that stand behind the function's last parameters."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,28 +18,52 @@ from ingot.passes.trace import bindings
 
 @dataclass(frozen=True)
 class Graph:
-    """``weights`` belong to the last parameters of ``main``, in order."""
+    """The function ``name`` of a module, ``main`` or a subgraph's; ``weights`` belong to its last parameters, in order."""
 
     mod: tvm.IRModule
     weights: tuple[Weight, ...]
+    name: str = "main"
 
     @property
-    def main(self) -> relax.Function:
-        """The model's main function."""
-        return self.mod["main"]
+    def function(self) -> relax.Function:
+        """The function."""
+        return self.mod[self.name]
 
     def without_unused_weights(self) -> Graph:
         """The graph without the weight parameters that nothing reads."""
-        main = self.main
-        used = set(variables(main.body.body)) | {v for b in bindings(main) for v in variables(b.value)}
-        count = len(main.params) - len(self.weights)
-        kept = [(p, w) for p, w in zip(list(main.params)[count:], self.weights, strict=True) if p in used]
+        old = self.function
+        used = set(variables(old.body.body)) | {v for b in bindings(old) for v in variables(b.value)}
+        count = len(old.params) - len(self.weights)
+        kept = [(p, w) for p, w in zip(list(old.params)[count:], self.weights, strict=True) if p in used]
         if len(kept) == len(self.weights):
             return self
-        function = relax.Function([*list(main.params)[:count], *(p for p, _ in kept)], main.body, main.ret_ty, main.is_pure, main.attrs)
+        function = relax.Function([*list(old.params)[:count], *(p for p, _ in kept)], old.body, old.ret_ty, old.is_pure, old.attrs)
         mod = tvm.IRModule(dict(self.mod.functions.items()))
-        mod.update_func(mod.get_global_var("main"), function)
-        return Graph(mod, tuple(w for _, w in kept))
+        mod.update_func(mod.get_global_var(self.name), function)
+        return Graph(mod, tuple(w for _, w in kept), self.name)
+
+
+def each_function(mod: tvm.IRModule, weights: Mapping[str, tuple[Weight, ...]],
+                  change: Callable[..., Graph], *arguments: Any) -> tuple[tvm.IRModule, dict[str, tuple[Weight, ...]]]:
+    """Changes the functions that ``weights`` names, each by ``change(graph, *arguments)``; returns the module and their weights then.
+
+    Each is given with all TIR functions and without the others, so that the time for many subgraphs grows with their number.
+    """
+    functions: dict[str, Any] = {}
+    tir: dict[Any, Any] = {}
+    for variable, function in mod.functions.items():
+        if isinstance(function, relax.Function):
+            functions[variable.name_hint] = variable, function
+        else:
+            tir[variable] = function
+    changed: dict[str, tuple[Weight, ...]] = {}
+    for name, own in weights.items():
+        variable, function = functions[name]
+        graph = change(Graph(tvm.IRModule({**tir, variable: function}), own, name), *arguments)
+        changed[name] = graph.weights
+        functions[name] = graph.mod.get_global_var(name), graph.function
+        tir = {v: f for v, f in graph.mod.functions.items() if v.name_hint != name}
+    return tvm.IRModule({**tir, **dict(functions.values())}), changed
 
 
 #: What a pass does with one binding: emits something else and returns its variable, or None to keep it as it is.
@@ -47,7 +71,7 @@ Visit = Callable[["Rewriter", Any, Any], Any]
 
 
 class Rewriter:
-    """Rebuilds ``main``, binding by binding.
+    """Rebuilds a function, binding by binding.
 
     ``visit(rewriter, variable, value)`` is called for each, with operands already replaced. Constants are found and made through
     :meth:`weight` and :meth:`constant`; what nothing uses afterwards is dropped, weights included.
@@ -55,14 +79,14 @@ class Rewriter:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        main = graph.main
-        others = {gv: f for gv, f in graph.mod.functions.items() if gv.name_hint != "main"}
+        old = graph.function
+        others = {gv: f for gv, f in graph.mod.functions.items() if gv.name_hint != graph.name}
         self.bb = relax.BlockBuilder(tvm.IRModule(others))
-        count = len(main.params) - len(graph.weights)
-        self.inputs = list(main.params)[:count]
-        self.weights: dict[Any, Weight] = dict(zip(list(main.params)[count:], graph.weights, strict=True))
-        self.uses = Counter(v for b in bindings(main) for v in variables(b.value))
-        self.uses.update(variables(main.body.body))
+        count = len(old.params) - len(graph.weights)
+        self.inputs = list(old.params)[:count]
+        self.weights: dict[Any, Weight] = dict(zip(list(old.params)[count:], graph.weights, strict=True))
+        self.uses = Counter(v for b in bindings(old) for v in variables(b.value))
+        self.uses.update(variables(old.body.body))
         self.values: dict[Any, Any] = {}  # what each new variable was bound to
         self._replaced: dict[Any, Any] = {}
         self._replaces: dict[Any, Any] = {}
@@ -71,10 +95,10 @@ class Rewriter:
 
     def run(self, visit: Visit) -> Graph:
         """The rebuilt graph."""
-        main = self.graph.main
-        with self.bb.function("main"):
+        old, name = self.graph.function, self.graph.name
+        with self.bb.function(name):
             with self.bb.dataflow():
-                for binding in bindings(main):
+                for binding in bindings(old):
                     self._hint = binding.var.name
                     value = self.replaced(binding.value)
                     result = visit(self, binding.var, value) if not isinstance(binding, relax.MatchCast) else None
@@ -84,10 +108,11 @@ class Rewriter:
                         result = self.emit(value)
                     self._replaced[binding.var] = result
                     self._replaces[result] = binding.var
-                output = self.bb.emit_output(self.resolved(self.replaced(_result(main))))
+                output = self.bb.emit_output(self.resolved(self.replaced(_result(old))))
             self.bb.emit_func_output(output, params=[*self.inputs, *self.weights])
-        mod = tvm.transform.Sequential([relax.transform.DeadCodeElimination()])(self.bb.finalize())
-        return Graph(mod, tuple(self.weights.values())).without_unused_weights()
+        mod = self.bb.finalize()
+        mod.update_func(mod.get_global_var(name), relax.analysis.remove_all_unused(mod[name]))
+        return Graph(mod, tuple(self.weights.values()), name).without_unused_weights()
 
     def resolved(self, value: Any) -> Any:
         """An expression whose operands all exist; a pass that puts things off overrides it."""

@@ -74,8 +74,8 @@ class _QuantizedWeight:
 
 def _multiplied_weights(graph: Graph) -> list[Weight]:
     """The 8-bit weights that products and convolutions read dequantized."""
-    weights = dict(zip(list(graph.main.params)[len(graph.main.params) - len(graph.weights):], graph.weights, strict=True))
-    bound = {b.var: b.value for b in bindings(graph.main)}
+    weights = dict(zip(list(graph.function.params)[len(graph.function.params) - len(graph.weights):], graph.weights, strict=True))
+    bound = {b.var: b.value for b in bindings(graph.function)}
     found = []
     for value in bound.values():
         if calls(value, "relax.matmul", *_CONVOLUTIONS):
@@ -279,8 +279,8 @@ def _without_zero(w: _QuantizedWeight, channel: int) -> tuple[str, Weight]:
 
 def _between_products_and_softmax(graph: Graph) -> set[Any]:
     """The dequantized variables on the way from a product of two activations to a softmax, and right behind the softmax."""
-    bound = {b.var: b.value for b in bindings(graph.main)}
-    constants = set(list(graph.main.params)[len(graph.main.params) - len(graph.weights):])
+    bound = {b.var: b.value for b in bindings(graph.function)}
+    constants = set(list(graph.function.params)[len(graph.function.params) - len(graph.weights):])
     found: set[Any] = set()
 
     def quantized_before(variable: Any) -> Any:

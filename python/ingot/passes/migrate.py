@@ -58,7 +58,7 @@ class _Migration(Rewriter):
     def __init__(self, graph: Graph, nodes: Sequence[str]) -> None:
         super().__init__(graph)
         self.nodes = nodes
-        self.before = {b.var: b.value for b in bindings(graph.main) if not isinstance(b, relax.MatchCast)}
+        self.before = {b.var: b.value for b in bindings(graph.function) if not isinstance(b, relax.MatchCast)}
         self.edits: dict[Any, list[tuple[int, np.ndarray]]] = {}  # by the variable of a binding
         self.groups: dict[Any, _Group] = {}  # by the variable of a product
         self.scaled: dict[Any, Any] = {}  # what is multiplied, once for all its products

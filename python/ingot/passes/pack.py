@@ -100,7 +100,8 @@ def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, weight: Weigh
     inner = problem.under(tiling)
     how = arithmetic.choose(dtype, settings.target)
     what = _tiled(inner, settings.choices.tile(inner), how)
-    filters = weight.map(lambda a: winograd.transformed(tiling, a), (tiling.points, depth, channels), f":winograd{tiling.m}")
+    filters = weight.once(("winograd", tiling.m), lambda: weight.map(lambda a: winograd.transformed(tiling, a), (tiling.points, depth, channels),
+                                                                     f":winograd{tiling.m}"))
     products = _call(rewriter, what, transformed, filters, how)
     result = [shape[0], *(dims.expr(d) for d in (tiling.height, tiling.width, channels))]
     return _emit(rewriter, winograd.output_function(tiling, shape[0], channels, dtype), "winograd_output", [products], result, dtype)
@@ -161,7 +162,8 @@ def _known(extents: Any) -> tuple[int | None, ...]:
 def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight, how: Arithmetic) -> Any:
     """The contraction's call, X in the type and the depth that its arithmetic takes, the result in X's type where that is floating point."""
     dtype = str(x.ty.dtype)
-    packed = rewriter.constant(weight.map(lambda a: what.pack(how.stored(a)), what.packed_shape, f":packed {how.name}", how.w))
+    packed = rewriter.constant(weight.once(("packed", what, how), lambda: weight.map(
+        lambda a: what.pack(how.stored(a)), what.packed_shape, f":packed {how.name}", how.w)))
     x = _deepened(rewriter, x, what)
     if dtype != how.x:
         x = _rounded(rewriter, x, how)

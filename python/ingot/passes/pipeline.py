@@ -19,7 +19,7 @@ from ingot.passes.cuda_precision import cuda_precision
 from ingot.passes.cuda_products import cuda_products
 from ingot.passes.extents import name_extents
 from ingot.passes.fold import fold_weights
-from ingot.passes.graph import Graph
+from ingot.passes.graph import Graph, each_function
 from ingot.passes.integers import integer_contractions
 from ingot.passes.layout import channels_last
 from ingot.passes.legalize import OVERRIDES
@@ -33,10 +33,10 @@ from ingot.passes.trace import Trace, trace_fusion
 
 @dataclass
 class Optimized:
-    """A module of fused TIR functions, the weights behind main's last parameters, and which imported nodes each call came from."""
+    """A module of fused TIR functions, the weights behind each function's last parameters, and which imported nodes each call came from."""
 
     mod: tvm.IRModule
-    weights: tuple[Weight, ...]
+    weights: dict[str, tuple[Weight, ...]]
     trace: Trace
     log: list[str] = field(default_factory=list)
 
@@ -94,13 +94,13 @@ def optimize(imported: Imported, settings: Settings, note: Callable[[str], None]
 
     with llvm:
         mod = run(imported.mod, transform.CanonicalizeBindings(), transform.EliminateCommonSubexpr(), transform.DeadCodeElimination())
-        graph = Graph(mod, tuple(imported.weights))
+        weights = imported.weights_of()
         for name, change in CUDA_PASSES if settings.target.is_cuda else GRAPH_PASSES:
-            before = _count(graph.mod)
-            graph = change(graph, settings)
-            note(f"{name}: {before} → {_count(graph.mod)} bindings, {len(graph.weights)} weights")
+            before = _count(mod)
+            mod, weights = each_function(mod, weights, change, settings)
+            note(f"{name}: {before} → {_count(mod)} bindings, {sum(map(len, weights.values()))} weights")
         mod = run(
-            graph.mod,
+            mod,
             transform.EliminateCommonSubexpr(),
             transform.LegalizeOps(OVERRIDES, skip_ops=list(VIEWS)),
         )
@@ -113,7 +113,7 @@ def optimize(imported: Imported, settings: Settings, note: Callable[[str], None]
         before = _tir_count(mod)
         mod = name_extents(mod)
         note(f"name extents: {before} → {_tir_count(mod)} TIR functions")
-    return Optimized(mod, graph.weights, trace)
+    return Optimized(mod, weights, trace)
 
 
 def _count(mod: tvm.IRModule) -> int:

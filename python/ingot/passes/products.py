@@ -97,7 +97,7 @@ class Layers:
         """The weight that a product reads, and a key that products with the same one share."""
         weight = self._weight(expression)
         if weight is not None:
-            return (expression if isinstance(expression, relax.Var) else object(),), weight
+            return (weight,), weight
         value: Any = self._values.get(expression)
         if isinstance(value, relax.Var):
             return self._source(value)

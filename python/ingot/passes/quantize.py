@@ -20,10 +20,9 @@ from ingot.importer.module import Imported
 from ingot.importer.quantized import QuantizedWeight, quantized_weight
 from ingot.importer.weights import Weight, numpy_dtype
 from ingot.lower.cpu.quantized_weights import PANEL, groups_of, packed_shape
-from ingot.passes.graph import Graph, Rewriter
+from ingot.passes.graph import Graph, Rewriter, each_function
 from ingot.passes.migrate import migrate
 from ingot.passes.products import Layers, Migrated, Product, Selection, matches
-from ingot.passes.subgraphs import products_in_subgraphs
 from ingot.quantize.calibration import Moments, Statistics
 from ingot.quantize.gptq import Columns, gptq_rows
 from ingot.quantize.loss import Sums
@@ -76,39 +75,50 @@ def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, s
         CompileError: A pattern fits no layer, or there is nothing to quantize.
     """
     canonical = tvm.transform.Sequential([relax.transform.CanonicalizeBindings()])(imported.mod)
-    graph = Graph(canonical, tuple(imported.weights))
     method = method or parse_method(None, moments is not None)
-    migrated: dict[str, dict[str, Any]] = {}
-    if method.migration and moments is not None:
-        graph, migrated = migrate(graph, imported.nodes, scheme, method, selection, moments, advance)
-    rewriter = _Quantizer(graph, imported.nodes, scheme, method, selection, scratch, advance, moments, migrated)
-    inside = products_in_subgraphs(canonical, dict(zip(list(canonical["main"].params)[-len(imported.weights):], imported.weights, strict=True))
-                                   if imported.weights else {}, imported.nodes)
-    graph = rewriter.run(_visit)
-    for product in inside:
-        reason = selection.reason(product) or "in a subgraph (If, Loop or Scan), where products stay in floats"
-        rewriter.done.kept.append({"node": product.node, "weight": product.name, "shape": list(product.weight.shape), "reason": reason})
-    rewriter.found += inside
-    _check_patterns(selection, rewriter)
-    return replace(imported, mod=graph.mod, weights=list(graph.weights)), rewriter.done
+    cases = f", {moments.cases} case{'s' if moments.cases != 1 else ''}" if moments is not None and method.calibrated else ""
+    work = _Work(imported.nodes, scheme, method, selection, scratch, advance,
+                 Quantization(scheme, method.text + cases, examples=() if moments is None else moments.examples))
+
+    def change(graph: Graph) -> Graph:
+        # Only the main graph's values were looked at (quantize/calibration.py), and a node of a subgraph may have the name of one there.
+        data = moments if graph.name == "main" else None
+        migrated: dict[str, dict[str, Any]] = {}
+        if method.migration and data is not None:
+            graph, migrated = migrate(graph, imported.nodes, scheme, method, selection, data, advance)
+        return _Quantizer(graph, work, data, migrated).run(_visit)
+
+    mod, weights = each_function(canonical, imported.weights_of(), change)
+    _check_patterns(selection, work)
+    main, *inside = ((name, list(own)) for name, own in weights.items())
+    return replace(imported, mod=mod, weights=main[1], subgraph_weights=dict(inside)), work.done
+
+
+@dataclass
+class _Work:
+    """What all functions of a model share."""
+
+    nodes: Sequence[str]
+    scheme: Scheme
+    method: Method
+    selection: Selection
+    scratch: Path
+    advance: Callable[[str], None]
+    done: Quantization
+    found: list[Product] = field(default_factory=list)
+    made: dict[Any, tuple[QuantizedWeight, dict[str, Any]]] = field(default_factory=dict)  # weights that several products share, by their keys
 
 
 class _Quantizer(Rewriter):
-    def __init__(self, graph: Graph, nodes: Sequence[str], scheme: Scheme, method: Method, selection: Selection, scratch: Path,
-                 advance: Callable[[str], None], moments: Moments | None, migrated: dict[str, dict[str, Any]]) -> None:
+    """Quantizes the products of one function; ``migrated`` are numbers for the report by nodes."""
+
+    def __init__(self, graph: Graph, work: _Work, moments: Moments | None, migrated: dict[str, dict[str, Any]]) -> None:
         super().__init__(graph)
-        self.layers = Layers(self.weight, self.values, nodes)
-        self.scheme = scheme
-        self.method = method
-        self.selection = selection
-        self.scratch = scratch
-        self.advance = advance
+        self.layers = Layers(self.weight, self.values, work.nodes)
+        self.work = work
         self.moments = moments
         self.migrated = migrated
-        cases = f", {moments.cases} case{'s' if moments.cases != 1 else ''}" if moments is not None and method.calibrated else ""
-        self.done = Quantization(scheme, method.text + cases, examples=() if moments is None else moments.examples)
-        self.found: list[Product] = []
-        self.made: dict[Any, tuple[Any, dict[str, Any]]] = {}  # weights that several products share
+        self.constants: dict[Any, Any] = {}  # the variables of quantized weights, by their keys
 
 
 def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
@@ -116,37 +126,42 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     product = rewriter.layers.product(variable, value)
     if product is None:
         return None
-    rewriter.found.append(product)
+    work = rewriter.work
+    work.found.append(product)
     weight, node = product.weight, product.node
     layer: dict[str, Any] = {"node": node, "weight": product.name, "shape": list(weight.shape)}
-    reason = rewriter.selection.reason(product)
-    if not reason and product.key not in rewriter.made:
-        rewriter.advance(node)
+    reason = work.selection.reason(product)
+    if not reason and product.key not in work.made:
+        work.advance(node)
         data = rewriter.moments.of(node, weight.shape[0]) if rewriter.moments is not None else None
-        made = _quantize(weight, rewriter.scheme, rewriter.method, data, rewriter.scratch / f"weight{len(rewriter.made)}")
+        made = _quantize(weight, work.scheme, work.method, data, work.scratch / f"weight{len(work.made)}")
         if made is None:
             reason = "it holds numbers that are not finite"
         else:
-            rewriter.made[product.key] = rewriter.constant(made[0]), made[1]
-            rewriter.done.weights.append(made[1])
+            work.made[product.key] = made
+            work.done.weights.append(made[1])
     if reason:
-        rewriter.done.kept.append({**layer, "reason": reason})
+        work.done.kept.append({**layer, "reason": reason})
         return None
-    constant, numbers = rewriter.made[product.key]
-    rewriter.done.layers.append({**layer, **numbers, **rewriter.migrated.get(node, {})})
-    return rewriter.emit(relax.op.matmul(product.x, constant))
+    found, numbers = work.made[product.key]
+    if product.key not in rewriter.constants:
+        rewriter.constants[product.key] = rewriter.constant(found)
+    if rewriter.moments is None:
+        numbers = {key: number for key, number in numbers.items() if key != "output_error"}  # that of another product with this weight
+    work.done.layers.append({**layer, **numbers, **rewriter.migrated.get(node, {})})
+    return rewriter.emit(relax.op.matmul(product.x, rewriter.constants[product.key]))
 
 
-def _check_patterns(selection: Selection, rewriter: _Quantizer) -> None:
-    names = [f"'{product.node}' (weight '{product.name}')" for product in rewriter.found]
+def _check_patterns(selection: Selection, work: _Work) -> None:
+    names = [f"'{product.node}' (weight '{product.name}')" for product in work.found]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     for kind, patterns in (("include", selection.include), ("exclude", selection.exclude)):
         for pattern in patterns:
-            if not any(matches([pattern], product) for product in rewriter.found):
+            if not any(matches([pattern], product) for product in work.found):
                 raise CompileError(f"quantization: {kind} pattern '{pattern}' fits no matrix product with a constant weight; "
                                    f"they are {shown or 'none'}")
-    if not rewriter.done.layers:
-        reasons = ", ".join(dict.fromkeys(k["reason"] for k in rewriter.done.kept))
+    if not work.done.layers:
+        reasons = ", ".join(dict.fromkeys(k["reason"] for k in work.done.kept))
         why = f"none of {len(names)} matrix products qualifies ({reasons})" if names else "no matrix product has a constant weight of floats"
         raise CompileError(f"quantization: there is nothing to quantize: {why}")
 

@@ -77,7 +77,7 @@ class _Products(Rewriter):
         self.calls: dict[Any, _Call] = {}
         self.taken: set[Any] = set()  # variables with a call that is part of a later one
         self.dequantized: dict[Any, Weight | None] = {}
-        for binding in bindings(graph.main):
+        for binding in bindings(graph.function):
             if isinstance(binding, relax.MatchCast):
                 continue
             self.before[binding.var] = binding.value

@@ -30,13 +30,16 @@ def matmul_nbits(cx: Context, a: Value, b: Value, scales: Value, zero_points: Va
         raise cx.error(f"the left operand is {a.dtype}; it is float32, float16 or bfloat16")
     check_equal(cx, a.shape[-1], K, f"a left operand of shape {dims.text(a.shape)} does not fit K = {K}")
     blocks = -(-K // block_size)
-    codes = _constant(cx, b, "the weights", N * blocks * block_size * bits // 8).map(
-        lambda packed: _unpacked(packed, bits, (N, blocks * block_size))[:, :K].T, (K, N), ":codes", "int8")
-    weight = quantized_weight(b.name or "weight", a.dtype, codes, _per_block(cx, scales, "scales", N, blocks),
-                              _zeros(cx, zero_points, bits, N, blocks), bits, 0, block_size, accuracy_level == _INTEGERS)
+    packed = _constant(cx, b, "the weights", N * blocks * block_size * bits // 8)
+
+    def made() -> Weight:
+        codes = packed.map(lambda p: _unpacked(p, bits, (N, blocks * block_size))[:, :K].T, (K, N), ":codes", "int8")
+        return quantized_weight(b.name or "weight", a.dtype, codes, _per_block(cx, scales, "scales", N, blocks),
+                                _zeros(cx, zero_points, bits, N, blocks), bits, 0, block_size, accuracy_level == _INTEGERS)
+
+    weight = packed.once(("MatMulNBits", a.dtype, K, N, bits, block_size, accuracy_level, scales.weight, zero_points and zero_points.weight), made)
     # A parameter even if it is small: as a constant in the graph it would be floats.
-    w = Value(cx, a.dtype, (K, N), weight=weight)
-    y = cx.op(relax.op.matmul(a.expr, cx.weight_expr(w, weight)))
+    y = cx.op(relax.op.matmul(a.expr, cx.weight_expr(weight)))
     return y if bias is None else cx.op(relax.op.add(y.expr, cx.cast(cx.reshape(bias, [N]), a.dtype).expr))
 
 

@@ -25,7 +25,7 @@ def refuse_strings(imported: Imported, functions: Iterable[tirx.PrimFunc]) -> No
     Raises:
         UnsupportedError: The model has tensors of strings.
     """
-    dtypes = [s.dtype for s in (*imported.inputs, *imported.outputs)] + [w.dtype for w in imported.weights]
+    dtypes = [s.dtype for s in (*imported.inputs, *imported.outputs)] + [w.dtype for weights in imported.weights_of().values() for w in weights]
     dtypes += [str(p.ty.dtype) for f in functions for p in f.params if is_buffer(p)]
     if STRING in dtypes:
         raise UnsupportedError("the model has tensors of strings, which GPUs do not have; compile it for a CPU target")
