@@ -5,6 +5,7 @@ Weights in blocks of few bits (MatMulNBits) are in importer/ops/microsoft.py.
 
 from ingot.importer.ops.contrib import activation as activation
 from ingot.importer.ops.contrib import attention as attention
+from ingot.importer.ops.contrib import blocks as blocks
 from ingot.importer.ops.contrib import fused as fused
 from ingot.importer.ops.contrib import grouped as grouped
 from ingot.importer.ops.contrib import image as image

@@ -24,6 +24,11 @@ def bias_gelu(cx: Context, x: Value, bias: Value) -> Value:
     return gelu(cx, plus(cx, x, bias))
 
 
+@microsoft_op("BiasAdd")
+def bias_add(cx: Context, x: Value, bias: Value, skip: Value) -> Value:
+    return plus(cx, plus(cx, x, bias), skip)
+
+
 @microsoft_op("FastGelu")
 def fast_gelu(cx: Context, x: Value, bias: Value | None = None) -> Value:
     return in_float32(cx, relax.op.nn.gelu_tanh, plus(cx, x, bias))

@@ -54,6 +54,20 @@ def _turned(cx: Context, x: Value, transposed: int, batch: int) -> Value:
     return cx.transpose(x, axes)
 
 
+@microsoft_op("CDist")
+def cdist(cx: Context, a: Value, b: Value, *, metric: str = "sqeuclidean") -> Value:
+    if metric not in ("sqeuclidean", "euclidean"):
+        raise cx.error(f"metric '{metric}' is not supported; it is sqeuclidean or euclidean")
+
+    def squares(x: Value, axis: int) -> Value:
+        return cx.op(relax.op.expand_dims(relax.op.sum(relax.op.multiply(x.expr, x.expr), 1), axis))
+
+    products = cx.op(relax.op.multiply(matmul(cx, a, cx.transpose(b, [1, 0])).expr, relax.const(-2, a.dtype)))
+    y = plus(cx, plus(cx, products, squares(a, 1)), squares(b, 0))
+    y = cx.op(relax.op.maximum(y.expr, relax.const(0, y.dtype)))
+    return y if metric == "sqeuclidean" else cx.op(relax.op.sqrt(y.expr))
+
+
 microsoft_op("FusedMatMul")(_matmul)
 microsoft_op("TransposeMatMul")(_matmul)
 
