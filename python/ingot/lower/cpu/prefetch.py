@@ -20,8 +20,6 @@ from ingot.lower.targets import Target
 
 _LINE = 64  # bytes of a cache line
 _NEXT = 512 * 1024  # bytes of a block up to which it and the next one both fit a second-level cache of 1 MiB or more
-_FIRST_LEVEL = 24 * 1024  # bytes of a block that a first-level cache keeps, beside X, from one tile of rows to the next
-_NEAR = 8  # steps from one use to what is fetched from the second-level cache into the first: about a hundred cycles
 _DISTANCE = 16  # steps along k from one use to what is fetched for a later one, within a block that fits no cache
 
 #: An instruction of an architecture as a function of LLVM's that neither reads nor writes what generated code can see: LLVM's own intrinsic counts as
@@ -57,15 +55,13 @@ def step(w: Flat, what: Contraction, block: Any, ahead: int, at: Any, share: Sha
     if what.steps * row * item > _NEXT:
         later = (block * what.steps + at + _DISTANCE) * row
         return [_fetch(w, later + j * line, 1) for j in range(lines)]
-    later = (block * what.steps + at + _NEAR) * row
-    near = [_fetch(w, later + j * line, 1) for j in range(lines)] if what.steps * row * item > _FIRST_LEVEL else []
     if what.batch * what.groups * what.blocks == 1:
-        return near
+        return []
     each = -(-lines // share.tiles) if isinstance(share.tiles, int) else 1
     parts = -(-lines // each)
     part = simplify(tirx.floormod(share.number, parts)) if parts > 1 else 0
     first = (block + ahead) * (what.steps * row)
-    return near + [_fetch(w, first + ((part * what.steps + at) * each + j) * line, 2) for j in range(each)]
+    return [_fetch(w, first + ((part * what.steps + at) * each + j) * line, 2) for j in range(each)]
 
 
 def with_functions(body: Any, target: Target) -> Any:

@@ -84,14 +84,15 @@ class _Program:
         if known < what.groups * what.columns:
             width = max(1, blocks // _TASKS)
             wide = -(-blocks // width)
-            if wide < _TASKS:  # too few column blocks to share evenly: tasks of a part of the rows, which reads those weights once more
+            few = wide < _TASKS // 2
+            if few:  # too few column blocks to share evenly: tasks of a part of the rows, for which the weights are read once more
                 together = min(together, max(1, likely * wide // _TASKS))
             groups = ceildiv(tiles, together)
 
             def panel(t: Any, g: Any) -> Any:
                 return self.panel(t * width, nest.minimum(width, blocks - t * width), g * together, nest.minimum(together, tiles - g * together))
 
-            if wide < _TASKS:
+            if few:
                 return parallel("outer", wide * groups, lambda t: panel(simplify(tirx.floordiv(t, groups)), simplify(tirx.floormod(t, groups))))
             return parallel("outer", wide, lambda t: loop("group", groups, lambda g: panel(t, g)))
         together = min(together, max(1, likely // _TASKS))
