@@ -17,13 +17,13 @@ enum Aggregate : int64_t { kAverage, kSum, kMinimum, kMaximum };
 constexpr int64_t kFewRows = 256;  // with fewer rows, trees are shared out too
 constexpr int64_t kMostParts = 16;
 constexpr int64_t kLeastColumns =
-    4;  // fewer rows than these are walked down a tree faster than all its nodes are tested
+    4;                         // fewer rows than these are walked down a tree faster than all its nodes are tested
+constexpr int64_t kAlike = 8;  // trees of as many levels that a row is walked down side by side
 // Bringing a row into columns costs about as much as a walk down a tree for every four features.
 constexpr int64_t kFeaturesPerTree = 4;
 // A fork of the threads takes 2 to 5 microseconds, in which a thread tests about this many nodes.
 constexpr int64_t kForkNodes = 1 << 13;
 constexpr int64_t kUsualLevels = 8;
-constexpr int64_t kWalkNodes = 12;  // that are tested with vectors in the time of a step of a walk
 
 // The rows that are used together.
 template <typename T>
@@ -73,14 +73,10 @@ class Forest {
     for (int64_t i = 0; i < full_count_; ++i) most = std::max(most, static_cast<uint32_t>(full_nodes_[i].feature));
     if (most >= static_cast<uint32_t>(features_)) FailKernel("a node tests feature ", most, " of ", features_);
     for (int64_t tree = 0; tree < trees_; ++tree) {
-      const FullTree& found = full_[tree];
-      if (found.levels == 0) continue;
-      if (found.levels < 0 || found.levels > kMostLevels || found.offset < 0 ||
-          found.offset + (int64_t{1} << found.levels) > full_count_ || found.target < 0 || found.target >= outputs_)
-        FailKernel("tree ", tree, " has ", found.levels, " levels at ", found.offset, " of ", full_count_,
-                   " for target ", found.target, " of ", outputs_);
+      if (full_[tree].levels != 0) CheckTree(tree);
     }
   }
+
   // Adds what trees [first, last) say about a block to scores [count, outputs].
   void Add(int64_t first, int64_t last, const Block<T>& block, double* scores) const {
     Walks<T> walks;
@@ -92,6 +88,14 @@ class Forest {
     };
     for (int64_t tree = first; tree < last; ++tree) {
       if constexpr (std::is_same_v<T, float>) {
+        if (block.columns == nullptr && full_ != nullptr && !block.missing && full_[tree].levels != 0) {
+          finish();
+          const int64_t count = CountAlike(tree, last);
+          for (int64_t row = 0; row < block.count; ++row)
+            AddAlike(tree, count, block.rows + row * features_, scores + row * outputs_);
+          tree += count - 1;
+          continue;
+        }
         if (block.columns != nullptr && full_[tree].levels > 0 && full_[tree].levels <= evaluator_.most_levels &&
             !block.missing) {
           finish();
@@ -129,6 +133,45 @@ class Forest {
     if (tests_ == Tests::kAny) return nodes_.template Walk<Tests::kAny>(walks);
     if (KnowsMissing() && missing) return nodes_.template Walk<Tests::kLessEqualOrMissingValues>(walks);
     nodes_.template Walk<Tests::kLessEqual>(walks);
+  }
+
+  void CheckTree(int64_t tree) const {
+    const FullTree& found = full_[tree];
+    if (found.levels < 0 || found.levels > kMostLevels || found.offset < 0 ||
+        found.offset + (int64_t{1} << found.levels) > full_count_ || found.target < 0 || found.target >= outputs_)
+      FailKernel("tree ", tree, " has ", found.levels, " levels at ", found.offset, " of ", full_count_, " for target ",
+                 found.target, " of ", outputs_);
+  }
+
+  // How many trees from this one on, at most kAlike, are given in full with as many levels.
+  int64_t CountAlike(int64_t tree, int64_t last) const {
+    int64_t count = 0;
+    for (; count < kAlike && tree + count < last && full_[tree + count].levels == full_[tree].levels; ++count)
+      CheckTree(tree + count);
+    return count;
+  }
+
+  // Adds what `count` trees of as many levels say about a row to its scores. They are walked down in step, without a
+  // branch that could not be predicted.
+  void AddAlike(int64_t tree, int64_t count, const float* row, double* scores) const {
+    int64_t at[kAlike];
+    int64_t offsets[kAlike];
+    for (int64_t i = 0; i < kAlike; ++i) {
+      offsets[i] = full_[tree + std::min(i, count - 1)].offset;
+      at[i] = offsets[i] + 1;
+    }
+    const int32_t levels = full_[tree].levels;
+    for (int32_t level = 0; level < levels; ++level) {
+      for (int64_t i = 0; i < kAlike; ++i) {
+        const FullNode& node = full_nodes_[at[i]];
+        const auto feature = static_cast<uint32_t>(node.feature);
+        if (feature >= features_) [[unlikely]]
+          FailKernel("a node tests feature ", feature, " of ", features_);
+        at[i] = 2 * at[i] - offsets[i] + (row[feature] <= node.limit ? 0 : 1);
+      }
+    }
+    for (int64_t i = 0; i < count; ++i)
+      Combine(scores[full_[tree + i].target], static_cast<double>(full_values_[at[i] - (int64_t{1} << levels)]));
   }
 
   // Adds what a tree that is given in full says about a block with columns to scores [count, outputs].
@@ -211,8 +254,7 @@ void Run(KernelContext& context, const DLTensor& rows, const DLTensor& scores, c
     }
   });
   const auto sums = context.Scratch<double>(static_cast<size_t>(parts * count * outputs));
-  // Of a task, in nodes.
-  const int64_t work = (trees / parts + 1) * std::min(kBlock, count) * kUsualLevels * (turned ? 1 : kWalkNodes);
+  const int64_t work = (trees / parts + 1) * std::min(kBlock, count) * kUsualLevels;  // of a task, in nodes
   context.ParallelFor(parts * blocks, 1 + kForkNodes / work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / blocks;
