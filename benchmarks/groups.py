@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.operators import OPERATORS
+from benchmarks.trees import TREES
 from ingot.bench.contestants import installed
 from tests.models.zoo import ZOO
 
@@ -19,11 +21,12 @@ class Group:
     Attributes:
         title: The table's heading.
         about: What a reader of the table must know, in Markdown.
-        models: Names of ``ZOO``.
+        models: Names of ``ZOO`` or of ``TASKS`` (benchmarks/tasks.py).
         batches: Batch sizes.
         precision: What floats are asked to be computed in.
         quantized: Whether the model is quantized to int8 first (benchmarks/quantize.py).
         largest_error: How far two runtimes' outputs may be apart, as relative norm error.
+        peers: The other runtimes that take part; all that can compute in ``precision`` by default.
     """
 
     title: str
@@ -33,6 +36,12 @@ class Group:
     quantized: bool = False
     largest_error: float = 1e-3
     about: str = ""
+    peers: tuple[str, ...] | None = None
+
+    @property
+    def contestants(self) -> list[str]:
+        """Ingot and its peers, as far as they are installed."""
+        return [name for name in installed(self.precision) if self.peers is None or name in ("ingot", *self.peers)]
 
 
 #: The errors: float32 sums in another order differ by 1e-5 at the most between any two of these runtimes, so 1e-3 leaves room for none that is
@@ -47,6 +56,13 @@ GROUPS: dict[str, Group] = {
                   about="Quantized statically by `onnxruntime.quantization` to one file that all read: signed weights with a scale for each channel, "
                         "unsigned activations. In BERT-base the products with weights are quantized, the rest stays float32."),
     "batches": Group("Larger batches, float32", ("resnet50", "bert_base"), batches=(8, 32)),
+    "tasks": Group("Speech and detection", ("lstm_ctc", "faster_rcnn"), peers=("onnxruntime",),
+                   about="A bidirectional LSTM with CTC's probabilities over 500 frames of speech; a Faster R-CNN (ResNet-50, up to 1,000 proposals, "
+                         "90 classes) with all of its post-processing over an image of 480 x 640 pixels."),
+    "trees": Group("Ensembles of trees", tuple(TREES), batches=(1, 1000), peers=("onnxruntime",),
+                   about="scikit-learn's, of 20 features, by way of skl2onnx: 500 boosted trees of depth 6, and a forest of 200 whole trees. A batch "
+                         "is of rows."),
+    "operators": Group("Single operators", tuple(OPERATORS), peers=("onnxruntime",), about="Models of one operator each (benchmarks/operators.py)."),
 }
 
 
@@ -69,5 +85,5 @@ def settings() -> Iterator[tuple[Setting, str]]:
         for model in group.models:
             for batch in group.batches:
                 for threads in THREADS:
-                    for contestant in installed(group.precision):
+                    for contestant in group.contestants:
                         yield Setting(name, model, batch, threads), contestant

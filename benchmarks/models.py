@@ -10,6 +10,7 @@ import numpy as np
 import ingot
 from benchmarks.groups import GROUPS, Setting
 from benchmarks.quantize import OPERATORS, quantize
+from benchmarks.tasks import TASKS
 from ingot.errors import CompileError
 from tests import cache
 from tests.models.zoo import ZOO
@@ -26,6 +27,9 @@ class RefusedError(Exception):
 
 def onnx_file(group: str, model: str) -> Path:
     """The model that the other runtimes read."""
+    if model in TASKS:
+        task = TASKS[model]
+        return cache._once(f"benchmark-{cache._hash(task.sources)}", model, task.write) / "model.onnx"
     exported = cache.exported(model) / "model.onnx"
     if not GROUPS[group].quantized:
         return exported
@@ -43,20 +47,23 @@ def artifact(group: str, model: str) -> Path:
     """
     source, precision = onnx_file(group, model), GROUPS[group].precision
     name = f"{model}-int8" if GROUPS[group].quantized else model if precision == "f32" else f"{model}-{precision}"
-    if name == model:
+    if name == model and model in ZOO:
         return cache.zoo_case(model).artifact
 
     def make(folder: Path) -> None:
         ingot.compile(source, folder / f"{name}.ingot", name=name, precision=precision, samples=0)
 
+    sources = TASKS[model].sources if model in TASKS else _QUANTIZE
     try:
-        return cache._once(f"compile-{cache._hash((*cache._COMPILE, *_QUANTIZE))}", name, make) / f"{name}.ingot"
+        return cache._once(f"compile-{cache._hash((*cache._COMPILE, *sources))}", name, make) / f"{name}.ingot"
     except CompileError as error:
         raise RefusedError(str(error)) from error
 
 
 def inputs(setting: Setting) -> dict[str, np.ndarray]:
     """Inputs of the setting's batch size."""
+    if setting.model in TASKS:
+        return TASKS[setting.model].inputs(setting.batch)
 
     def make(folder: Path) -> None:
         np.savez(folder / "inputs.npz", **ZOO[setting.model]().batch(setting.batch))

@@ -16,8 +16,8 @@ from benchmarks.results import Results, name_of, read
 
 HEAD = """# Performance
 
-Whole models. Each runtime has a process of its own; they take turns within one run; times are medians in milliseconds.
-In brackets: how many times as long as Ingot. `make bench` measures this again, `make report` writes this page.
+Whole models, and some operators by themselves. Each runtime has a process of its own; they take turns within one run; times are medians in
+milliseconds. In brackets: how many times as long as Ingot. `make bench` measures this again, `make report` writes this page.
 """
 
 #: Instruction sets that decide speed, by the beginnings of Linux's names; a machine has many more features.
@@ -76,7 +76,8 @@ def _time(results: Results, setting: Setting, contestant: str) -> str:
     if contestant not in results.times[setting]:
         return "refused" if contestant == "ingot" else ""
     ratio = results.ratio(setting, contestant) if contestant != "ingot" else None
-    return f"{results.times[setting][contestant]['median'] * 1e3:.2f}" + (f" ({ratio:.2f})" if ratio else "")
+    milliseconds = results.times[setting][contestant]["median"] * 1e3
+    return f"{milliseconds:.{2 if milliseconds >= 1 else 4}f}" + (f" ({ratio:.2f})" if ratio else "")
 
 
 def _means(results: Results, settings: Sequence[Setting]) -> list[str]:

@@ -6,6 +6,7 @@ JSON report holds percentiles, load times, ratios, what floats were really compu
     make bench                                  # everything
     make bench BENCH="-k 'bert and 2t'"         # some models
     make bench BENCH="-k 'int8 or batches'"     # some groups
+    make bench BENCH="-k 'tasks or trees or operators'"
 """
 
 from __future__ import annotations
@@ -20,20 +21,19 @@ from benchmarks import models
 from benchmarks.groups import GROUPS, Setting, settings
 from benchmarks.results import refuse, refused
 from ingot.bench import Comparison, compare
-from ingot.bench.contestants import installed
 
 
 @functools.cache
 def comparison(setting: Setting) -> Comparison:
     """All contestants, measured together; without Ingot where it refuses to compile the model."""
-    precision = GROUPS[setting.group].precision
-    files = {name: models.onnx_file(setting.group, setting.model) for name in installed(precision)}
+    group = GROUPS[setting.group]
+    files = {name: models.onnx_file(setting.group, setting.model) for name in group.contestants}
     try:
         files["ingot"] = models.artifact(setting.group, setting.model)
     except models.RefusedError as refusal:
         refuse(setting.group, setting.model, str(refusal))
         del files["ingot"]
-    return compare(files, models.inputs(setting), threads=setting.threads, precision=precision)
+    return compare(files, models.inputs(setting), threads=setting.threads, precision=group.precision)
 
 
 @pytest.mark.parametrize(("group", "model", "batch", "threads", "contestant"),

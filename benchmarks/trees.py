@@ -1,36 +1,40 @@
-"""Ensembles of trees against onnxruntime: ``python -m benchmarks.trees [MODEL...]`` prints a table of medians.
-
-scikit-learn's models of 3,000 random rows of 20 numbers, exported by skl2onnx: boosted trees and a random forest, at batch 1 and 1,000, each
-program in a process of its own, taking turns. With two or more cores also on all of them.
-"""
+"""Ensembles of trees: scikit-learn's models of 3,000 random rows of 20 numbers, exported by skl2onnx."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import onnx
-import skl2onnx
-from skl2onnx.common.data_types import FloatTensorType
-from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestClassifier
-
-import ingot
-from ingot.bench import compare
 
 FEATURES, ROWS = 20, 3000
-BATCHES = (1, 1000)
-#: An estimator, and whether it tells classes from one another.
-MODELS: dict[str, tuple[Callable[[], Any], bool]] = {
-    "gradient boosting, 500 trees of depth 6": (
-        lambda: GradientBoostingRegressor(n_estimators=500, max_depth=6, max_features=6, random_state=0), False),
-    "histogram boosting, 500 trees of depth 6": (lambda: HistGradientBoostingRegressor(max_iter=500, max_depth=6, random_state=0), False),
-    "random forest, 200 trees": (lambda: RandomForestClassifier(200, random_state=0), True),
+
+
+def _gradient_boosting() -> Any:
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    return GradientBoostingRegressor(n_estimators=500, max_depth=6, max_features=6, random_state=0)
+
+
+def _histogram_boosting() -> Any:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    return HistGradientBoostingRegressor(max_iter=500, max_depth=6, random_state=0)
+
+
+def _random_forest() -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(200, random_state=0)
+
+
+#: An estimator, and whether it tells classes from one another. Boosted trees are 500 of depth 6; a forest's go down to single rows.
+TREES: dict[str, tuple[Callable[[], Any], bool]] = {
+    "gradient_boosting": (_gradient_boosting, False),
+    "histogram_boosting": (_histogram_boosting, False),
+    "random_forest": (_random_forest, True),
 }
 
 
@@ -42,8 +46,11 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def export(name: str) -> onnx.ModelProto:
-    """A fitted model as ONNX, of any number of rows."""
-    build, classes = MODELS[name]
+    """A fitted model as ONNX: ``x`` [rows, FEATURES], of any number of rows."""
+    import skl2onnx
+    from skl2onnx.common.data_types import FloatTensorType
+
+    build, classes = TREES[name]
     x, y = data()
     fitted = build().fit(x, (y > np.median(y)).astype(np.int64) if classes else y)
     plain = onnx.helper.make_attribute
@@ -59,29 +66,3 @@ def export(name: str) -> onnx.ModelProto:
                                                   target_opset={"": 18, "ai.onnx.ml": 3})
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
     return model
-
-
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", help=f"words of the models' names; all by default: {', '.join(MODELS)}")
-    chosen = parser.parse_args().models
-    x, _ = data()
-    print(f"| {'model':42} | rows | threads | ingot µs | onnxruntime µs | ratio | difference |\n|---|---|---|---|---|---|---|")
-    for name in MODELS:
-        if chosen and not any(word in name for word in chosen):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            model, artifact = Path(folder) / "model.onnx", Path(folder) / "model.ingot"
-            onnx.save(export(name), model)
-            ingot.compile(model, artifact, samples=0)
-            for batch in BATCHES:
-                for threads in dict.fromkeys((1, os.cpu_count() or 1)):
-                    found = compare({"ingot": artifact, "onnxruntime": model}, {"x": x[:batch]}, threads=threads)
-                    ours, theirs = (1e6 * found.times[n].median for n in ("ingot", "onnxruntime"))
-                    print(f"| {name:42} | {batch} | {threads} | {ours:.1f} | {theirs:.1f} | {theirs / ours:.2f} | "
-                          f"{found.errors['onnxruntime']:.1e} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
