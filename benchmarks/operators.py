@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +16,7 @@ Operator: TypeAlias = tuple[onnx.ModelProto, Arrays]
 _OPSET = 18
 
 
-def _model(nodes: Sequence[onnx.NodeProto], inputs: Arrays, outputs: dict[str, int], constants: Arrays) -> Operator:
+def _model(nodes: Sequence[onnx.NodeProto], inputs: Arrays, outputs: Mapping[str, int], constants: Arrays) -> Operator:
     """A graph of float32 inputs with these shapes; ``outputs`` are names and element types."""
     declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT if array.dtype == np.float32 else TensorProto.INT64, array.shape)
                 for name, array in inputs.items()]
@@ -59,8 +59,8 @@ def _roi_align(height: int, width: int) -> Operator:
     rng = np.random.default_rng(0)
     sides = rng.uniform(7, 28, (1000, 2)).clip(max=[width - 1, height - 1])
     corner = rng.uniform(0, 1, (1000, 2)) * ([width, height] - sides)
-    inputs = {"features": rng.standard_normal((1, 256, height, width), np.float32),
-              "regions": np.concatenate([corner, corner + sides], 1).astype(np.float32), "images": np.zeros(1000, np.int64)}
+    inputs: Arrays = {"features": rng.standard_normal((1, 256, height, width), np.float32),
+                      "regions": np.concatenate([corner, corner + sides], 1).astype(np.float32), "images": np.zeros(1000, np.int64)}
     node = helper.make_node("RoiAlign", list(inputs), ["pooled"], output_height=7, output_width=7, sampling_ratio=2,
                             coordinate_transformation_mode="half_pixel")
     return _model([node], inputs, {"pooled": TensorProto.FLOAT}, {})

@@ -18,7 +18,7 @@ from ingot.backend import IngotBackendRep, prepare
 
 def model(center: int, threshold: bool) -> onnx.ModelProto:
     """NonMaxSuppression of any numbers of images, classes and boxes; the limits are inputs."""
-    kinds = {"boxes": ["b", "n", 4], "scores": ["b", "c", "n"], "most": [1], "overlap": [1], "threshold": [1]}
+    kinds: dict[str, list[str | int | None]] = {"boxes": ["b", "n", 4], "scores": ["b", "c", "n"], "most": [1], "overlap": [1], "threshold": [1]}
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64 if name == "most" else TensorProto.FLOAT, shape)
               for name, shape in kinds.items() if threshold or name != "threshold"]
     node = helper.make_node("NonMaxSuppression", [i.name for i in inputs], ["picked"], center_point_box=center)

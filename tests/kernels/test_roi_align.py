@@ -55,8 +55,8 @@ def side(first: float, last: float, scale: float, half_pixel: bool, bins: int, s
     return weights
 
 
-def expected(features: np.ndarray, regions: np.ndarray, images: np.ndarray, mode: str, half_pixel: bool, samples: int, scale: float,
-             size: tuple[int, int]) -> np.ndarray:
+def expected(inputs: dict[str, np.ndarray], mode: str, half_pixel: bool, samples: int, scale: float, size: tuple[int, int]) -> np.ndarray:
+    features, regions, images = inputs.values()
     wide = features.astype(np.float64)
     pooled = np.zeros((len(regions), features.shape[1], *size))
     for r, (x1, y1, x2, y2) in enumerate(regions.astype(np.float64)):
@@ -93,7 +93,7 @@ def check(dtype: np.dtype, mode: str, half_pixel: bool, samples: int, scale: flo
           seed: int) -> None:
     inputs = drawn(dtype, half_pixel, samples, scale, shape, count, seed)
     found = compiled(dtype, mode, half_pixel, samples, scale, size).run(inputs)[0].astype(np.float64)
-    np.testing.assert_allclose(found, expected(*inputs.values(), mode, half_pixel, samples, scale, size), rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+    np.testing.assert_allclose(found, expected(inputs, mode, half_pixel, samples, scale, size), rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
@@ -116,7 +116,7 @@ def test_threads_share_channels_and_regions(tmp_path: Path) -> None:
     ingot.compile(model(np.dtype(np.float32), "avg", True, 2, 0.25, (7, 7)), tmp_path / "roi.ingot", samples=0)
     for shape, count in (((2, 70, 25, 34), 20), ((1, 3, 500, 400), 9)):  # the second's channels do not all stay in a cache
         inputs = drawn(np.dtype(np.float32), True, 2, 0.25, shape, count, 3)
-        wanted = expected(*inputs.values(), "avg", True, 2, 0.25, (7, 7))
+        wanted = expected(inputs, "avg", True, 2, 0.25, (7, 7))
         for threads in (1, 2, 5):
             found = ingot.load(tmp_path / "roi.ingot", threads=threads).run(inputs)["pooled"]
             np.testing.assert_allclose(found, wanted, rtol=2**-20, atol=2**-20)
