@@ -107,6 +107,23 @@ def test_the_names_of_a_maps_tensors_must_be_free() -> None:
         prepare(source)
 
 
+@pytest.mark.parametrize("attributes", [{"map_form": "DENSE"}, {"map_form": "DENSE", "cast_to": "TO_INT64"},
+                                        {"map_form": "SPARSE", "max_map": 6}, {"map_form": "SPARSE", "max_map": 9, "cast_to": "TO_INT64"}])
+def test_a_map_of_integers_is_cast_to_a_row(attributes: dict[str, Any]) -> None:
+    source = model("int64", "float32")
+    source.graph.node[0].CopyFrom(helper.make_node("CastMap", ["x"], ["y"], domain="ai.onnx.ml", **attributes))
+    source.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TYPES["int64" if "cast_to" in attributes else "float32"], [1, None]))
+    session = onnxruntime.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"])
+    ours = prepare(source)
+    for given in ({5: 1.5, 0: -2.5, 8: 3.0, 2**40: 7.0}, {3: 4.0}):
+        expected, = session.run(None, {"x": given})
+        found, = ours.run([given])
+        assert found.dtype == expected.dtype and found.tolist() == expected.tolist()
+    if attributes["map_form"] == "SPARSE":
+        with pytest.raises(ingot.ExecutionError, match="-1"):
+            ours.run([{-1: 2.0}])
+
+
 @pytest.mark.parametrize(("attributes", "message"), [({}, "none of int64_vocabulary and string_vocabulary"),
                                                      ({"int64_vocabulary": [1, 2]}, "keys of type int64 do not go with an input of type string"),
                                                      ({"string_vocabulary": ["a", "b", "a"]}, "stands twice")])

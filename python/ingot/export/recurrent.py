@@ -29,8 +29,9 @@ def any_number_of_steps() -> Iterator[None]:
 
     key = DispatchKey.CompositeImplicitAutograd
     aten = torch.ops.aten
-    tables = [(decomposition_table, operator, operator) for operator in (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)]
-    tables += [(operator.py_kernels, key, operator) for _, operator, _ in tables]
+    operators: list[Any] = [aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input]
+    tables: list[tuple[Any, Any, Any]] = [(decomposition_table, operator, operator) for operator in operators]
+    tables += [(operator.py_kernels, key, operator) for operator in operators]
     before = [(table, entry, operator, table[entry]) for table, entry, operator in tables if entry in table]
     for table, entry, operator, _ in before:
         table[entry] = _states_alike
@@ -46,8 +47,9 @@ def any_number_of_steps() -> Iterator[None]:
 def _rnn(activation: str) -> Callable[..., Any]:
     def export(x: Any, hx: Any, params: Sequence[Any], has_biases: bool, num_layers: int, dropout: float, train: bool, bidirectional: bool,
                batch_first: bool) -> Any:
-        from onnxscript import opset20 as op
+        from onnxscript import opset20
 
+        op: Any = opset20  # it takes lists for tensors of integers
         directions = 2 if bidirectional else 1
         each = 4 if has_biases else 2
         x = op.Transpose(x, perm=[1, 0, 2]) if batch_first else x

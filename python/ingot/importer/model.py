@@ -93,7 +93,8 @@ def import_model(
                     if len(tensors) == 1:
                         cx.values[declared.name] = tensors[0]
                     else:
-                        cx.values[declared.name] = MapValue(*tensors, name=declared.name)  # type: ignore[assignment]
+                        keys, values = tensors
+                        cx.values[declared.name] = MapValue(keys, values, declared.name)  # type: ignore[assignment]
                         module.map_inputs[declared.name] = [t.name for t in tensors]
                 import_nodes(cx, model.graph, opsets, base_dir)
                 results = [result for o in model.graph.output for result in named_tensors(o.name, cx.lookup(o.name))]

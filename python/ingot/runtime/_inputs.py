@@ -44,9 +44,9 @@ def _without_maps(dtypes: Mapping[str, str], values: Mapping[str, Any]) -> dict[
         if not isinstance(value, Mapping) or name in dtypes or not all(part in dtypes for part in parts):
             result[name] = value
             continue
-        for part, elements in zip(parts, (value.keys(), value.values()), strict=True):
+        for part, elements in zip(parts, (list(value.keys()), list(value.values())), strict=True):
             try:
-                result[part] = np.array(list(elements), dtype_of(dtypes[part]))
+                result[part] = np.array(elements, dtype_of(dtypes[part]))
             except (TypeError, ValueError) as error:
                 raise InputError(f"the {part[len(name) + 1:]} of the map '{name}' are of type {dtypes[part]}: {error}") from None
     return result
