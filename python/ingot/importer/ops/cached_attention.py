@@ -30,6 +30,11 @@ def cached_attention(cx: Context, q: Value, k: Value, v: Value, lengths: Value, 
                      v_scales: Value | None = None, bias: Value | None = None, sink_q: Value | None = None, *, num_heads: int,
                      kv_num_heads: int, scale: float, left_window_size: int = -1, softcap: float = 0.0, causal: int = 1, sinks: int = 0) -> Value:
     q, k, v = (split_heads(cx, t, heads, what) for t, heads, what in ((q, num_heads, "q"), (k, kv_num_heads, "k"), (v, kv_num_heads, "v")))
+    if ring is not None and left_window_size >= 0:
+        # What a run's last tokens replace has to be out of its first one's sight.
+        cx.check(q.shape[1] <= k.shape[1] - left_window_size - sinks,
+                 f"a run of more tokens than a ring of {dims.show(k.shape[1])} slots has room for beside {sinks} sinks and a window of "
+                 f"{left_window_size + 1}; give a long text in several runs")
     sink_queries = None if sink_q is None else split_heads(cx, sink_q, num_heads, "sink_q")
     y = attention_call(cx, q, k, v, [SEQUENCE_FIRST] * 3, scale=scale, softcap=softcap, left=left_window_size, right=0 if causal else -1, at_end=True,
                        sink_keys=sinks, mask=bias, lengths=lengths, ring=ring, k_scales=k_scales, v_scales=v_scales, sink_queries=sink_queries)
