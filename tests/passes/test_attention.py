@@ -302,7 +302,7 @@ def test_a_form_becomes_the_kernel(name: str, tmp_path: Path) -> None:
     assert operators(before).count("matmul") == 2 and operators(before).count("softmax") == 1
     after = fuse_attention(before)
     assert sorted(operators(after)) == sorted(form.after.split())
-    call = next(b.value for b in bindings(after.main) if isinstance(b.value, relax.Call) and b.value.op.name == "relax.call_pure_packed")
+    call = next(b.value for b in bindings(after.function) if isinstance(b.value, relax.Call) and b.value.op.name == "relax.call_pure_packed")
     ints = [int(i.value) for i in call.args[3].fields]
     floats = [float(f.value.numpy()) for f in call.args[4].fields]
     assert ints[4:] == [-1, -1, 0, 0]
