@@ -86,16 +86,14 @@ class Forest {
       for (int64_t i = 0; i < walks.count; ++i) Give(~walks.at[i], scores + scored[i] * outputs_);
       walks.count = 0;
     };
+    bool apart = false;  // whether trees that are given in full have been walked down already
+    if constexpr (std::is_same_v<T, float>) {
+      apart = block.columns == nullptr && full_ != nullptr && !block.missing;
+      if (apart) AddAlike(first, last, block, scores);
+    }
     for (int64_t tree = first; tree < last; ++tree) {
       if constexpr (std::is_same_v<T, float>) {
-        if (block.columns == nullptr && full_ != nullptr && !block.missing && full_[tree].levels != 0) {
-          finish();
-          const int64_t count = CountAlike(tree, last);
-          for (int64_t row = 0; row < block.count; ++row)
-            AddAlike(tree, count, block.rows + row * features_, scores + row * outputs_);
-          tree += count - 1;
-          continue;
-        }
+        if (apart && full_[tree].levels != 0) continue;
         if (block.columns != nullptr && full_[tree].levels > 0 && full_[tree].levels <= evaluator_.most_levels &&
             !block.missing) {
           finish();
@@ -143,26 +141,39 @@ class Forest {
                  found.target, " of ", outputs_);
   }
 
-  // How many trees from this one on, at most kAlike, are given in full with as many levels.
-  int64_t CountAlike(int64_t tree, int64_t last) const {
+  // Adds what those of trees [first, last) that are given in full say about a block to scores [count, outputs].
+  void AddAlike(int64_t first, int64_t last, const Block<float>& block, double* scores) const {
+    const FullTree* alike[kAlike];
     int64_t count = 0;
-    for (; count < kAlike && tree + count < last && full_[tree + count].levels == full_[tree].levels; ++count)
-      CheckTree(tree + count);
-    return count;
+    const auto finish = [&] {
+      if (count == 0) return;
+      for (int64_t i = count; i < kAlike; ++i) alike[i] = alike[0];
+      for (int64_t row = 0; row < block.count; ++row)
+        AddAlike(alike, count, block.rows + row * features_, scores + row * outputs_);
+      count = 0;
+    };
+    for (int64_t tree = first; tree < last; ++tree) {
+      if (full_[tree].levels == 0) continue;
+      CheckTree(tree);
+      if (count == kAlike || (count > 0 && alike[0]->levels != full_[tree].levels)) finish();
+      alike[count++] = full_ + tree;
+    }
+    finish();
   }
 
   // Adds what `count` trees of as many levels say about a row to its scores. They are walked down in step, without a
   // branch that could not be predicted.
-  void AddAlike(int64_t tree, int64_t count, const float* row, double* scores) const {
+  void AddAlike(const FullTree* const (&alike)[kAlike], int64_t count, const float* row, double* scores) const {
     int64_t at[kAlike];
     int64_t offsets[kAlike];
-    for (int64_t i = 0; i < kAlike; ++i) {
-      offsets[i] = full_[tree + std::min(i, count - 1)].offset;
+    for (int i = 0; i < kAlike; ++i) {
+      offsets[i] = alike[i]->offset;
       at[i] = offsets[i] + 1;
     }
-    const int32_t levels = full_[tree].levels;
+    const int32_t levels = alike[0]->levels;
     for (int32_t level = 0; level < levels; ++level) {
-      for (int64_t i = 0; i < kAlike; ++i) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kAlike; ++i) {
         const FullNode& node = full_nodes_[at[i]];
         const auto feature = static_cast<uint32_t>(node.feature);
         if (feature >= features_) [[unlikely]]
@@ -171,7 +182,7 @@ class Forest {
       }
     }
     for (int64_t i = 0; i < count; ++i)
-      Combine(scores[full_[tree + i].target], static_cast<double>(full_values_[at[i] - (int64_t{1} << levels)]));
+      Combine(scores[alike[i]->target], static_cast<double>(full_values_[at[i] - (int64_t{1} << levels)]));
   }
 
   // Adds what a tree that is given in full says about a block with columns to scores [count, outputs].
