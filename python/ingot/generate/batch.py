@@ -61,7 +61,7 @@ class Batch:
         self._held: list[list[int]] = [[] for _ in range(rows)]  # the tokens that each row's caches hold
         self._next: list[int] = [0] * rows  # what each active row's next run starts with
         self._waiting: deque[Generation] = deque()
-        self._step_bytes = step_bytes(model)
+        self._bytes = slot_bytes(model)
 
     # ---- Public ---------------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class Batch:
 
     def _cache_bytes(self, row: int) -> int:
         """What a row's text takes in caches."""
-        return len(self._held[row]) * self._step_bytes
+        return sum(size * min(len(self._held[row]), slots) for slots, size in self._bytes.items())
 
     # ---- Prompts --------------------------------------------------------------------------------------------
 
@@ -264,6 +264,16 @@ class Batch:
         if found is None:
             raise InputError(f"{self.model.path}: the artifact has no {name}, which grammars need")
         return found
+
+
+def slot_bytes(model: Model) -> dict[int, int]:
+    """Bytes that one step takes in the caches of one row, by how many steps these have room for: a ring takes no more."""
+    bounds = {d["name"]: _UNBOUNDED if d["max"] is None else int(d["max"]) for d in model.manifest["dims"]}
+    found: dict[int, int] = {}
+    for axis in {axis for state in model.states if state.kind != "carry" for axis in state.shape[1:] if isinstance(axis, str)}:
+        slots = bounds.get(axis, _UNBOUNDED)
+        found[slots] = found.get(slots, 0) + step_bytes(model, axis)
+    return found
 
 
 def step_bytes(model: Model, axis: str = "") -> int:

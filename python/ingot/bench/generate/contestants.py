@@ -70,16 +70,9 @@ class Ingot:
 
 def cache_bytes(model: Any, tokens: int) -> int:
     """What a text of so many tokens takes in caches; a ring holds no more than its slots."""
-    sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-    bounds = {d["name"]: d["max"] for d in model.manifest["dims"]}
-    total = 0
-    for state in model.states:
-        if state.kind == "carry":
-            continue
-        steps = next(bounds[e] for e in state.shape[1:] if isinstance(e, str))
-        width = int(np.prod([e for e in state.shape[1:] if not isinstance(e, str)]))
-        total += sizes[str(state.dtype)] * width * (tokens if steps is None else min(tokens, steps))
-    return total
+    from ingot.generate.batch import slot_bytes
+
+    return sum(size * min(tokens, slots) for slots, size in slot_bytes(model).items())
 
 
 class LlamaCpp:
