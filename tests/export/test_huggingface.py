@@ -96,7 +96,8 @@ def sentence_directory(folder: Path, steps: list[dict[str, Any]], **pooling: boo
     return folder
 
 
-@pytest.mark.parametrize("mode", ["mean_tokens", "cls_token", "max_tokens", "mean_sqrt_len_tokens"])
+@pytest.mark.parametrize("mode", ["mean_tokens", "max_tokens", *(pytest.param(mode, marks=pytest.mark.extended) for mode in
+                                                                ("cls_token", "mean_sqrt_len_tokens"))])
 def test_a_sentence_encoder_pools_as_its_directory_says_and_ignores_padding(tmp_path: Path, mode: str) -> None:
     exported = export_directory(sentence_directory(tmp_path / "in", SENTENCE, **{f"pooling_mode_{mode}": True}), tmp_path / "out")
     assert shapes(exported)["sentence_embedding"] == ["batch", 32]

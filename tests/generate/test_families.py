@@ -58,7 +58,7 @@ def test_rows_of_different_lengths_run_together(compiled: Compiled) -> None:
     np.testing.assert_allclose(found[1, 0], logits(reference, [[*tokens[1, :3], 5]])[0, -1], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+@pytest.mark.parametrize("name", [pytest.param("mistral", marks=pytest.mark.extended), "gemma2"])
 def test_a_ring_that_goes_round_many_times_gives_the_text_of_transformers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingot.export.decoder.CHUNK", 4)
     ingot.compile(save(name, tmp_path / "model"), tmp_path / "m.ingot")

@@ -41,7 +41,9 @@ def compiled(name: str) -> Path:
         try:
             model = VISION[name]
             found = export_module(model.build(), {"images": images(2, *model.sizes[0])}, folder, dynamic_shapes=model.dynamic_shapes)
-            session = onnxruntime.InferenceSession(str(found.path))
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            session = onnxruntime.InferenceSession(str(found.path), options)
             for index, case in enumerate(cases(model)):
                 pixels = {"images": images(*case)}
                 np.savez(folder / f"torch-{index}.npz", **found.reference(pixels))

@@ -34,15 +34,15 @@ from tests.models.agreement import Decoder, Inputs, Results, Task, padding, toke
 from tests.models.text.networks import GruTranslator, LstmTranslator, Step, greedy
 
 VOCABULARY = 320
-BERT = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "num_labels": 5}
+BERT = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 128, "num_labels": 5}
 DISTILBERT = {"vocab_size": VOCABULARY, "dim": 64, "n_layers": 1, "n_heads": 4, "hidden_dim": 128, "num_labels": 5}
-LLAMA = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+LLAMA = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
          "intermediate_size": 128, "use_cache": False}
 # Dolly 2.0 is GPT-NeoX as Pythia trains it: rotary embedding of a quarter of each head, attention and MLP side by side.
 DOLLY = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 256,
          "use_parallel_residual": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
          "use_cache": False}
-GPT2 = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "use_cache": False}
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 1, "n_head": 4, "n_positions": 64, "use_cache": False}
 T5 = {"vocab_size": VOCABULARY, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "use_cache": False}
 MARIAN = {"vocab_size": VOCABULARY, "d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
           "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 64, "pad_token_id": 0,
@@ -93,16 +93,16 @@ TRANSLATION = {"outputs": ["tokens", "state"], "exporters": OLDER}
 
 TASKS: dict[str, Task] = {
     "bert-classification": Task(lambda: Results(BertForSequenceClassification(BertConfig(**BERT)), "logits"), typed_text, TYPED, **LABELS,
-                                attention=2),
-    "bert-tokens": Task(lambda: Results(BertForTokenClassification(BertConfig(**BERT)), "logits"), typed_text, TYPED, **LABELS, attention=2,
+                                attention=1),
+    "bert-tokens": Task(lambda: Results(BertForTokenClassification(BertConfig(**BERT)), "logits"), typed_text, TYPED, **LABELS, attention=1,
                         exporters=OLDER),
     "distilbert-classification": Task(lambda: Results(DistilBertForSequenceClassification(DistilBertConfig(**DISTILBERT)), "logits"), text, TEXT,
                                       **LABELS, attention=1, exporters=OLDER),
     "distilbert-tokens": Task(lambda: Results(DistilBertForTokenClassification(DistilBertConfig(**DISTILBERT)), "logits"), text, TEXT, **LABELS,
                               attention=1, extended=NEWER),
-    "gpt2": Task(lambda: Results(GPT2LMHeadModel(GPT2Config(**GPT2)), "logits"), text, TEXT, **LABELS, attention=2),
+    "gpt2": Task(lambda: Results(GPT2LMHeadModel(GPT2Config(**GPT2)), "logits"), text, TEXT, **LABELS, attention=1),
     "dolly": Task(lambda: Results(GPTNeoXForCausalLM(GPTNeoXConfig(**DOLLY)), "logits"), text, TEXT, **LABELS, attention=1, extended=NEWER),
-    "llama": Task(lambda: Results(LlamaForCausalLM(LlamaConfig(**LLAMA)), "logits"), text, TEXT, **LABELS, attention=2),
+    "llama": Task(lambda: Results(LlamaForCausalLM(LlamaConfig(**LLAMA)), "logits"), text, TEXT, **LABELS, attention=1),
     "t5-encoder": Task(lambda: Results(T5EncoderModel(T5Config(**T5)), "last_hidden_state"), text, TEXT, **STATES, attention=2),
     "t5-decoder": Task(lambda: Decoder(T5ForConditionalGeneration(T5Config(**T5))), translated, TRANSLATED, **LABELS, attention=4),
     "marian-encoder": Task(lambda: Results(MarianEncoder(MarianConfig(**MARIAN)), "last_hidden_state"), text, TEXT, **STATES, attention=1,
