@@ -1,6 +1,7 @@
 #include "states.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "state_file.h"
@@ -15,6 +16,13 @@ size_t Product(std::span<const int64_t> extents) {
 }
 
 }  // namespace
+
+States::States(const Artifact& artifact, const TensorMemory& memory)
+    : artifact_(artifact), memory_(memory), slots_(artifact.states().size()) {
+  for (const StateInfo& state : artifact.states()) {
+    if (state.kind == StateInfo::Kind::kCache) slots_[state.length].counts = true;
+  }
+}
 
 void States::SetDimension(std::string_view name, int64_t extent) {
   const auto& dimensions = artifact_.dimensions();
@@ -76,6 +84,27 @@ void States::Allocate(size_t index, std::vector<int64_t> shape) {
   if (memory_.device() != nullptr) memory_.Zero(memory->data(), *bytes);
   slot.memory = std::move(memory);
   slot.shape = std::move(shape);
+  Renew(slot, 0, slot.shape.empty() ? 0 : slot.shape[0]);
+}
+
+void States::Renew(Slot& slot, int64_t begin, int64_t end) {
+  static std::atomic<uint64_t> next{0};
+  if (!slot.counts) return;
+  slot.held.resize(static_cast<size_t>(slot.shape[0]));
+  for (int64_t row = begin; row < end; ++row) slot.held[static_cast<size_t>(row)] = next++;
+}
+
+void States::RenewAll() {
+  for (Slot& slot : slots_) {
+    if (slot.memory != nullptr) Renew(slot, 0, slot.shape.empty() ? 0 : slot.shape[0]);
+  }
+}
+
+bool States::HoldSame(size_t cache, int64_t from, int64_t to) const {
+  // Steps behind a ring's counter may lie where old ones were.
+  if (info(cache).kind != StateInfo::Kind::kCache || info(cache).ring) return false;
+  const std::vector<uint64_t>& held = slots_[info(cache).length].held;
+  return held[static_cast<size_t>(from)] == held[static_cast<size_t>(to)];
 }
 
 void States::Prepare(const std::map<std::string, int64_t, std::less<>>& known, std::span<int64_t> extents) {
@@ -148,6 +177,16 @@ void States::Take(size_t index, const DLTensor& tensor) {
       slot.memory = std::move(larger);
     }
     slot.shape.assign(shape.begin(), shape.end());
+    Renew(slot, 0, slot.shape.empty() ? 0 : slot.shape[0]);
+  }
+  if (slot.counts && memory_.device() == nullptr) {
+    // A cache is written behind its counter, so that what a row holds is the same until the counter moves.
+    const int64_t first = row_count_ > 0 ? first_row_ : 0;
+    const auto* before = static_cast<const int64_t*>(Data(index));
+    const auto* after = static_cast<const int64_t*>(tensor.data);
+    for (int64_t row = 0; row < shape[0]; ++row) {
+      if (before[row] != after[row]) Renew(slot, first + row, first + row + 1);
+    }
   }
   if (bytes > 0 && memory_.device() == nullptr) {
     std::memmove(Data(index), tensor.data, bytes);
@@ -218,8 +257,9 @@ void States::Reset(int64_t row) {
   RequireMemory("reset");
   CheckRow(row);
   for (size_t i = 0; i < slots_.size(); ++i) {
-    if (info(i).kind == StateInfo::Kind::kCarry)
-      memory_.Zero(slots_[i].memory->data() + static_cast<size_t>(row) * RowBytes(i), RowBytes(i));
+    if (info(i).kind != StateInfo::Kind::kCarry) continue;
+    memory_.Zero(slots_[i].memory->data() + static_cast<size_t>(row) * RowBytes(i), RowBytes(i));
+    Renew(slots_[i], row, row + 1);
   }
 }
 
@@ -260,6 +300,7 @@ void States::Truncate(int64_t row, int64_t length) {
     std::byte* counters = slots_[states[i].length].memory->data();
     memory_.Store(counters + static_cast<size_t>(begin) * sizeof(int64_t), lengths.data(),
                   lengths.size() * sizeof(int64_t));
+    Renew(slots_[states[i].length], begin, end);
   }
 }
 
@@ -276,10 +317,14 @@ void States::CopyRow(int64_t from, int64_t to) {
       memory_.Copy(data + static_cast<size_t>(to) * row, data + static_cast<size_t>(from) * row, row);
       continue;
     }
+    if (HoldSame(i, from, to)) continue;
     ForFilled(i, from, Lengths(i), [&](size_t offset, size_t bytes) {
       const size_t target = offset - static_cast<size_t>(from) * row + static_cast<size_t>(to) * row;
       if (bytes > 0) std::memcpy(data + target, data + offset, bytes);
     });
+  }
+  for (Slot& slot : slots_) {
+    if (slot.counts) slot.held[static_cast<size_t>(to)] = slot.held[static_cast<size_t>(from)];
   }
 }
 
@@ -373,6 +418,7 @@ const DLTensor& States::Tensor(size_t index) {
   if (index >= slots_.size())
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "there is no state ", index, "; the model has ", slots_.size());
   RequireMemory("see");
+  RenewAll();  // whoever sees it may change it
   Slot& slot = slots_[index];
   slot.tensor = {slot.memory->data(),
                  memory_.dlpack(),

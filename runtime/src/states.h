@@ -17,8 +17,7 @@ namespace ingot {
 class States {
  public:
   // `memory`: where they are.
-  States(const Artifact& artifact, const TensorMemory& memory)
-      : artifact_(artifact), memory_(memory), slots_(artifact.states().size()) {}
+  States(const Artifact& artifact, const TensorMemory& memory);
 
   size_t count() const { return slots_.size(); }
   // The number of extents of all states.
@@ -60,6 +59,10 @@ class States {
     std::vector<int64_t> shape;  // of all rows
     std::unique_ptr<Arena> memory;
     DLTensor tensor{};
+    bool counts = false;  // it is a counter of caches' steps
+    // Of a counter on the CPU, a number for each row: rows with the same one hold the same steps in the caches that it
+    // counts, which need not be copied from one to the other.
+    std::vector<uint64_t> held;
   };
 
   const StateInfo& info(size_t index) const { return artifact_.states()[index]; }
@@ -69,6 +72,11 @@ class States {
   bool HasRows() const;
   // The counters of a cache's steps, one for each row.
   std::vector<int64_t> Lengths(size_t cache) const;
+  // Rows of a counter hold something of their own from now on.
+  void Renew(Slot& slot, int64_t begin, int64_t end);
+  void RenewAll();
+  // Whether the steps of a cache are the same in both rows.
+  bool HoldSame(size_t cache, int64_t from, int64_t to) const;
   void CheckSize(size_t index, size_t bytes) const;
   void RequireMemory(const char* what) const;
   void CheckRow(int64_t row) const;
