@@ -87,6 +87,7 @@ struct Avx2Nibbles : Avx2Bytes {
   static constexpr int kOffset = 8;
   static constexpr int64_t kMostRun = 32;
   static constexpr int kTileRows = 4;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
   static constexpr int Vectors(int) { return 2; }
@@ -96,7 +97,7 @@ struct Avx2Nibbles : Avx2Bytes {
     return LoadNibbles(at, part);
   }
   INGOT_INLINE static X LoadX(const Operand* at, int part) { return Broadcast(at + part * 4); }
-  INGOT_INLINE static Sums Zero() { return _mm256_setzero_si256(); }
+  INGOT_INLINE static Sums Begin(const int32_t*) { return _mm256_setzero_si256(); }
   INGOT_INLINE static void Add(Sums& sums, Weights w, X x) { AddBytes(sums, w, x); }
   INGOT_INLINE static void Finish(Sums sums, const int32_t* starts, Int (&out)[1]) {
     out[0] = _mm256_add_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), _mm256_set1_epi32(starts[0]));
@@ -118,6 +119,7 @@ struct Avx2Words : Avx2Bytes {
   static constexpr int kOffset = 0;
   static constexpr int64_t kMostRun = kChunk / 2;
   static constexpr int kTileRows = 6;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
   static constexpr int Vectors(int rows) { return rows <= 2 ? 2 : 1; }
@@ -137,7 +139,7 @@ struct Avx2Words : Avx2Bytes {
     __builtin_memcpy(&four, at + part * 4, sizeof(four));
     return _mm256_set1_epi64x(four);
   }
-  INGOT_INLINE static Sums Zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  INGOT_INLINE static Sums Begin(const int32_t*) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   INGOT_INLINE static void Add(Sums& sums, const Weights& w, X x) {
     AddWords(sums.low, w.low, x);
     AddWords(sums.high, w.high, x);

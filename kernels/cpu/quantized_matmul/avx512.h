@@ -71,6 +71,7 @@ struct Avx512Nibbles : Avx512Bytes {
   static constexpr int kOffset = 8;
   static constexpr int64_t kMostRun = 32;
   static constexpr int kTileRows = 12;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
   static constexpr int Vectors(int) { return 1; }
@@ -80,7 +81,7 @@ struct Avx512Nibbles : Avx512Bytes {
     return LoadNibbles(at, part);
   }
   INGOT_INLINE static X LoadX(const Operand* at, int part) { return Broadcast(at + part * 4); }
-  INGOT_INLINE static Sums Zero() { return _mm512_setzero_si512(); }
+  INGOT_INLINE static Sums Begin(const int32_t*) { return _mm512_setzero_si512(); }
   INGOT_INLINE static void Add(Sums& sums, Weights w, X x) { AddBytes(sums, w, x); }
   INGOT_INLINE static void Finish(Sums sums, const int32_t* starts, Int (&out)[1]) {
     out[0] = _mm512_add_epi32(_mm512_madd_epi16(sums, _mm512_set1_epi16(1)), _mm512_set1_epi32(starts[0]));
@@ -101,6 +102,7 @@ struct Avx512Words : Avx512Bytes {
   static constexpr int kOffset = 0;
   static constexpr int64_t kMostRun = kChunk / 2;
   static constexpr int kTileRows = 12;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
   static constexpr int Vectors(int) { return 1; }
@@ -116,7 +118,7 @@ struct Avx512Words : Avx512Bytes {
     __builtin_memcpy(&four, at + part * 4, sizeof(four));
     return _mm512_set1_epi64(four);
   }
-  INGOT_INLINE static Sums Zero() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+  INGOT_INLINE static Sums Begin(const int32_t*) { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
   INGOT_INLINE static void Add(Sums& sums, const Weights& w, X x) {
     AddWords(sums.low, w.low, x);
     AddWords(sums.high, w.high, x);

@@ -16,6 +16,7 @@ struct AvxVnniEngine : Avx2Bytes {
   static constexpr int kOffset = kAdded;
   static constexpr int64_t kMostRun = kChunk;
   static constexpr int kTileRows = 8;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
   static constexpr int Vectors(int rows) { return rows <= 4 ? 2 : 1; }
@@ -26,11 +27,9 @@ struct AvxVnniEngine : Avx2Bytes {
     return _mm256_xor_si256(LoadSigned<kCodes>(at, part, table), _mm256_set1_epi8(-128));
   }
   INGOT_INLINE static X LoadX(const Operand* at, int part) { return Broadcast(at + part * 4); }
-  INGOT_INLINE static Sums Zero() { return _mm256_setzero_si256(); }
+  INGOT_INLINE static Sums Begin(const int32_t* starts) { return _mm256_set1_epi32(starts[0]); }
   INGOT_INLINE static void Add(Sums& sums, Weights w, X x) { sums = _mm256_dpbusd_avx_epi32(sums, w, x); }
-  INGOT_INLINE static void Finish(Sums sums, const int32_t* starts, Int (&out)[1]) {
-    out[0] = _mm256_add_epi32(sums, _mm256_set1_epi32(starts[0]));
-  }
+  INGOT_INLINE static void Finish(Sums sums, const int32_t*, Int (&out)[1]) { out[0] = sums; }
 };
 
 }  // namespace ingot::quantized_matmul

@@ -155,7 +155,7 @@ INGOT_INLINE void WithRows(int64_t rows, Body&& body) {
 template <typename L, Codes kCodes>
 INGOT_INLINE void MultiplyDense(const Problem& problem, const Scratch& scratch, int64_t rows, int64_t panel,
                                 int64_t first, int64_t depth, const float* x, int64_t stride, float* sums) {
-  const float* zeros = ReadScales<typename L::V>(problem, scratch, panel, first, depth);
+  const float* zeros = ReadScales<typename L::V>(problem, scratch, panel, 1, first, depth);
   const uint8_t* weights = problem.weights + panel * problem.panel_bytes + first / kStep * StepBytes(kCodes);
   if (rows <= kMostDirectRows) {
     WithRows<kMostDirectRows>(rows, [&]<int kRows>() __attribute__((always_inline)) {

@@ -6,11 +6,13 @@
 //   kOffset                  what Load adds to the codes of nibbles and bytes; a row's start takes it off again
 //   kMostRun                 k whose products a sum holds exactly
 //   kTileRows, Vectors(r)    rows of the largest tile, and vectors of columns of a tile of r rows
+//   kPanels                  panels that a tile takes at once, 1 or 2; with 2 a vector is all columns of a panel
 //   kUnit, kParts            rows that are multiplied at once, and parts of a step that are read one after the other
 //   Table, LoadTable         16 numbers of a byte to look up
 //   Load<codes>(at, part, table)  the weights of a part of a step and a vector of columns
 //   LoadX(at, part)          the same of kUnit rows of X
-//   Sums, Zero, Add          sums of products of kUnit rows with a vector of columns
+//   Sums, Add                sums of products of kUnit rows with a vector of columns
+//   Begin(starts)            sums of nothing; they may hold each row's start
 //   Finish(sums, starts, out) the sums as 32-bit integers, with each row's start
 #pragma once
 
@@ -53,48 +55,44 @@ struct TileRows {
   const float* sums;
 };
 
-// Adds the products of kRows rows with columns of a panel over `steps` steps to their sums, kPanel apart.
-template <typename E, Codes kCodes, int kRows>
+// Bytes ahead of what is multiplied that are fetched. A core's own prefetcher stops at the end of a page.
+constexpr int64_t kFetchedBytes = 4096;
+
+// The distances from a panel's weights, scales and sums to those of the next.
+struct Apart {
+  int64_t weights, scales, sums;
+};
+
+// Adds the products of kRows rows with columns of kPanels panels over `steps` steps to their sums, kPanel apart. Only
+// with one panel there may be zeros.
+template <typename E, Codes kCodes, int kRows, int kPanels>
 [[gnu::noinline]] void MultiplyTile(const Problem& problem, const uint8_t* weights, TileRows<typename E::Operand> x,
-                                    int64_t steps, const float* scales, const float* zeros, float* sums) {
+                                    int64_t steps, const float* scales, const float* zeros, float* sums, Apart apart) {
   using L = typename E::Lanes;
   using V = typename L::V;
-  constexpr int kVectors = E::Vectors(kRows);
+  constexpr int kOfPanel = E::Vectors(kRows);
+  constexpr int kVectors = kOfPanel * kPanels;
+  static_assert(kPanels == 1 || kOfPanel * V::kLanes == kPanel);
   constexpr int kUnits = kRows / E::kUnit;
   constexpr bool kKeepsSums = kRows * kVectors <= 4;  // in registers: in memory they would wait for one another
   const typename E::Table table = E::LoadTable(problem.table_bytes);
   const int64_t run_steps = problem.run / kStep;
   const int64_t group_runs = Least(problem.group, kChunk) / problem.run;
+  const auto column = [](int v) __attribute__((always_inline)) { return v % kOfPanel * V::kLanes; };
+  const auto sums_of = [&](int r, int v) __attribute__((always_inline)) {
+    return sums + v / kOfPanel * apart.sums + r * kPanel + column(v);
+  };
   typename V::Float kept[kRows][kVectors];
   if constexpr (kKeepsSums) {
     for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kVectors; ++v) kept[r][v] = V::Load(sums + r * kPanel + v * V::kLanes);
+      for (int v = 0; v < kVectors; ++v) kept[r][v] = V::Load(sums_of(r, v));
   }
-  int64_t left = group_runs;
-  for (int64_t step = 0; step < steps; step += run_steps) {
-    typename E::Sums products[kUnits][kVectors];
-    for (int u = 0; u < kUnits; ++u)
-      for (int v = 0; v < kVectors; ++v) products[u][v] = E::Zero();
-    const int64_t count = Least(run_steps, steps - step);
-    for (int64_t i = 0; i < count; ++i) {
-#pragma GCC unroll 2
-      for (int part = 0; part < E::kParts; ++part) {
-        typename E::Weights w[kVectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) w[v] = E::template Load<kCodes>(weights + v * V::kLanes * 4, part, table);
-#pragma GCC unroll 12
-        for (int u = 0; u < kUnits; ++u) {
-          const typename E::X one = E::LoadX(x.values + u * E::kUnit * kStep, part);
-#pragma GCC unroll 4
-          for (int v = 0; v < kVectors; ++v) E::Add(products[u][v], w[v], one);
-        }
-      }
-      weights += StepBytes(kCodes);
-      x.values += kRows * kStep;
-    }
-#pragma GCC unroll 4
+  typename E::Sums products[kUnits][kVectors];
+  // Adds what the products of a run stand for.
+  const auto finish = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      const auto scale = V::Load(scales + v * V::kLanes);
+      const auto scale = V::Load(scales + v / kOfPanel * apart.scales + column(v));
 #pragma GCC unroll 12
       for (int u = 0; u < kUnits; ++u) {
         typename L::Int out[E::kUnit];
@@ -103,17 +101,52 @@ template <typename E, Codes kCodes, int kRows>
         for (int i = 0; i < E::kUnit; ++i) {
           const int r = u * E::kUnit + i;
           auto product = L::ToFloat(out[i]);
-          if (zeros != nullptr) product = V::Fma(V::Load(zeros + v * V::kLanes), V::Set(-x.sums[r]), product);
+          if constexpr (kPanels == 1) {
+            if (zeros != nullptr) product = V::Fma(V::Load(zeros + column(v)), V::Set(-x.sums[r]), product);
+          }
           const auto factor = scale * V::Set(x.scales[r]);
-          float* at = sums + r * kPanel + v * V::kLanes;
           if constexpr (kKeepsSums) {
             kept[r][v] = V::Fma(product, factor, kept[r][v]);
           } else {
-            V::Store(at, V::Fma(product, factor, V::Load(at)));
+            V::Store(sums_of(r, v), V::Fma(product, factor, V::Load(sums_of(r, v))));
           }
         }
       }
     }
+  };
+  int64_t left = group_runs;
+  for (int64_t step = 0; step < steps; step += run_steps) {
+#pragma GCC unroll 12
+    for (int u = 0; u < kUnits; ++u)
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) products[u][v] = E::Begin(x.starts + u * E::kUnit);
+    const int64_t count = Least(run_steps, steps - step);
+    int64_t i = 0;
+    do {  // at least once: sums of a loop that may be left out would be kept twice
+      if constexpr (kKeepsSums) {
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) {
+          const uint8_t* ahead = weights + p * apart.weights + kFetchedBytes;
+          for (int64_t at = 0; at < StepBytes(kCodes); at += 64) __builtin_prefetch(ahead + at);
+        }
+      }
+#pragma GCC unroll 2
+      for (int part = 0; part < E::kParts; ++part) {
+        typename E::Weights w[kVectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v)
+          w[v] = E::template Load<kCodes>(weights + v / kOfPanel * apart.weights + column(v) * 4, part, table);
+#pragma GCC unroll 12
+        for (int u = 0; u < kUnits; ++u) {
+          const typename E::X one = E::LoadX(x.values + u * E::kUnit * kStep, part);
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) E::Add(products[u][v], w[v], one);
+        }
+      }
+      weights += StepBytes(kCodes);
+      x.values += kRows * kStep;
+    } while (++i < count);
+    finish();
     // Sums stay in memory: in registers there would be none left for the products.
     if constexpr (!kKeepsSums) asm volatile("" ::: "memory");
     x.scales += kRows;
@@ -122,23 +155,25 @@ template <typename E, Codes kCodes, int kRows>
     if (--left == 0) {
       left = group_runs;
       scales += kPanel;
-      if (zeros != nullptr) zeros += kPanel;
+      if (kPanels == 1 && zeros != nullptr) zeros += kPanel;
     }
   }
   if constexpr (kKeepsSums) {
     for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kVectors; ++v) V::Store(sums + r * kPanel + v * V::kLanes, kept[r][v]);
+      for (int v = 0; v < kVectors; ++v) V::Store(sums_of(r, v), kept[r][v]);
   }
 }
 
-// All tiles of a unit by one panel over the steps from `first_step` on; scales and zeros are those of these steps.
-template <typename E, Codes kCodes>
+// All tiles of a unit by kPanels panels over the steps from `first_step` on; scales and zeros are those of these steps.
+template <typename E, Codes kCodes, int kPanels>
 INGOT_INLINE void MultiplyRows(const Problem& problem, const Scratch& scratch, const Unit& unit, int64_t panel,
                                int64_t first_step, int64_t steps, const float* zeros, float* sums) {
   using V = typename E::Lanes::V;
   const int64_t runs = (problem.steps * kStep + problem.run - 1) / problem.run;
   const int64_t first_run = first_step * kStep / problem.run;
   const uint8_t* weights = problem.weights + panel * problem.panel_bytes + first_step * StepBytes(kCodes);
+  const Apart apart = {problem.panel_bytes, GroupsIn(problem, steps * kStep) * kPanel,
+                       (unit.end_row - unit.first_row) * kPanel};
   for (int64_t row = unit.first_row; row < unit.end_row; row += E::kTileRows) {
     WithTileRows<E>(unit.end_row - row, [&]<int kRows>() __attribute__((always_inline)) {
       const int64_t base = row - scratch.base_row;
@@ -149,9 +184,9 @@ INGOT_INLINE void MultiplyRows(const Problem& problem, const Scratch& scratch, c
                                                scratch.rows.sums + run};
       for (int v = 0; v < kPanel / V::kLanes; v += E::Vectors(kRows)) {
         const int64_t column = v * V::kLanes;
-        MultiplyTile<E, kCodes, kRows>(problem, weights + column * 4, x, steps, scratch.scales + column,
-                                       zeros == nullptr ? nullptr : zeros + column,
-                                       sums + (row - unit.first_row) * kPanel + column);
+        MultiplyTile<E, kCodes, kRows, kPanels>(problem, weights + column * 4, x, steps, scratch.scales + column,
+                                                zeros == nullptr ? nullptr : zeros + column,
+                                                sums + (row - unit.first_row) * kPanel + column, apart);
       }
     });
   }

@@ -72,6 +72,7 @@ struct NeonEngine : NeonBytes {
   static constexpr int kOffset = 0;
   static constexpr int64_t kMostRun = kChunk;
   static constexpr int kTileRows = 2;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 1;
   static constexpr int Vectors(int) { return 4; }
@@ -84,7 +85,7 @@ struct NeonEngine : NeonBytes {
     const int32x2_t eight = vreinterpret_s32_s8(vld1_s8(at));
     return {vreinterpretq_s8_s32(vdupq_lane_s32(eight, 0)), vreinterpretq_s8_s32(vdupq_lane_s32(eight, 1))};
   }
-  INGOT_INLINE static Sums Zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+  INGOT_INLINE static Sums Begin(const int32_t*) { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
   INGOT_INLINE static void Add(Sums& sums, const Weights& w, const X& x) {
     const int16x8_t low =
         vmlal_s8(vmull_s8(vget_low_s8(w.first), vget_low_s8(x.first)), vget_low_s8(w.second), vget_low_s8(x.second));

@@ -49,8 +49,8 @@ struct Implementation {
     }
   }
 
-  // Chunks of k outside and panels inside, so that the rows of a chunk stay in the second-level cache; with a single
-  // tile panels outside, so that the weights are read from start to end.
+  // Chunks of k outside and panels, kPanels at a time, inside, so that the rows of a chunk stay in the second-level
+  // cache; with a single tile panels outside, so that the weights are read from start to end.
   static void MultiplyIntegers(const Problem& problem, const Scratch& scratch, const Unit& unit) {
     WithEngine(problem.codes, [&]<typename E, Codes kCodes>() __attribute__((always_inline)) {
       const int64_t rows = unit.end_row - unit.first_row;
@@ -58,15 +58,25 @@ struct Implementation {
       constexpr int64_t kMost = kChunk / static_cast<int64_t>(sizeof(typename E::Operand));
       static_assert(E::kMostRun <= kMost);
       const int64_t chunks = (problem.steps * kStep + kMost - 1) / kMost;
+      const int64_t at_once = problem.zeros == nullptr ? E::kPanels : 1;
+      const int64_t sets = (panels + at_once - 1) / at_once;
       const bool one_tile = rows <= E::kTileRows;
-      for (int64_t i = 0; i < chunks * panels; ++i) {
-        const int64_t chunk = one_tile ? i % chunks : i / panels;
-        const int64_t panel = one_tile ? i / chunks : i % panels;
+      for (int64_t i = 0; i < chunks * sets; ++i) {
+        const int64_t chunk = one_tile ? i % chunks : i / sets;
+        const int64_t panel = (one_tile ? i / chunks : i % sets) * at_once;
         const int64_t first = chunk * kMost;
         const int64_t depth = Least(kMost, problem.steps * kStep - first);
-        const float* zeros = ReadScales<V>(problem, scratch, unit.first_panel + panel, first, depth);
-        MultiplyRows<E, kCodes>(problem, scratch, unit, unit.first_panel + panel, first / kStep, depth / kStep, zeros,
-                                scratch.sums + panel * rows * kPanel);
+        const auto multiply = [&]<int kPanels>() __attribute__((always_inline)) {
+          const float* zeros = ReadScales<V>(problem, scratch, unit.first_panel + panel, kPanels, first, depth);
+          MultiplyRows<E, kCodes, kPanels>(problem, scratch, unit, unit.first_panel + panel, first / kStep,
+                                           depth / kStep, zeros, scratch.sums + panel * rows * kPanel);
+        };
+        static_assert(E::kPanels <= kMostPanels);
+        if (at_once == E::kPanels && panels - panel >= E::kPanels) {
+          multiply.template operator()<E::kPanels>();
+        } else {
+          multiply.template operator()<1>();
+        }
       }
     });
   }

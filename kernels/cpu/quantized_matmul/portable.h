@@ -47,6 +47,7 @@ struct PortableEngine {
   static constexpr int kOffset = 0;
   static constexpr int64_t kMostRun = kChunk;
   static constexpr int kTileRows = 2;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 1;
   static constexpr int Vectors(int) { return 4; }
@@ -72,7 +73,7 @@ struct PortableEngine {
     return w;
   }
   INGOT_INLINE static X LoadX(const Operand* at, int) { return at; }
-  INGOT_INLINE static Sums Zero() { return Int{}; }
+  INGOT_INLINE static Sums Begin(const int32_t*) { return Int{}; }
   INGOT_INLINE static void Add(Sums& sums, const Weights& w, X x) {
     for (int column = 0; column < 4; ++column)
       for (int k = 0; k < kStep; ++k) sums[column] += w.codes[column][k] * x[k];

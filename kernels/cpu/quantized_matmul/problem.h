@@ -18,6 +18,8 @@ constexpr int64_t kFloatChunk = 256;
 // Rows that share what is read of the weights, a multiple of the rows of every tile: kChunk int8 of each are 96 KiB,
 // which stay in a second-level cache of 512 KiB beside the sums.
 constexpr int64_t kBlockRows = 96;
+// Panels that a tile takes at once.
+constexpr int64_t kMostPanels = 2;
 // Panels that share what is read of X.
 constexpr int64_t kBlockPanels = 8;
 // Up to so many rows, weights are turned into floats in registers only: reading them is what takes the time.
@@ -76,8 +78,8 @@ struct Scratch {
   int64_t base_row;
   float* staging;  // [steps * kStep]: a row of X as floats
   float* sums;     // [kBlockPanels, kBlockRows, kPanel]
-  float* scales;   // [kChunk / kLeastGroup, kPanel]
-  float* zeros;    // [kChunk / kLeastGroup, kPanel]
+  float* scales;   // [kMostPanels, kChunk / kLeastGroup, kPanel]
+  float* zeros;    // [kMostPanels, kChunk / kLeastGroup, kPanel]
   float* panel;    // [kFloatChunk, kPanel]: weights as floats
   float* x;        // [kBlockRows, kFloatChunk] or [kMostDirectRows, depth]: X as floats
 };

@@ -170,7 +170,7 @@ class Call {
       rows_.sums = reinterpret_cast<float*>(Bytes(rows * runs_ * 4));
     }
     const int64_t block = std::min(problem_.rows, kBlockRows);
-    constexpr int64_t kScales = kChunk / kLeastGroup * kPanel;
+    constexpr int64_t kScales = kMostPanels * kChunk / kLeastGroup * kPanel;
     const bool widens = !problem_.integer && problem_.type != Element::kFloat;
     const int64_t counts[] = {problem_.integer ? depth : 0,
                               unit_panels_ * block * kPanel,

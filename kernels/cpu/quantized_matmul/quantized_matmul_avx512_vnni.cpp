@@ -15,6 +15,9 @@ struct Avx512VnniEngine : Avx512Bytes {
   static constexpr int kOffset = kAdded;
   static constexpr int64_t kMostRun = kChunk;
   static constexpr int kTileRows = 12;
+  // 12 rows by two panels are 24 sums, and read each number of X once for two products: loads of both operands would
+  // bound the time.
+  static constexpr int kPanels = 2;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
   static constexpr int Vectors(int) { return 1; }
@@ -25,11 +28,12 @@ struct Avx512VnniEngine : Avx512Bytes {
     return _mm512_xor_si512(LoadSigned<kCodes>(at, part, table), _mm512_set1_epi8(-128));
   }
   INGOT_INLINE static X LoadX(const Operand* at, int part) { return Broadcast(at + part * 4); }
-  INGOT_INLINE static Sums Zero() { return _mm512_setzero_si512(); }
-  INGOT_INLINE static void Add(Sums& sums, Weights w, X x) { sums = _mm512_dpbusd_epi32(sums, w, x); }
-  INGOT_INLINE static void Finish(Sums sums, const int32_t* starts, Int (&out)[1]) {
-    out[0] = _mm512_add_epi32(sums, _mm512_set1_epi32(starts[0]));
+  INGOT_INLINE static Sums Begin(const int32_t* starts) { return _mm512_set1_epi32(starts[0]); }
+  INGOT_INLINE static void Add(Sums& sums, Weights w, X x) {
+    // In place: compilers copy sums, of which the largest tile has nearly as many as there are registers.
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(x));
   }
+  INGOT_INLINE static void Finish(Sums sums, const int32_t*, Int (&out)[1]) { out[0] = sums; }
 };
 
 }  // namespace

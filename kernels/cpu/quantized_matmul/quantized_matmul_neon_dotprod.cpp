@@ -15,6 +15,7 @@ struct NeonDotprodEngine : NeonBytes {
   static constexpr int kOffset = 0;
   static constexpr int64_t kMostRun = kChunk;
   static constexpr int kTileRows = 4;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 2;
   static constexpr int kParts = 1;
   static constexpr int Vectors(int) { return 4; }
@@ -24,7 +25,7 @@ struct NeonDotprodEngine : NeonBytes {
     return LoadCodes<kCodes>(at, table);
   }
   INGOT_INLINE static X LoadX(const Operand* at, int) { return vld1q_s8(at); }
-  INGOT_INLINE static Sums Zero() { return {{vdupq_n_s32(0), vdupq_n_s32(0)}}; }
+  INGOT_INLINE static Sums Begin(const int32_t*) { return {{vdupq_n_s32(0), vdupq_n_s32(0)}}; }
   INGOT_INLINE static void Add(Sums& sums, const Weights& w, X x) {
     sums.rows[0] = vdotq_laneq_s32(vdotq_laneq_s32(sums.rows[0], w.first, x, 0), w.second, x, 1);
     sums.rows[1] = vdotq_laneq_s32(vdotq_laneq_s32(sums.rows[1], w.first, x, 2), w.second, x, 3);

@@ -17,6 +17,7 @@ struct NeonI8mmEngine : NeonBytes {
   static constexpr int kOffset = 0;
   static constexpr int64_t kMostRun = kChunk;
   static constexpr int kTileRows = 4;
+  static constexpr int kPanels = 1;
   static constexpr int kUnit = 2;
   static constexpr int kParts = 1;
   static constexpr int Vectors(int) { return 4; }
@@ -28,7 +29,7 @@ struct NeonI8mmEngine : NeonBytes {
     return {vreinterpretq_s8_s32(vzip1q_s32(first, second)), vreinterpretq_s8_s32(vzip2q_s32(first, second))};
   }
   INGOT_INLINE static X LoadX(const Operand* at, int) { return vld1q_s8(at); }
-  INGOT_INLINE static Sums Zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+  INGOT_INLINE static Sums Begin(const int32_t*) { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
   INGOT_INLINE static void Add(Sums& sums, const Weights& w, X x) {
     sums.low = vmmlaq_s32(sums.low, x, w.low);
     sums.high = vmmlaq_s32(sums.high, x, w.high);

@@ -17,6 +17,11 @@ namespace ingot::quantized_matmul {
 
 INGOT_INLINE int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// The groups that so many k have, from the start of one on or within one.
+INGOT_INLINE int64_t GroupsIn(const Problem& problem, int64_t depth) {
+  return (depth + problem.group - 1) / problem.group;
+}
+
 // Calls body(T*) with a null pointer of the C++ type of an element of X or Y, or of a scale.
 template <typename Body>
 INGOT_INLINE void WithType(Element element, Body&& body) {

@@ -35,18 +35,19 @@ INGOT_INLINE void WidenZeros(const Problem& problem, int64_t first, int64_t coun
   Widen<V>(reinterpret_cast<const float*>(problem.zeros) + first, to, count);
 }
 
-// Those of the k from `first` on, at most kChunk, which starts at a multiple of their groups or lies in one of them.
-// Returns the zeros, nullptr if there are none.
+// Those of `panels` panels and of the k from `first` on, at most kChunk, which starts at a multiple of their groups or
+// lies in one of them. Returns the zeros, nullptr if there are none.
 template <typename V>
-INGOT_INLINE const float* ReadScales(const Problem& problem, const Scratch& scratch, int64_t panel, int64_t first,
-                                     int64_t depth) {
+INGOT_INLINE const float* ReadScales(const Problem& problem, const Scratch& scratch, int64_t panel, int64_t panels,
+                                     int64_t first, int64_t depth) {
   const int64_t group = first / problem.group;
-  const int64_t count = (depth + problem.group - 1) / problem.group;
-  const int64_t at = (panel * problem.groups + group) * kPanel;
-  WidenScales<V>(problem, at, count * kPanel, scratch.scales);
-  if (problem.zeros == nullptr) return nullptr;
-  WidenZeros<V>(problem, at, count * kPanel, scratch.zeros);
-  return scratch.zeros;
+  const int64_t count = GroupsIn(problem, depth) * kPanel;
+  for (int64_t i = 0; i < panels; ++i) {
+    const int64_t at = ((panel + i) * problem.groups + group) * kPanel;
+    WidenScales<V>(problem, at, count, scratch.scales + i * count);
+    if (problem.zeros != nullptr) WidenZeros<V>(problem, at, count, scratch.zeros + i * count);
+  }
+  return problem.zeros == nullptr ? nullptr : scratch.zeros;
 }
 
 }  // namespace ingot::quantized_matmul
