@@ -7,6 +7,7 @@ from torch import nn
 
 from tests.models.vision.boxes import anchors, clipped, decoded, with_center
 from tests.models.vision.layers import ResNet
+from tests.models.vision.masks import pasted
 from tests.models.vision.operators import non_max_suppression, roi_align
 
 _STRIDES = (4, 8, 16, 32)
@@ -55,7 +56,7 @@ class Proposals(nn.Module):
 
 
 class FasterRcnn(nn.Module):
-    """Images [b, 3, h, w] → boxes [m, 4], scores [m], labels [m], images [m]; with ``masks`` also masks [m, 28, 28]."""
+    """Images [b, 3, h, w] → boxes [m, 4], scores [m], labels [m], images [m]; with ``masks`` also masks [m, h, w]."""
 
     def __init__(self, masks: bool = False, blocks: tuple[int, ...] = (3, 4, 6, 3), width: int = 32, channels: int = 128, classes: int = 20,
                  before: int = 150, after: int = 40, most: int = 30, threshold: float = 0.3) -> None:
@@ -85,7 +86,7 @@ class FasterRcnn(nn.Module):
         found = {"boxes": boxes[region, label], "scores": scores[region, label], "labels": label, "images": owner[region]}
         if self.mask is not None:
             masks = self.mask(pooled(features, found["boxes"], found["images"], 14))
-            found["masks"] = masks[torch.arange(label.shape[0]), label].sigmoid()
+            found["masks"] = pasted(masks[torch.arange(label.shape[0]), label].sigmoid(), found["boxes"], height, width)
         return found
 
 
