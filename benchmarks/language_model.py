@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import random
 import sys
 import tempfile
@@ -196,19 +195,6 @@ def compiled(directory: Path, folder: Path, options: Mapping[str, Any]) -> Path:
     return path
 
 
-def windowed(directory: Path, folder: Path, window: int) -> Path:
-    """The same model as a directory whose layers have a sliding window: Mistral is Llama with one."""
-    other = folder / f"window_{window}"
-    other.mkdir(exist_ok=True)
-    config = json.loads((directory / "config.json").read_text())
-    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": window}
-    (other / "config.json").write_text(json.dumps(config))
-    for name in ("model.safetensors", "tokenizer.json"):
-        if not (other / name).exists():
-            (other / name).symlink_to((directory / name).resolve())
-    return other
-
-
 # ---- Attention sinks ----------------------------------------------------------------------------------------
 
 
@@ -280,20 +266,21 @@ def streaming_table(directory: Path, folder: Path, tokens: Tokens) -> str:
     """Perplexity of parts of long texts, with what is in sight of each token."""
     spans = list(zip((0, *SPANS), SPANS, strict=False))
     lines = [f"{ROWS} texts of {LENGTH:,} tokens, perplexity of these tokens of them:", "",
-             "| in sight | runs in | " + " | ".join(f"{a + 1:,} to {b:,}" for a, b in spans) + " |", "|---|---|" + "---|" * len(spans)]
+             "| in sight | " + " | ".join(f"{a + 1:,} to {b:,}" for a, b in spans) + " |", "|---|" + "---|" * len(spans)]
 
-    def add(name: str, runs: str, found: Losses) -> None:
-        lines.append(f"| {name} | {runs} | " + " | ".join(f"{perplexity(found[:, a:b]):.1f}" for a, b in spans) + " |")
+    def add(name: str, found: Losses) -> None:
+        lines.append(f"| {name} | " + " | ".join(f"{perplexity(found[:, a:b]):.1f}" for a, b in spans) + " |")
         print(lines[-1], file=sys.stderr, flush=True)
 
-    add("everything", "Ingot", losses(compiled(directory, folder, {"context": LENGTH}), tokens))
+    add("everything", losses(compiled(directory, folder, {"context": LENGTH}), tokens))
     for slots in (TRAINED // 4, TRAINED // 2, TRAINED):
-        of_ingot = losses(compiled(windowed(directory, folder, slots), folder, {"context": LENGTH}), tokens)
-        add(f"the last {slots}", "Ingot, rings", of_ingot)
-        add(f"the first {SINKS} and the last {slots - SINKS}", "PyTorch", Streaming(directory, slots - SINKS, SINKS).losses(tokens))
-        of_torch = Streaming(directory, slots, 0).losses(tokens[:1])
-        if not np.allclose(of_torch, of_ingot[:1], atol=1e-3):  # rounding of float32 over four layers; a token more or less in sight is beyond it
-            raise ValueError(f"a window of {slots}: PyTorch's losses differ by up to {np.abs(of_torch - of_ingot[:1]).max():.2g}")
+        for sinks in (0, SINKS):
+            window = slots - sinks
+            found = losses(compiled(directory, folder, {"window": window, "sinks": sinks}), tokens)
+            add(f"the first {sinks} and the last {window}" if sinks else f"the last {window}", found)
+            expected = Streaming(directory, window, sinks).losses(tokens[:1])
+            if not np.allclose(expected, found[:1], atol=1e-3):  # rounding of float32 over four layers; a token more or less in sight is beyond it
+                raise ValueError(f"a window of {window}, {sinks} sinks: PyTorch's losses differ by up to {np.abs(expected - found[:1]).max():.2g}")
     return "\n".join(lines)
 
 

@@ -85,10 +85,10 @@ def test_a_window_with_sinks_is_that_of_streaming_llm(directory: Path, tokens: n
 def test_losses_of_artifacts_are_the_framework_s(directory: Path, tokens: np.ndarray, tmp_path: Path) -> None:
     everything = language_model.losses(language_model.compiled(directory, tmp_path, {"context": LENGTH}), tokens)
     np.testing.assert_allclose(everything, language_model.Streaming(directory, LENGTH, 0).losses(tokens), atol=1e-3)
-    windowed = language_model.losses(language_model.compiled(language_model.windowed(directory, tmp_path, WINDOW), tmp_path, {"context": LENGTH}),
-                                     tokens)
-    np.testing.assert_allclose(windowed, language_model.Streaming(directory, WINDOW, 0).losses(tokens), atol=1e-3)
-    assert np.abs(everything - windowed).max() > 0.01
+    for sinks in (0, SINKS):
+        windowed = language_model.losses(language_model.compiled(directory, tmp_path, {"window": WINDOW, "sinks": sinks}), tokens)
+        np.testing.assert_allclose(windowed, language_model.Streaming(directory, WINDOW, sinks).losses(tokens), atol=1e-3)
+        assert np.abs(everything - windowed).max() > 0.01
 
 
 def test_held_out_pages_are_not_trained_on() -> None:
