@@ -66,7 +66,7 @@ def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, inpu
         from ingot.export.seq2seq.directory import export_seq2seq, is_seq2seq
 
         if is_decoder(path):
-            return export_decoder(path, context, cache, window, sinks)
+            return export_decoder(path, folder, context, cache, window, sinks)
         if window is not None or sinks is not None:
             raise CompileError(f"{path}: window and sinks are options of a language model's directory, which this is not")
         if is_seq2seq(path):

@@ -96,11 +96,14 @@ def random_layer(weight: np.ndarray, layout: Layout, rng: np.random.Generator) -
 
 LLAMA = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 100,
          "max_position_embeddings": 64}
+MISTRAL_ODD = {**LLAMA, "hidden_size": 72, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 24, "intermediate_size": 200,
+               "sliding_window": 5}
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100, "n_positions": 64}
 BERT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 100,
         "max_position_embeddings": 64, "num_labels": 3}
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)),
+    "mistral_odd": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**MISTRAL_ODD)),
     "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)),
     "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**BERT)),
 }

@@ -15,7 +15,7 @@ from ingot.errors import CompileError
 def add(commands: Any) -> None:
     """Adds the command."""
     command = commands.add_parser("compile", help="compile a model into one .ingot file", description="Compiles a model into one .ingot file.")
-    command.add_argument("model", metavar="MODEL", help="an .onnx file, a Hugging Face directory (config.json and safetensors), or "
+    command.add_argument("model", metavar="MODEL", help="an .onnx file, a Hugging Face directory (config.json and weights), or "
                          "module:callable, which returns (torch module, example inputs)")
     command.add_argument("-o", "--output", required=True, metavar="OUT.ingot", help="the file to write; it appears only when it is whole")
     command.add_argument("--import", action="append", dest="imports", default=[], metavar="MODULE", help="import a module, or run a file.py, first: "

@@ -15,6 +15,7 @@ import torch
 
 from ingot.errors import CompileError, FileError, MissingFileError, UnsupportedError
 from ingot.export.exported import Exported
+from ingot.export.saved import saved_tensors
 from ingot.export.torch import DynamicShapes, export_module
 
 _TEXT = {0: "batch", 1: "sequence"}
@@ -58,7 +59,10 @@ def export_huggingface(directory: str | Path, folder: str | Path) -> Exported:
 
 
 def load(directory: Path) -> torch.nn.Module:
-    """The directory's model in float32 and evaluation mode, its weights read from safetensors; layers that are quantized there stay so."""
+    """The directory's model in float32 and evaluation mode, its weights read from safetensors or from what torch.save wrote.
+
+    Layers that are quantized there stay so.
+    """
     config = read_json(directory / "config.json")
     if config.get("auto_map"):
         raise UnsupportedError(f"{directory}: config.json asks for Python code of its own (auto_map), which Ingot does not run; "
@@ -67,7 +71,6 @@ def load(directory: Path) -> torch.nn.Module:
     if not names:
         raise CompileError(f"{directory / 'config.json'}: 'architectures' is missing, so the class of the model is not known")
     import transformers
-    from safetensors import SafetensorError
 
     model_class = getattr(transformers, names[0], None)
     if model_class is None:
@@ -76,20 +79,35 @@ def load(directory: Path) -> torch.nn.Module:
         from ingot.export.quantized import load_quantized
 
         return load_quantized(directory, config, model_class)
-    # Attention written out as matmul and softmax gives a third fewer nodes than what the exporter makes of the fused operator.
+    if any(directory.glob("*.safetensors")) or (directory / "model.safetensors.index.json").is_file():
+        model, found = instantiated(directory, model_class, use_safetensors=True)
+    else:
+        tensors = {name: tensor for part in saved_tensors(directory) for name, tensor in part.items()}
+        model, found = instantiated(directory, model_class, state_dict=tensors)
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers would go on with random numbers
+        raise CompileError(f"{directory}: {len(missing)} weights of {names[0]} are not in its files, such as '{missing[0]}'")
+    loaded: torch.nn.Module = model.eval()
+    return loaded
+
+
+def instantiated(directory: Path, model_class: Any, **weights: Any) -> tuple[Any, dict[str, Any]]:
+    """The architecture of the directory's config.json in float32, and what was found of its weights: those of the directory, or a ``state_dict``."""
+    from safetensors import SafetensorError
+
     with _silent():
         try:
-            model, found = model_class.from_pretrained(directory, local_files_only=True, use_safetensors=True, dtype=torch.float32,
-                                                       attn_implementation="eager", output_loading_info=True)
+            settings = model_class.config_class.from_pretrained(directory, local_files_only=True)
+            if hasattr(settings, "quantization_config"):
+                del settings.quantization_config
+            # Attention written out as matmul and softmax gives a third fewer nodes than what the exporter makes of the fused operator.
+            model, found = model_class.from_pretrained(None if "state_dict" in weights else directory, config=settings, local_files_only=True,
+                                                       dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **weights)
         except OSError as error:
             raise FileError(f"{directory}: {_first_line(error)}") from error
         except (ValueError, RuntimeError, SafetensorError) as error:
-            raise CompileError(f"{directory}: {names[0]} cannot be loaded: {_first_line(error)}") from error
-    missing = sorted(found["missing_keys"])
-    if missing:  # transformers would go on with random numbers
-        raise CompileError(f"{directory}: {len(missing)} weights of {names[0]} are not in its safetensors files, such as '{missing[0]}'")
-    loaded: torch.nn.Module = model.eval()
-    return loaded
+            raise CompileError(f"{directory}: {model_class.__name__} cannot be loaded: {_first_line(error)}") from error
+    return model, found
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,54 @@ class PackedLinear:
         return (self.codes.astype(np.float32) - zeros) * scales
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """A quantized matrix as onnxruntime's operator MatMulNBits has it.
+
+    Attributes:
+        bits: 4 or 8.
+        group: How many k share a scale: a power of two of at least 16.
+        depth, columns: K and N.
+        codes: uint8 [N, blocks, group * bits / 8], nibbles with the first one low.
+        scales: float32 [N, blocks].
+        zeros: uint8 [N, bytes], packed as codes are; None where all are 2^(bits - 1).
+        order: int64 [K]: column k of ``codes`` is for input ``order[k]``; None if they are in order.
+    """
+
+    bits: int
+    group: int
+    depth: int
+    columns: int
+    codes: Array
+    scales: Array
+    zeros: Array | None
+    order: Array | None
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        """The operator's attributes."""
+        return {"K": self.depth, "N": self.columns, "bits": self.bits, "block_size": self.group}
+
+
+def blocks_of(packed: PackedLinear) -> Blocks:
+    """The same matrix as MatMulNBits has it."""
+    depth, columns = packed.codes.shape
+    blocks = packed.scales.shape[0]
+    padded = np.zeros((columns, blocks * packed.group), np.uint8)
+    padded[:, :depth] = packed.codes.T
+    symmetric = (packed.zeros == 2 ** (packed.bits - 1)).all()
+    return Blocks(packed.bits, packed.group, depth, columns, _nibbles(padded, packed.bits).reshape(columns, blocks, -1),
+                  np.ascontiguousarray(packed.scales.T), None if symmetric else _nibbles(packed.zeros.T, packed.bits), packed.order)
+
+
+def _nibbles(codes: Array, bits: int) -> Array:
+    """Codes [rows, n] as MatMulNBits packs them: bytes, or nibbles with the first one low, a row padded to whole bytes."""
+    if bits == 8:
+        return np.ascontiguousarray(codes, np.uint8)
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return np.ascontiguousarray(even[:, ::2] | even[:, 1::2] << 4, np.uint8)
+
+
 def settings_of(config: Mapping[str, Any], where: str) -> Settings:
     """What a ``quantization_config`` says. An UnsupportedError names a method or format that Ingot does not read."""
     method = str(config.get("quant_method", "")).lower()

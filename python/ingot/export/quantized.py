@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ingot.errors import CompileError, FileError, MissingFileError
-from ingot.export.packed import PARTS, PackedLinear, Settings, settings_of, unpack
+from ingot.export.packed import PARTS, PackedLinear, Settings, blocks_of, settings_of, unpack
 
 
 class QuantizedLinear(torch.nn.Module):
@@ -29,20 +28,12 @@ class QuantizedLinear(torch.nn.Module):
 
     def __init__(self, packed: PackedLinear, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self.depth, self.columns = packed.codes.shape
-        self.bits, self.group = packed.bits, packed.group
-        blocks = packed.scales.shape[0]
-        padded = np.zeros((self.columns, blocks * packed.group), np.uint8)
-        padded[:, : self.depth] = packed.codes.T
-        self._keep("codes", _nibbles(padded, packed.bits).reshape(self.columns, blocks, -1))
-        self._keep("scales", np.ascontiguousarray(packed.scales.T))
-        symmetric = (packed.zeros == 2 ** (packed.bits - 1)).all()
-        self._keep("zeros", None if symmetric else _nibbles(packed.zeros.T, packed.bits))
-        self._keep("order", packed.order)
+        blocks = blocks_of(packed)
+        self.depth, self.columns, self.bits, self.group = blocks.depth, blocks.columns, blocks.bits, blocks.group
+        self.attributes = blocks.attributes
+        for name, array in (("codes", blocks.codes), ("scales", blocks.scales), ("zeros", blocks.zeros), ("order", blocks.order)):
+            self.register_buffer(name, None if array is None else torch.from_numpy(array))
         self.bias = None if bias is None else torch.nn.Parameter(bias.detach().float(), requires_grad=False)
-
-    def _keep(self, name: str, array: np.ndarray | None) -> None:
-        self.register_buffer(name, None if array is None else torch.from_numpy(np.ascontiguousarray(array)))
 
     def weight_floats(self) -> torch.Tensor:
         """The matrix [N, K], columns in the order of the codes."""
@@ -60,7 +51,7 @@ class QuantizedLinear(torch.nn.Module):
         shape = (*x.shape[:-1], self.columns)
         y: torch.Tensor = torch.onnx.ops.symbolic(
             "com.microsoft::MatMulNBits", (x, self.codes, self.scales, self.zeros),
-            {"K": self.depth, "N": self.columns, "bits": self.bits, "block_size": self.group}, dtype=x.dtype, shape=shape, version=1)
+            self.attributes, dtype=x.dtype, shape=shape, version=1)
         return y if self.bias is None else y + self.bias
 
 
@@ -77,6 +68,8 @@ def load_quantized(directory: Path, config: Mapping[str, Any], model_class: Any)
         FileError: There are no safetensors files.
         CompileError: Tensors are missing or do not fit the model.
     """
+    from ingot.export.huggingface import instantiated
+
     settings = settings_of(config["quantization_config"], str(directory / "config.json"))
     with ExitStack() as opened:
         tensors = _tensors(directory, opened)
@@ -85,7 +78,8 @@ def load_quantized(directory: Path, config: Mapping[str, Any], model_class: Any)
             raise CompileError(f"{directory}: config.json says that weights are quantized by {settings.text}, but no tensor is named *.qweight")
         packed = {f"{layer}.{part}" for layer in layers for part in PARTS}
         floats = {name: file.get_tensor(name) for name, file in tensors.items() if name not in packed}
-        model, missing = _floats(directory, model_class, floats)
+        model, found_floats = instantiated(directory, model_class, state_dict=floats)
+        missing = set(found_floats["missing_keys"])
         expected = {f"{_resolved(model, layer, directory)}.weight" for layer in layers}
         lost = sorted(missing - expected)
         if lost:
@@ -120,22 +114,6 @@ def _tensors(directory: Path, opened: ExitStack) -> dict[str, Any]:
     return found
 
 
-def _floats(directory: Path, model_class: Any, floats: dict[str, torch.Tensor]) -> tuple[torch.nn.Module, set[str]]:
-    """The architecture with all weights that are floats, and the names of those that are missing."""
-    from ingot.export.huggingface import _first_line, _silent
-
-    with _silent():
-        settings = model_class.config_class.from_pretrained(directory, local_files_only=True)
-        if hasattr(settings, "quantization_config"):
-            del settings.quantization_config
-        try:
-            model, found = model_class.from_pretrained(None, config=settings, state_dict=floats, dtype=torch.float32, attn_implementation="eager",
-                                                       output_loading_info=True)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise CompileError(f"{directory}: {model_class.__name__} cannot be loaded: {_first_line(error)}") from error
-    return model, set(found["missing_keys"])
-
-
 def _resolved(model: torch.nn.Module, layer: str, directory: Path) -> str:
     """The name that a layer of the checkpoint has in the model: the same, or with the prefix of the base model more or less."""
     modules = dict(model.named_modules())
@@ -164,14 +142,6 @@ def _replace(model: torch.nn.Module, name: str, settings: Settings, parts: Mappi
     setattr(model.get_submodule(parent), last, made)
 
 
-def _nibbles(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes [rows, n] as MatMulNBits packs them: bytes, or nibbles with the first one low, a row padded to whole bytes."""
-    if bits == 8:
-        return codes.astype(np.uint8)
-    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
-    return (even[:, ::2] | even[:, 1::2] << 4).astype(np.uint8)
-
-
 def _fields(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """The codes of :func:`_nibbles`, with the padding."""
+    """Codes as MatMulNBits packs them, with the padding."""
     return packed if bits == 8 else torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)

@@ -15,6 +15,7 @@ from ingot.errors import CompileError, UnsupportedError
 from ingot.export.decoder.checkpoint import Checkpoint
 from ingot.export.decoder.families import FAMILIES, Decoder
 from ingot.export.decoder.graph import Caches, DecoderGraph
+from ingot.export.packed import Settings, settings_of
 from ingot.sources import Source
 
 CACHE_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.INT8}
@@ -32,15 +33,16 @@ def is_decoder(directory: Path) -> bool:
     """Whether a directory holds a language model of a family that Ingot generates text with."""
     config = config_of(directory)
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or [])
-    return generates and config.get("model_type") in FAMILIES and not config.get("auto_map") and not config.get("quantization_config")
+    return generates and config.get("model_type") in FAMILIES and not config.get("auto_map")
 
 
-def export_decoder(directory: Path, context: int | None = None, cache: str | None = None, window: int | None = None,
+def export_decoder(directory: Path, folder: Path, context: int | None = None, cache: str | None = None, window: int | None = None,
                    sinks: int | None = None) -> Source:
     """The directory's model with its caches as states.
 
     Args:
-        directory: With ``config.json`` and safetensors files; a tokenizer travels along.
+        directory: With ``config.json`` and weights, which GPTQ or AWQ may have quantized; a tokenizer travels along.
+        folder: Where weights are written that the directory has in another form; it has to be there until the artifact is.
         context: The most tokens that caches can hold; by default as many as the model was trained for, and any number with ``window``.
         cache: ``f32``, ``f16``, ``bf16`` or ``int8``.
         window: How many tokens layers see at most, each query's own included.
@@ -64,7 +66,7 @@ def export_decoder(directory: Path, context: int | None = None, cache: str | Non
     longest = context if context is not None else decoder.context if window is None else _ENDLESS
     if longest < 1 or (decoder.names.positions and longest > decoder.context and window is None):
         raise CompileError(f"{directory}: a context of {longest} tokens cannot be; the model has positions for 1 to {decoder.context}")
-    checkpoint = Checkpoint(directory)
+    checkpoint = Checkpoint(directory, folder, quantization_of(directory))
     caches = Caches(CACHE_TYPES[cache or "f32"], longest, CHUNK)
     graph = DecoderGraph(decoder, checkpoint, caches)
     model = graph.build()
@@ -123,6 +125,15 @@ def config_of(directory: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CompileError(f"{path}: this is not JSON: {error}") from error
     return config
+
+
+def quantization_of(directory: Path) -> Settings | None:
+    """How the directory's weights are quantized; None if they are not.
+
+    An UnsupportedError names a method that Ingot does not read.
+    """
+    config = config_of(directory).get("quantization_config")
+    return settings_of(config, str(directory / "config.json")) if config else None
 
 
 def _stop_tokens(config: Any, directory: Path) -> list[int]:

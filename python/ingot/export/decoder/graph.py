@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from ingot.export.decoder.checkpoint import Checkpoint
 from ingot.export.decoder.families import Decoder, Layer, Rotary
-from ingot.export.decoder.pieces import DOMAIN, OPSET, Pieces
+from ingot.export.decoder.pieces import DOMAIN, Pieces
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class DecoderGraph(Pieces):
         positions = self.node("Add", self.node("Unsqueeze", length, self.constant([1])), offsets)  # [batch, sequence]
         self.positions = self.node("Cast", self.node("Unsqueeze", positions, self.constant([2])), to=TensorProto.FLOAT)
         self.filled = self.node("Add", length, steps)  # what attention sees, garbage behind a row's last token included
-        x = self.node("Gather", self.tensor(f"{d.names.embedding}.weight"), ids, name="/embedding")
+        x = self.node("Gather", self.tensor(f"{self.embedding()}.weight"), ids, name="/embedding")
         if d.embedding_scale != 1.0:
             x = self.node("Mul", x, self.constant(d.embedding_scale, np.float32))
         if d.names.positions:
@@ -236,11 +236,16 @@ class DecoderGraph(Pieces):
             self._angles[key] = (pair[0], pair[1])
         return self._angles[key]
 
+    def embedding(self) -> str:
+        """The name of the embedding: where it is the head too, a checkpoint may have it under that name alone."""
+        n = self.d.names
+        return n.head if self.d.tied and not self.has(f"{n.embedding}.weight") else n.embedding
+
     def head(self, x: str) -> str:
         """Logits."""
         d = self.d
-        tied = d.tied or not self.has(f"{d.names.head}.weight")
-        logits = self.linear(x, d.names.embedding if tied else d.names.head, transposed=False)
+        tied = d.tied or not self.has_matrix(d.names.head)
+        logits = self.linear(x, self.embedding() if tied else d.names.head, transposed=False)
         if d.logit_softcap:
             cap = self.constant(d.logit_softcap, np.float32)
             logits = self.node("Mul", self.node("Tanh", self.node("Div", logits, cap)), cap)
@@ -256,4 +261,4 @@ class DecoderGraph(Pieces):
         outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "kept", d.vocabulary])]
         outputs += [helper.make_tensor_value_info(self.states[n], *self.shapes[n]) for n in self.states]
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.values()))
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)], producer_name="ingot")
+        return helper.make_model(graph, opset_imports=self.opsets(), producer_name="ingot")

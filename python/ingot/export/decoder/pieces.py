@@ -12,6 +12,7 @@ from ingot.export.decoder.checkpoint import Checkpoint
 
 OPSET = 24
 DOMAIN = "ingot"  # importer/ops/cached_attention.py
+MICROSOFT = "com.microsoft"
 _PREFIXES = ("transformer.", "model.", "language_model.")
 
 
@@ -23,6 +24,7 @@ class Pieces:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self._count = 0
+        self._ordered: dict[tuple[str, bytes], str] = {}
 
     def node(self, op: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: Any) -> Any:
         """Adds a node; returns the name of its output, or of all of several."""
@@ -53,13 +55,44 @@ class Pieces:
         """Whether the checkpoint has a tensor."""
         return self.checkpoint.prefixed(name, _PREFIXES) in self.checkpoint
 
+    def has_matrix(self, name: str) -> bool:
+        """Whether the checkpoint has a layer's matrix, in floats or quantized."""
+        return self.has(f"{name}.weight") or self.has(f"{name}.qweight")
+
     def linear(self, x: str, name: str, transposed: bool | None = False) -> str:
-        """The product x W^T + b, for weights [out, in], or x W + b for transposed ones; a bias is added where the checkpoint has one."""
-        weight = self.tensor(f"{name}.weight")
-        if not transposed:
-            weight = self.node("Transpose", weight, perm=[1, 0])
-        product = self.node("MatMul", x, weight, name=f"/{name}")
+        """The product x W^T + b, for weights [out, in], or x W + b for transposed ones; a bias is added where the checkpoint has one.
+
+        A matrix that is quantized in the checkpoint stays so.
+        """
+        product = self.quantized(x, name)
+        if product is None:
+            weight = self.tensor(f"{name}.weight")
+            if not transposed:
+                weight = self.node("Transpose", weight, perm=[1, 0])
+            product = self.node("MatMul", x, weight, name=f"/{name}")
         return str(self.node("Add", product, self.tensor(f"{name}.bias"))) if self.has(f"{name}.bias") else str(product)
+
+    def quantized(self, x: str, name: str) -> str | None:
+        """The product with a matrix that is quantized in the checkpoint; None if it is not."""
+        layer = self.checkpoint.prefixed(f"{name}.qweight", _PREFIXES).removesuffix(".qweight")
+        blocks = self.checkpoint.blocks(layer)
+        if blocks is None:
+            return None
+        if blocks.order is not None:  # layers that read one tensor mostly have one order: it is then permuted once
+            key = x, blocks.order.tobytes()
+            if key not in self._ordered:
+                self._ordered[key] = self.node("Gather", x, self.constant(blocks.order), axis=-1)
+            x = self._ordered[key]
+        inputs = [x]
+        for part, array in (("codes", blocks.codes), ("scales", blocks.scales), ("zeros", blocks.zeros)):
+            if array is not None:
+                inputs.append(f"{layer}.{part}")
+                self.initializers[inputs[-1]] = self.checkpoint.kept(inputs[-1], array)
+        return str(self.node("MatMulNBits", *inputs, name=f"/{name}", domain=MICROSOFT, **blocks.attributes))
+
+    def opsets(self) -> list[onnx.OperatorSetIdProto]:
+        """The domains of the nodes."""
+        return [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1), helper.make_opsetid(MICROSOFT, 1)]
 
     def activation(self, x: str, name: str) -> str:
         """An activation by ONNX's name, ``Silu`` or ``GeluTanh``."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ingot.errors import CompileError, UnsupportedError
-from ingot.export.decoder import ASSETS, CACHE_TYPES, config_of
+from ingot.export.decoder import ASSETS, CACHE_TYPES, config_of, quantization_of
 from ingot.export.decoder.checkpoint import Checkpoint
 from ingot.export.seq2seq.families import FAMILIES, Seq2seq
 from ingot.export.seq2seq.graph import Seq2seqGraph
@@ -25,15 +25,15 @@ def is_seq2seq(directory: Path) -> bool:
     """Whether a directory holds an encoder-decoder model of a family that Ingot generates text with."""
     config = config_of(directory)
     generates = any(str(name).endswith(_CLASSES) for name in config.get("architectures") or [])
-    return generates and config.get("model_type") in FAMILIES and not config.get("auto_map") and not config.get("quantization_config")
+    return generates and config.get("model_type") in FAMILIES and not config.get("auto_map")
 
 
 def export_seq2seq(directory: Path, folder: Path, context: int | None = None, cache: str | None = None) -> Source:
     """The directory's encoder and decoder as one model, with what the decoder reads of the source and its own caches as states.
 
     Args:
-        directory: With ``config.json`` and safetensors files; a tokenizer travels along.
-        folder: Where a tokenizer is written that the directory has in another form; it has to be there until the artifact is.
+        directory: With ``config.json`` and weights, which GPTQ or AWQ may have quantized; a tokenizer travels along.
+        folder: Where weights and a tokenizer are written that the directory has in another form; it has to be there until the artifact is.
         context: The most tokens of a source and of a text; by default as many as the model has positions for, or 512.
         cache: ``f32``, ``f16`` or ``bf16``.
 
@@ -53,7 +53,7 @@ def export_seq2seq(directory: Path, folder: Path, context: int | None = None, ca
         generation = generation_entry(directory, config, model)
     except UnsupportedError as error:
         raise UnsupportedError(f"{directory}: {error}") from error
-    checkpoint = Checkpoint(directory)
+    checkpoint = Checkpoint(directory, folder, quantization_of(directory))
     graph = Seq2seqGraph(model, checkpoint, types[cache or "f32"])
     built = graph.build()
     assets = {name: directory / name for name in ASSETS if (directory / name).is_file()}

@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ingot.export.decoder.checkpoint import Checkpoint
-from ingot.export.decoder.pieces import DOMAIN, OPSET, Pieces
+from ingot.export.decoder.pieces import DOMAIN, Pieces
 from ingot.export.seq2seq.audio import spectrogram
 from ingot.export.seq2seq.families import AttentionNames, Seq2seq, Stack
 
@@ -187,7 +187,7 @@ class Seq2seqGraph(Pieces):
 
     def first(self, names: tuple[str, ...]) -> str:
         """The first name that the checkpoint has a matrix of."""
-        return next((name for name in names if self.has(f"{name}.weight")), names[0])
+        return next((name for name in names if self.has_matrix(name)), names[0])
 
     # ---- Positions ------------------------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ class Seq2seqGraph(Pieces):
         outputs = [value("logits", TensorProto.FLOAT, ["batch", "kept", self.m.vocabulary]),
                    *(value(self.states[n], *self.shapes[n]) for n in self.states)]
         graph = helper.make_graph(self.nodes, "seq2seq", inputs, outputs, list(self.initializers.values()))
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)], producer_name="ingot")
+        return helper.make_model(graph, opset_imports=self.opsets(), producer_name="ingot")
 
 
 def buckets(count: int, most: int, both: bool) -> npt.NDArray[np.int64]:
