@@ -23,11 +23,11 @@ namespace {
 constexpr auto kKernels = std::to_array<CudaKernel>({
     {"attention",
      Attention,
-     {{3, 11}, {1, 1}, 0, 8, 2},
+     {{3, 12}, {1, 1}, 0, 8, 2},
      "as on the CPU, also of float8_e4m3fn keys and values, with scales or without"},
     {"attention_prefill",
      cuda::AttentionPrefill,
-     {{3, 11}, {1, 1}, 0, 8, 2},
+     {{3, 12}, {1, 1}, 0, 8, 2},
      "attention, by the kernel of many queries or not at all; ints: attention's, and optionally a variant"},
     {"convolution",
      Convolution,
