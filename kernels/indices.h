@@ -1,6 +1,7 @@
 // Tensors of indices: int64 or int32, negative ones counted from the end.
 #pragma once
 
+#include "fault.h"
 #include "kernel.h"
 
 namespace ingot {
@@ -20,7 +21,7 @@ class Indices {
   // Index i into an axis of `extent`, made non-negative; an error if it is out of range.
   int64_t Wrapped(int64_t i, int64_t extent) const {
     const int64_t index = (*this)[i];
-    if (index < -extent || index >= extent) FailKernel("index ", index, " is out of range for an axis of ", extent);
+    if (index < -extent || index >= extent) FailKernel(FaultText({FaultKind::kIndex, {index, extent}}));
     return index < 0 ? index + extent : index;
   }
 

@@ -70,7 +70,8 @@ def layer(bench: common.Bench, totals: dict[str, float], images: int, what: Laye
     work = {"bytes": x.nbytes + w.nbytes + y.nbytes, "flops": 2 * y.numel() * w[0].numel()}
     best = float("inf")
     for variant in variants:
-        call = common.kernel("convolution", [x, w], [y], ints=[what.stride, what.stride, pad, pad, pad, pad, 1, 1, what.groups, 0, 0, 0, variant])
+        ints = [what.stride, what.stride, pad, pad, pad, pad, 1, 1, what.groups, 0, 0, 0, variant]
+        call = common.kernel("convolution", [x, w], [y], ints=ints, floats=[0, 0])
         call()
         bench.check(y, reference)
         taken = bench.time(PATHS[variant], call, seconds=0.02, **work)

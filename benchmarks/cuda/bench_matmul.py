@@ -33,7 +33,7 @@ def dense(bench: common.Bench, m: int, n: int, k: int, dtype: torch.dtype, layou
     work = {"bytes": size * (m * k + n * k + m * n), "flops": 2 * m * n * k, "calls": count}
     for variant in variants:
         name = PATHS[variant % 100] + (f" / {variant // 100}" if variant >= 100 else "")
-        calls = [common.kernel("matmul", [a, b], [y], ints=[layout, 0, precision, variant]) for a, b in zip(x, w, strict=True)]
+        calls = [common.kernel("matmul", [a, b], [y], ints=[layout, 0, precision, variant], floats=[0, 0]) for a, b in zip(x, w, strict=True)]
         calls[0]()
         error = bench.check(y, reference, 1e-2 if size == 2 else 2e-3 if precision == 0 else 1e-5)
         bench.time(name, common.rotating(calls), note=f"error {error:.1e}", seconds=0.05, **work)

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "kernel.h"
@@ -58,6 +59,21 @@ class ScratchPool {
   size_t used_ = 0;
 };
 
+// Where the kernels of this process report data that they do not take, unless they run for libingot.
+DeviceFault& Faults() {
+  static DeviceFault* const faults = [] {
+#if defined(INGOT_EMULATE)
+    static DeviceFault memory{};
+    return &memory;
+#else
+    void* memory = nullptr;
+    CudaContext::Check(cudaMallocHost(&memory, sizeof(DeviceFault)), "cudaMallocHost");
+    return new (memory) DeviceFault{};
+#endif
+  }();
+  return *faults;
+}
+
 struct Device {
   int capability = 0;
   int multiprocessors = 0;
@@ -98,6 +114,7 @@ class CallContext final : public CudaContext {
   cudaStream_t stream() const override { return stream_; }
   int capability() const override { return device_.capability; }
   int multiprocessors() const override { return device_.multiprocessors; }
+  FaultPlace faults() const override { return {&Faults(), 1}; }
 
 #if defined(INGOT_EMULATE)
   // Of its own, full of NaN, and guarded behind its end.
@@ -224,6 +241,15 @@ INGOT_CUDA_EXPORT int ingot_cuda_run_kernel(const char* name, int capability, DL
                  {floats, float_count}, static_cast<cudaStream_t>(stream));
     });
   });
+}
+
+// What kernels that were waited for have reported since the last call, the first of it: 1 and the text, or 0.
+INGOT_CUDA_EXPORT int ingot_cuda_take_fault(char* message, size_t message_size) {
+  ingot::DeviceFault& found = ingot::Faults();
+  if (found.step == 0) return 0;
+  const std::string text = ingot::FaultText(found.fault);
+  found = {};
+  return ingot::Guarded(message, message_size, [&] { ingot::FailKernel(text); });
 }
 
 // The kernels, from 0 on: name and contract, or NULL behind the last.

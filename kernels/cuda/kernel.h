@@ -2,8 +2,9 @@
 //
 // A kernel is a host function. Its tensors are C-contiguous and lie in device memory; the function checks what it is
 // given (FailKernel), chooses a path and launches it on the context's stream. It never synchronizes, keeps no state and
-// allocates nothing but DeviceScratch, so that what it does can be captured in a CUDA graph. Name, arity and meaning
-// are those of the CPU kernel of the same name, where there is one.
+// allocates nothing but DeviceScratch, so that what it does can be captured in a CUDA graph. What depends on data is
+// reported by device code (report.h). Name, arity and meaning are those of the CPU kernel of the same name, where there
+// is one.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,6 +12,7 @@
 #include <string_view>
 
 #include "../kernel.h"
+#include "cuda/fault_place.h"
 
 namespace ingot {
 
@@ -21,6 +23,8 @@ class CudaContext : public KernelContext {
   // for 90 alone.
   virtual int capability() const = 0;
   virtual int multiprocessors() const = 0;
+  // Where what is launched reports data that it does not take.
+  virtual FaultPlace faults() const = 0;
   // Uninitialized device memory, aligned to 256 bytes, until what the kernel has put on the stream is done. Calls give
   // different memory.
   virtual void* DeviceScratch(size_t bytes) = 0;

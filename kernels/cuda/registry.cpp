@@ -31,16 +31,16 @@ constexpr auto kKernels = std::to_array<CudaKernel>({
      "attention, by the kernel of many queries or not at all; ints: attention's, and optionally a variant"},
     {"convolution",
      Convolution,
-     {{2, 4}, {1, 1}, 0, 13, 0},
+     {{2, 4}, {1, 1}, 0, 13, 2},
      "(X [B, H, W, C], W [O, kh, kw, C / groups], bias?, residual?) -> activation(X * W + bias + residual); ints: "
      "stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, groups, activation, residual_last, "
-     "precision (0 "
-     "TF32, 1 float32), variant"},
+     "precision (0 TF32, 1 float32), variant; floats: least and most of activation 5, a clamp"},
     {"matmul",
      Matmul,
-     {{2, 4}, {1, 1}, 0, 4, 0},
+     {{2, 4}, {1, 1}, 0, 4, 2},
      "(X [..., M, K], W, bias?, residual?) -> residual + activation(X W + bias); ints: layout of W (0 [..., N, K], 1 "
-     "[..., K, N]), activation, precision (0 TF32, 1 float32), variant"},
+     "[..., K, N]), activation, precision (0 TF32, 1 float32), variant; floats: least and most of activation 5, a "
+     "clamp"},
     {"matmul_fp8",
      MatmulFp8,
      {{4, 6}, {1, 1}, 0, 4, 0},
@@ -71,10 +71,10 @@ constexpr auto kKernels = std::to_array<CudaKernel>({
      "BSHD, 1 BHSD), interleaved, R or 0 for all"},
     {"rotary_cache",
      RotaryCache,
-     {{5, 10}, {3, 5}, 0, 3, 0},
-     "(key cache, value cache, Q, K, V, cosines?, sines?, first?, key scales?, value scales?) -> both caches in place, "
-     "rotated Q, "
-     "both scales in place?; ints: circular, interleaved, R or 0 for all"},
+     {{3, 10}, {3, 5}, 0, 3, 0},
+     "(key cache, value cache, Q, K?, V?, cosines?, sines?, first?, key scales?, value scales?) -> both caches, "
+     "changed, rotated Q, both scales?; ints: circular, interleaved, R or 0 for all. Without K and V Q has their heads "
+     "behind its own"},
     {"sample",
      Sample,
      {{1, 3}, {1, 2}, 0, 1, 3},

@@ -16,6 +16,7 @@ class Context final : public CudaContext {
   cudaStream_t stream() const override { return stream_; }
   int capability() const override { return capability_; }
   int multiprocessors() const override { return multiprocessors_; }
+  FaultPlace faults() const override { return {call_.fault, call_.step}; }
   void* DeviceScratch(size_t bytes) override;
   int32_t threads() const override { return call_.threads; }
   void ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) override;

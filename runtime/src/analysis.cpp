@@ -85,9 +85,10 @@ class Analysis {
       for (const int32_t value : step.carried) Use(value, s);
       Use(step.condition, s);
       Use(step.trip_count, s);
-      for (const int32_t value : step.outputs) {
-        const bool kept = KeepsMemory(step) && value == step.outputs[0];
-        Define(value, kept ? At(step.inputs[0]).root : value, s);
+      for (size_t o = 0; o < step.outputs.size(); ++o) {
+        const int32_t value = step.outputs[o];
+        const int32_t kept = KeptInput(step, o);
+        Define(value, kept == kAbsent ? value : At(step.inputs[static_cast<size_t>(kept)]).root, s);
         if (step.kind != StepKind::kCall) BindShape(value, s + 1, step.bindings);
       }
       if (step.kind == StepKind::kBuiltin && step.builtin == Builtin::kToDims) BindElements(step, s + 1);

@@ -20,12 +20,17 @@ DeviceCodeInfo ReadDeviceCodeInfo(const json::Node& code) {
   return info;
 }
 
-void DeviceFunction::Launch(const DeviceStream& stream, const int64_t* args, size_t pointers, size_t dims) const {
+void DeviceFunction::Launch(const DeviceStream& stream, const int64_t* args, size_t pointers, size_t dims,
+                            DeviceFault* fault, uint64_t step) const {
   std::vector<int64_t> values(expressions_.size());
   const std::span symbols(args + pointers, dims);
   for (size_t e = 0; e < values.size(); ++e) values[e] = EvaluateExpression(expressions_[e], values, symbols);
   std::vector<void*> parameters(pointers + dims);
   for (size_t i = 0; i < parameters.size(); ++i) parameters[i] = const_cast<int64_t*>(args + i);
+  if (checks_) {
+    parameters.push_back(&fault);
+    parameters.push_back(&step);
+  }
   for (const Grid& grid : launches_) {
     DeviceLaunch launch = grid.launch;
     bool empty = false;
@@ -75,6 +80,7 @@ DeviceFunction DeviceCode::ReadFunction(const json::Node& node) const {
     if (expression.op == Operator::kSymbol)
       function.symbols_ = std::max(function.symbols_, static_cast<size_t>(expression.operands[0]) + 1);
   }
+  if (const auto checks = node.Find("checks")) function.checks_ = checks->Bool();
   const auto three = [](const json::Node& list) {
     if (list.ArraySize() != 3) list.Fail("expected three extents");
   };

@@ -26,7 +26,9 @@ class DeviceFunction {
   // The number of dimensions that its grids refer to.
   size_t symbols() const { return symbols_; }
   // Puts the launches on the stream. `args`: addresses of inputs and outputs, `pointers` of them, then `dims` integers.
-  void Launch(const DeviceStream& stream, const int64_t* args, size_t pointers, size_t dims) const;
+  // What they report of their data goes to `fault`, as that of `step`.
+  void Launch(const DeviceStream& stream, const int64_t* args, size_t pointers, size_t dims, DeviceFault* fault,
+              uint64_t step) const;
 
  private:
   friend class DeviceCode;
@@ -38,6 +40,7 @@ class DeviceFunction {
   std::vector<Expression> expressions_;
   std::vector<Grid> launches_;
   size_t symbols_ = 0;
+  bool checks_ = false;  // kernels take where to report as two more arguments
 };
 
 class DeviceCode {

@@ -11,6 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fault.h"
+
 namespace ingot {
 
 // What is not known before libingot_cuda is asked: which GPU it is.
@@ -58,6 +60,9 @@ struct DeviceKernelCall {
   void* (*scratch)(void* caller, size_t bytes);
   // Host memory until the kernel returns.
   void* (*host_scratch)(void* caller, size_t bytes);
+  // Host memory that the GPU sees, where what is launched reports data that it does not take, and as whose.
+  DeviceFault* fault;
+  uint64_t step;
 };
 
 constexpr int32_t kCallbackFailed = -1;

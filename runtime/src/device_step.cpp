@@ -1,6 +1,8 @@
 #include "device_step.h"
 
 #include <algorithm>
+#include <new>
+#include <string>
 
 #include "builtins.h"
 
@@ -32,6 +34,26 @@ void* DeviceScratch::Allocate(size_t bytes) {
   return memory;
 }
 
+DeviceFaults::DeviceFaults(const Device& device) : device_(device) {
+  void* memory = device.AllocateHost(sizeof(DeviceFault));
+  if (memory == nullptr) Fail(INGOT_ERROR_MEMORY, "cannot allocate ", sizeof(DeviceFault), " bytes of pinned memory");
+  memory_ = new (memory) DeviceFault{};
+}
+
+DeviceFaults::~DeviceFaults() { device_.FreeHost(memory_); }
+
+void DeviceFaults::Throw(const Program& program) {
+  const DeviceFault found = *memory_;
+  *memory_ = {};
+  std::string place = "a step";
+  for (const Function& function : program.functions) {
+    for (const Step& step : function.steps) {
+      if (Name(step) == found.step) place = Place(step);
+    }
+  }
+  Fail(INGOT_ERROR_EXECUTION, place, ": ", FaultText(found.fault));
+}
+
 DeviceKernelRun::DeviceKernelRun(KernelCall& call, const DeviceStream& stream, DeviceScratch& scratch,
                                  Workspace& workspace)
     : call_(call), stream_(stream), scratch_(scratch), workspace_(workspace) {
@@ -52,7 +74,7 @@ Result* DeviceKernelRun::Guard(Body&& body) noexcept {
   }
 }
 
-void DeviceKernelRun::Run(const Step& step) {
+void DeviceKernelRun::Run(const Step& step, DeviceFault* fault) {
   DeviceKernelCall call{};
   call.inputs = call_.inputs().data();
   call.input_count = call_.input_count();
@@ -65,6 +87,8 @@ void DeviceKernelRun::Run(const Step& step) {
   call.float_count = call_.floats().size();
   call.threads = call_.threads();
   call.caller = this;
+  call.fault = fault;
+  call.step = DeviceFaults::Name(step);
   call.prepare = [](void* caller, size_t index, const int64_t* shape, size_t ndim) {
     auto& run = *static_cast<DeviceKernelRun*>(caller);
     return run.Guard<const DLTensor>(
@@ -127,8 +151,9 @@ const DLTensor* HostKernelCall::Prepare(size_t index, const std::span<const int6
   if (!copy.buffer) {
     copy.tensor = tensor;
     copy.tensor.device = {kDLCPU, 0};
-    const bool in_place = step_.in_place && index == 0;
-    copy.buffer = in_place ? input_copies_[0].buffer : host_buffers_.Allocate(frame_.Bytes(step_.outputs[index]));
+    const int32_t kept = KeptInput(step_, index);
+    copy.buffer =
+        kept == kAbsent ? host_buffers_.Allocate(frame_.Bytes(step_.outputs[index])) : input_copies_[kept].buffer;
     copy.tensor.data = copy.buffer.data();
   }
   return &copy.tensor;

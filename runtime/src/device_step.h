@@ -30,6 +30,28 @@ class DeviceScratch {
   std::vector<Chunk> chunks_;
 };
 
+// Where the kernels of an executor report data that they do not take. The memory is the host's, so that looking there
+// costs nothing, and stays, so that graphs can hold its address.
+class DeviceFaults {
+ public:
+  explicit DeviceFaults(const Device& device);
+  ~DeviceFaults();
+  DeviceFaults(const DeviceFaults&) = delete;
+  DeviceFaults& operator=(const DeviceFaults&) = delete;
+
+  DeviceFault* where() const { return memory_; }
+  // What kernels know a step by.
+  static uint64_t Name(const Step& step) { return reinterpret_cast<uint64_t>(&step); }
+  // Whether work that is done has reported anything.
+  bool Any() const { return static_cast<const volatile DeviceFault*>(memory_)->step != 0; }
+  // Throws what was reported and forgets it. The stream was waited for.
+  [[noreturn]] void Throw(const Program& program);
+
+ private:
+  const Device& device_;
+  DeviceFault* memory_;
+};
+
 // A kernel of libingot_cuda.
 class DeviceKernelRun {
  public:
@@ -38,7 +60,7 @@ class DeviceKernelRun {
   DeviceKernelRun(const DeviceKernelRun&) = delete;
   DeviceKernelRun& operator=(const DeviceKernelRun&) = delete;
 
-  void Run(const Step& step);
+  void Run(const Step& step, DeviceFault* fault);
 
  private:
   // Runs `body` for the library: an exception is kept, and comes back as nullptr.

@@ -26,6 +26,7 @@ Executor::Executor(Model& model)
       stream_(model.device() == nullptr ? nullptr : std::make_unique<DeviceStream>(*model.device())),
       memory_(stream_.get()),
       scratch_(stream_ == nullptr ? nullptr : std::make_unique<DeviceScratch>(stream_->device())),
+      faults_(stream_ == nullptr ? nullptr : std::make_unique<DeviceFaults>(stream_->device())),
       buffers_(stream_ == nullptr ? BufferPool::Create() : BufferPool::Create(BufferPool::Kind::kDevice, *stream_)),
       host_buffers_(stream_ == nullptr ? nullptr : BufferPool::Create(BufferPool::Kind::kPinned, *stream_)),
       strings_(host_buffers()),
@@ -36,6 +37,13 @@ Executor::Executor(Model& model)
 Executor::~Executor() {
   // Work that still runs may use what goes now.
   if (stream_ != nullptr) stream_->device().Try(&DeviceLibrary::synchronize, stream_->handle());
+}
+
+bool Executor::HasFault() const { return faults_ != nullptr && faults_->Any(); }
+
+void Executor::ThrowFault() {
+  stream_->Synchronize();
+  faults_->Throw(model_.program());
 }
 
 Frame& Executor::Enter(int32_t function, std::span<const int64_t> input_extents, size_t depth) {
@@ -209,7 +217,8 @@ void Executor::RunCall(Frame& frame, const Step& step) {
   if (step.device_function != nullptr) {
     WithContext(Place(step), [&] {
       const size_t pointers = step.inputs.size() + step.outputs.size();
-      step.device_function->Launch(*stream_, frame.args(step), pointers, step.dims.size());
+      step.device_function->Launch(*stream_, frame.args(step), pointers, step.dims.size(), faults_->where(),
+                                   DeviceFaults::Name(step));
     });
   } else if (step.function(frame.args(step)) != 0) {
     FailCall(step);
@@ -242,7 +251,7 @@ void Executor::RunKernel(Frame& frame, const Step& step) {
     call.Run();
     return;
   }
-  WithContext(Place(step), [&] { DeviceKernelRun(call, *stream_, *scratch_, workspace_).Run(step); });
+  WithContext(Place(step), [&] { DeviceKernelRun(call, *stream_, *scratch_, workspace_).Run(step, faults_->where()); });
   call.CheckOutputs();
 }
 

@@ -14,6 +14,7 @@
 
 namespace ingot {
 
+class DeviceFaults;
 class DeviceScratch;
 
 // Nanoseconds gathered for each step of the main function.
@@ -42,6 +43,10 @@ class Executor {
   const GraphCounts& graphs() const { return graphs_; }
   Workspace& workspace() { return workspace_; }
   StringHeap& strings() { return strings_; }
+  // On a GPU: whether work that is done has found data that it does not take.
+  bool HasFault() const;
+  // Waits, and throws what was found.
+  [[noreturn]] void ThrowFault();
 
  private:
   friend class LoopRun;
@@ -76,6 +81,7 @@ class Executor {
   std::unique_ptr<DeviceStream> stream_;  // nullptr on the CPU
   TensorMemory memory_;
   std::unique_ptr<DeviceScratch> scratch_;
+  std::unique_ptr<DeviceFaults> faults_;  // nullptr on the CPU
   BufferPool::Ptr buffers_;
   BufferPool::Ptr host_buffers_;  // nullptr on the CPU
   StringHeap strings_;

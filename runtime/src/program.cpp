@@ -201,9 +201,24 @@ class FunctionReader {
     for (size_t i = 0; i < arity.inputs.least; ++i) {
       if (step.inputs[i] == kAbsent) node.Fail("kernel '", step.name, "' needs input ", i);
     }
-    if (const auto in_place = node.Find("in_place")) step.in_place = in_place->Bool();
-    if (step.in_place && (step.inputs.empty() || step.outputs.empty() || index_ != 0))
-      node.Fail("only the main function changes states in place, by a kernel that takes and gives one");
+    if (const auto in_place = node.Find("in_place")) ReadInPlace(*in_place, step);
+  }
+
+  // Which inputs a kernel changes and gives as outputs.
+  void ReadInPlace(const Node& node, Step& step) const {
+    if (index_ != 0) node.Fail("only the main function changes states in place");
+    const auto inputs = static_cast<int64_t>(step.inputs.size());
+    step.in_place =
+        node.Map([&](const Node& input) { return static_cast<int32_t>(input.Integer(kAbsent, inputs - 1)); });
+    if (step.in_place.size() > step.outputs.size())
+      node.Fail("kernel '", step.name, "' gives ", step.outputs.size(), " outputs, not ", step.in_place.size());
+    for (size_t i = 0; i < step.in_place.size(); ++i) {
+      const int32_t input = step.in_place[i];
+      if (input == kAbsent) continue;
+      if (step.inputs[static_cast<size_t>(input)] == kAbsent) node.At(i).Fail("input ", input, " was left out");
+      if (std::count(step.in_place.begin(), step.in_place.end(), input) > 1)
+        node.At(i).Fail("two outputs cannot both be input ", input);
+    }
   }
 
   // The kernel of a step: how many of each it takes, and the line that says what.
@@ -314,28 +329,39 @@ void CheckSignature(const Node& node, const char* what, std::vector<TensorInfo> 
   }
 }
 
+// What a step changes in place are caches, each once.
+void CheckInPlace(const Node& node, const Function& main, const Step& step, const std::vector<bool>& is_cache) {
+  std::vector<int32_t> changed;
+  for (size_t o = 0; o < step.in_place.size(); ++o) {
+    if (step.in_place[o] == kAbsent) continue;
+    const Value& before = main.values[static_cast<size_t>(step.inputs[static_cast<size_t>(step.in_place[o])])];
+    const Value& after = main.values[static_cast<size_t>(step.outputs[o])];
+    if (before.dtype != after.dtype || before.shape != after.shape)
+      node.Fail("kernel '", step.name, "' changes a cache in place, and gives another type or shape");
+    if (!is_cache[static_cast<size_t>(before.root)])
+      node.Fail("kernel '", step.name, "' changes memory in place that is no cache");
+    if (std::ranges::find(changed, before.root) != changed.end())
+      node.Fail("kernel '", step.name, "' changes one cache in place as two of its outputs");
+    changed.push_back(before.root);
+  }
+}
+
 // Memory is only changed in place if it is a cache's, and then the cache is what the model gives for it.
 void CheckStates(const Node& node, const Artifact& artifact, const Function& main) {
   const size_t inputs = artifact.inputs().size();
   const size_t outputs = artifact.outputs().size();
-  const auto root = [&](int32_t value) { return main.values[static_cast<size_t>(value)].root; };
   std::vector<bool> is_cache(main.values.size());
+  for (size_t i = 0; i < artifact.states().size(); ++i) {
+    if (artifact.states()[i].kind == StateInfo::Kind::kCache)
+      is_cache[static_cast<size_t>(main.inputs[inputs + i])] = true;
+  }
+  for (size_t s = 0; s < main.steps.size(); ++s) CheckInPlace(node["steps"].At(s), main, main.steps[s], is_cache);
   for (size_t i = 0; i < artifact.states().size(); ++i) {
     const StateInfo& state = artifact.states()[i];
     if (state.kind != StateInfo::Kind::kCache) continue;
-    is_cache[static_cast<size_t>(main.inputs[inputs + i])] = true;
-    if (root(main.outputs[outputs + i]) != main.inputs[inputs + i])
+    const int32_t given = main.values[static_cast<size_t>(main.outputs[outputs + i])].root;
+    if (given != main.inputs[inputs + i])
       node.Fail("state '", state.name, "' is a cache, but the main function does not change it in place");
-  }
-  for (size_t s = 0; s < main.steps.size(); ++s) {
-    const Step& step = main.steps[s];
-    if (!step.in_place) continue;
-    const Value& before = main.values[static_cast<size_t>(step.inputs[0])];
-    const Value& after = main.values[static_cast<size_t>(step.outputs[0])];
-    if (before.dtype != after.dtype || before.shape != after.shape)
-      node["steps"].At(s).Fail("kernel '", step.name, "' changes a cache in place, and gives another type or shape");
-    if (!is_cache[static_cast<size_t>(root(step.inputs[0]))])
-      node["steps"].At(s).Fail("kernel '", step.name, "' changes memory in place that is no cache");
   }
 }
 

@@ -74,7 +74,7 @@ struct Step {
   const Kernel* kernel = nullptr;                   // kKernel that runs on the CPU
   const void* device_kernel = nullptr;              // kKernel that runs on a GPU
   bool host = false;                                // kKernel: of a GPU's program, but runs on the CPU
-  bool in_place = false;                            // kKernel: output 0 is input 0, changed
+  std::vector<int32_t> in_place;                    // kKernel: the inputs that outputs are, changed; or kAbsent
   int32_t condition = kAbsent;                      // kIf, kLoop
   int32_t trip_count = kAbsent;                     // kLoop
   int32_t bodies[2] = {0, 0};                       // functions: then and else, or the loop's body
@@ -93,8 +93,11 @@ struct Step {
   bool early = false;                        // all of it happens when a frame is built
 };
 
-// Whether a step's first output is its first input's memory.
-inline bool KeepsMemory(const Step& step) { return step.kind == StepKind::kView || step.in_place; }
+// The number of the input whose memory an output of a step is, or kAbsent.
+inline int32_t KeptInput(const Step& step, size_t output) {
+  if (step.kind == StepKind::kView) return 0;
+  return output < step.in_place.size() ? step.in_place[output] : kAbsent;
+}
 
 struct Function {
   std::string_view name;

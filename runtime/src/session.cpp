@@ -138,6 +138,7 @@ void* Session::Stream() { return executor_.stream() == nullptr ? nullptr : execu
 
 void Session::Synchronize() {
   if (executor_.stream() != nullptr) executor_.stream()->Synchronize();
+  if (executor_.HasFault()) executor_.ThrowFault();
 }
 
 void Session::Run() {
@@ -145,6 +146,7 @@ void Session::Run() {
     if (!inputs_[i].set) Fail(INGOT_ERROR_INPUT, "input '", model_->artifact().inputs()[i].name, "' has not been set");
   }
   ran_ = false;
+  if (executor_.HasFault()) executor_.ThrowFault();  // of a run that nothing has waited for
   try {
     RunOnce();
   } catch (...) {
@@ -167,14 +169,18 @@ void Session::RunOnce() {
   for (size_t i = 0; i < outputs_.size(); ++i) PackOutput(i);
   const size_t given = model_->artifact().outputs().size();
   for (size_t i = 0; i < given; ++i) CollectOutput(i);
-  for (size_t i = 0; i < states_.count(); ++i) {
-    if (model_->artifact().states()[i].kind == StateInfo::Kind::kCarry)
-      states_.Take(i, main_->tensor(main_->function().outputs[given + i]));
-  }
   // What is on a GPU is waited for by those who use it.
   const bool wait = std::ranges::any_of(outputs_.begin(), outputs_.begin() + static_cast<ptrdiff_t>(given),
                                         [&](const OutputSlot& output) { return Staged(output); });
   if (wait) executor_.stream()->Synchronize();
+  if (wait && executor_.HasFault()) {
+    main_->ReleaseOwners();
+    executor_.ThrowFault();  // states are as before
+  }
+  for (size_t i = 0; i < states_.count(); ++i) {
+    if (model_->artifact().states()[i].kind == StateInfo::Kind::kCarry)
+      states_.Take(i, main_->tensor(main_->function().outputs[given + i]));
+  }
   if (states_.count() > 0) states_.MarkUsed();
   executor_.strings().Clear();
   main_->ReleaseOwners();

@@ -169,6 +169,12 @@ def kernels() -> list[str]:
     return names
 
 
+def fault() -> str | None:
+    """What kernels have reported since the last call of data that they do not take, the first of it; None: nothing."""
+    message = ctypes.create_string_buffer(1024)
+    return message.value.decode() if library().ingot_cuda_take_fault(message, ctypes.c_size_t(1024)) else None
+
+
 def capability() -> int:
     """The compute capability that kernels see if none is asked for: 90 for an H100, and in the emulator."""
     values = ctypes.c_int(), ctypes.c_int()

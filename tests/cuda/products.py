@@ -12,7 +12,8 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu")
+ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "silu", "clamp")
+CLAMP = (-0.5, 3.0)
 UNIT = 2.0**-23  # tensor cores cut sums of float32 off
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 #: Half the smallest number of each type: numbers below the smallest normal one are rounded to a multiple of it.
@@ -33,6 +34,8 @@ def activated(x: Array, activation: str) -> Array:
     """An activation in float64."""
     if activation == "relu":
         return np.where(x < 0, 0.0, x)
+    if activation == "clamp":
+        return np.clip(x, *CLAMP)
     if activation == "gelu":
         return x * 0.5 * (1.0 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2.0)))
     if activation == "gelu_tanh":

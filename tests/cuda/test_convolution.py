@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from products import ACTIVATIONS, DTYPES, FLOAT32, MMA, TF32, Array, WGMMA_128x128, check, numbers, sum_error
+from products import ACTIVATIONS, CLAMP, DTYPES, FLOAT32, MMA, TF32, Array, WGMMA_128x128, check, numbers, sum_error
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run(case: Case) -> None:
     residual = numbers(rng, shape, result) if case.residual else None
     ints = [*case.strides, *case.pads, *case.dilations, case.groups, ACTIVATIONS.index(case.activation), int(case.residual_last)]
     ints += [case.precision, case.path]
-    y, = harness.run("convolution", [x, w, bias, residual], [(shape, DTYPES[result])], ints=ints, capability=case.capability)
+    y, = harness.run("convolution", [x, w, bias, residual], [(shape, DTYPES[result])], ints=ints, floats=CLAMP, capability=case.capability)
     if 0 in shape:
         return
     error = sum_error(convolved(case, np.abs(x.astype(np.float64)), np.abs(w.astype(np.float64))), w[0].size, case.dtype, case.precision)
@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_named() -> None:
         names = ("stride", *"bcdefgh", "groups", "activation", "k", "precision", "path")
         values = [changed.get(name, value) for name, value in zip(names, ints, strict=True)]
         with pytest.raises(harness.KernelError, match=match):
-            harness.run("convolution", [x, weights], [(y, np.float32)], ints=values)
+            harness.run("convolution", [x, weights], [(y, np.float32)], ints=values, floats=CLAMP)
 
     refused("Y's height does not follow from X's", (1, 5, 6, 6))
     refused("Y's width does not follow from X's", (1, 6, 7, 6))

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from products import (
     ACTIVATIONS,
+    CLAMP,
     DTYPES,
     FLOAT32,
     MATVEC,
@@ -66,7 +67,8 @@ def run(case: Case) -> None:
     bias = numbers(rng, (case.columns,), case.bias) if case.bias else None
     residual = numbers(rng, (*leading, case.rows, case.columns), result) if case.residual else None
     ints = [case.layout, ACTIVATIONS.index(case.activation), case.precision, case.path]
-    y, = harness.run("matmul", [x, w, bias, residual], [((*leading, case.rows, case.columns), DTYPES[result])], ints=ints, capability=case.capability)
+    y, = harness.run("matmul", [x, w, bias, residual], [((*leading, case.rows, case.columns), DTYPES[result])], ints=ints, floats=CLAMP,
+                     capability=case.capability)
     matrix = w.astype(np.float64)
     matrix = np.swapaxes(matrix, -1, -2) if case.layout == ROWS_OF_K else matrix
     sums = np.matmul(x.astype(np.float64), matrix)
@@ -156,7 +158,7 @@ def test_infinities_and_nan_are_what_float32_makes_of_them() -> None:
     with np.errstate(invalid="ignore"):
         wanted = x @ w.T
     for path in (*MMA, 0):
-        y, = harness.run("matmul", [x, w], [((40, 24), np.float32)], ints=[ROWS_OF_K, 0, FLOAT32, path])
+        y, = harness.run("matmul", [x, w], [((40, 24), np.float32)], ints=[ROWS_OF_K, 0, FLOAT32, path], floats=CLAMP)
         np.testing.assert_array_equal(y, wanted)
 
 
@@ -188,7 +190,7 @@ def test_large_with_few_rows(rows: int, dtype: str) -> None:
 
 def _refused(match: str, inputs: list[Array | None], shape: tuple[int, ...], dtype: type, ints: list[int], kernel: str = "matmul") -> None:
     with pytest.raises(harness.KernelError, match=match):
-        harness.run(kernel, inputs, [(shape, dtype)], ints=ints)
+        harness.run(kernel, inputs, [(shape, dtype)], ints=ints, floats=CLAMP if kernel == "matmul" else ())
 
 
 def test_what_does_not_fit_is_named() -> None:

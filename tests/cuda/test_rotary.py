@@ -57,13 +57,16 @@ def test_pairs_are_rotated(batch: int, steps: int, heads: int, half: int, part: 
 @given(batch=st.integers(1, 3), steps=st.integers(1, 4), slots=st.integers(1, 9), heads=st.integers(1, 4), kv_heads=st.integers(1, 3),
        size=st.sampled_from([2, 64, 80, 128, 256]), value_size=st.sampled_from([1, 64, 100]), circular=st.booleans(), interleaved=st.booleans(),
        turning=st.booleans(), cache=st.sampled_from(["float32", "float16", "bfloat16", "int8", "float8_e4m3fn", "float8_e4m3fn:scaled"]),
-       types=st.tuples(TYPE, TYPE, TYPE), seed=st.integers(0, 1 << 30))
+       types=st.tuples(TYPE, TYPE, TYPE), together=st.booleans(), flat=st.booleans(), in_place=st.booleans(), seed=st.integers(0, 1 << 30))
 def test_steps_go_rotated_into_the_caches(batch: int, steps: int, slots: int, heads: int, kv_heads: int, size: int, value_size: int, circular: bool,
-                                          interleaved: bool, turning: bool, cache: str, types: tuple[str, str, str], seed: int) -> None:
+                                          interleaved: bool, turning: bool, cache: str, types: tuple[str, str, str], together: bool, flat: bool,
+                                          in_place: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     cache, _, scaled = cache.partition(":")
     dtype = np.dtype(getattr(ml_dtypes, cache) if hasattr(ml_dtypes, cache) else cache)
     has_scales = bool(scaled) or cache == "int8"
+    if together:
+        value_size, types = size, (types[0], types[0], types[2])
     q, k, v = (rng.standard_normal((batch, steps, h, d)).astype(TYPES[t])
                for h, d, t in ((heads, size, types[0]), (kv_heads, size, types[1]), (kv_heads, value_size, types[1])))
     caches = [rng.integers(-9, 9, (batch, slots, kv_heads, d)).astype(dtype) for d in (size, value_size)]
@@ -71,16 +74,24 @@ def test_steps_go_rotated_into_the_caches(batch: int, steps: int, slots: int, he
     turn = angles(rng, batch, steps, size, "float32") if turning else (None, None)
     first = rng.integers(-1, slots + 2, batch)
     no_scales: list[Any] = [None, None]
-    inputs = [*caches, q, k, v, *turn, first, *(scales or no_scales)]
-    aliases = {0: 0, 1: 1} | ({3: 8, 4: 9} if has_scales else {})
-    outputs: list[Any] = [*caches, (q.shape, TYPES[types[2]]), *scales]
+    new_steps: list[Any] = [np.concatenate([q, k, v], 2), None, None] if together else [q, k, v]
+    given_caches = [c.reshape(batch, slots, -1) for c in caches] if flat else caches
+    inputs = [*given_caches, *new_steps, *turn, first, *(scales or no_scales)]
+    aliases = {0: 0, 1: 1} | ({3: 8, 4: 9} if has_scales else {}) if in_place else {}
+    outputs: list[Any] = [(a.shape, a.dtype) for a in given_caches] + [(q.shape, TYPES[types[2]])] + [(a.shape, a.dtype) for a in scales]
+    harness.fault()
     found = harness.run("rotary_cache", inputs, outputs, ints=[int(circular), int(interleaved), 0], aliases=aliases)
+    found[:2] = [f.reshape(c.shape) for f, c in zip(found, caches, strict=False)]
 
     turned = [rotated(t, *turn, interleaved) if turn[0] is not None else t.astype(np.float64) for t in (q, k)]
     assert (np.abs(found[2].astype(np.float64) - turned[0]) <= ROUNDING[types[2]] * np.abs(turned[0]) + 2.0**-20).all()
     expected = [c.astype(np.float64) for c in caches]
     sizes = [s.astype(np.float64) for s in scales]
     new = [np.zeros(c.shape, bool) for c in caches]
+    faults = {f"batch {b} starts at step -1, which is before the first" for b in range(batch) if first[b] < 0}
+    faults |= {f"the cache is full: it has room for {slots} steps, holds {first[b]} in batch {b} and is given {steps} more" for b in range(batch)
+               if first[b] + steps > slots and not circular and first[b] >= 0}
+    assert harness.fault() in (faults or {None})
     for b in range(batch):
         for s in range(steps):
             slot = first[b] + s
@@ -115,5 +126,12 @@ def test_what_does_not_fit_is_refused() -> None:
     cache = np.zeros((1, 4, 3, 8), np.int8)
     with pytest.raises(harness.KernelError, match="a cache of int8 needs scales"):
         harness.run("rotary_cache", [cache, cache, x, x, x], [cache, cache, (x.shape, np.float32)], ints=[0, 0, 0], aliases={0: 0, 1: 1})
-    with pytest.raises(harness.KernelError, match="output 0 is not the memory of input 0"):
-        harness.run("rotary_cache", [x, x, x, x, x], [x, x, (x.shape, np.float32)], ints=[0, 0, 0])
+    cases: list[tuple[list[Any], str]] = [
+        ([x, x, x, x, None], "K and V are given both or neither"),
+        ([x, x, x, None, None], r"Q \[1, 2, 3, 8\] has fewer heads than the keys and values of a cache \[1, 2, 3, 8\]"),
+        ([x, x, x[..., :4], x, x], r"Q \[1, 2, 3, 4\], K \[1, 2, 3, 8\] and V \[1, 2, 3, 8\] do not fit together"),
+        ([x.reshape(1, 2, 24), x, x, x[..., :4], x], r"an update of \[1, 2, 3, 4\] cannot be written into a cache of \[1, 2, 24\]"),
+    ]
+    for inputs, message in cases:
+        with pytest.raises(harness.KernelError, match=message):
+            harness.run("rotary_cache", inputs, [x.reshape(np.shape(inputs[0])), x, (np.shape(inputs[2]), np.float32)], ints=[0, 0, 0])

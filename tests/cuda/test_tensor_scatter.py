@@ -31,10 +31,12 @@ def test_steps_go_where_they_belong(batch: int, before: list[int], slots: int, s
     update = (rng.standard_normal((batch, *before, steps, *behind)) * 9).astype(numpy_type(types[1]))
     first = rng.integers(-1, 2 * slots, batch).astype(np.int64 if long else np.int32) if starts else None
     axis = 1 + len(before)
+    harness.fault()
     found, = harness.run("tensor_scatter", [cache, update, first], [(cache.shape, cache.dtype)], ints=[axis, int(circular), sinks],
                          aliases={0: 0} if in_place else {})
     expected = np.moveaxis(cache.copy(), axis, 1)
     new = np.moveaxis(update, axis, 1).astype(cache.dtype)
+    faults = set()
     for b in range(batch):
         start = 0 if first is None else int(first[b])
         for s in range(steps):
@@ -43,6 +45,11 @@ def test_steps_go_where_they_belong(batch: int, before: list[int], slots: int, s
                 slot = sinks + (slot - sinks) % (slots - sinks)
             if start >= 0 and slot < slots:
                 expected[b, slot] = new[b, s]
+            elif start < 0:
+                faults.add(f"batch {b} starts at step {start}, which is before the first")
+            else:
+                faults.add(f"the cache is full: it has room for {slots} steps, holds {start} in batch {b} and is given {steps} more")
+    assert harness.fault() in (faults or {None})
     assert np.moveaxis(found, axis, 1).tobytes() == np.ascontiguousarray(expected).tobytes()
 
 

@@ -31,6 +31,7 @@ FUNCTIONS = {
     "add": function("add_kernel"),
     "sum_of_squares": function("square_kernel", "sum_kernel"),
     "to_float": function("gather_kernel"),
+    "checked": {**function("checked_kernel"), "checks": True},
     "less": {"exprs": [["const", 1]], "launches": [{"kernel": "less_kernel", "grid": [0, 0, 0], "block": [1, 1, 1], "shared": 0}]},
     "count": function("count_kernel"),
 }

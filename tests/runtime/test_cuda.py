@@ -53,6 +53,34 @@ def test_a_model_runs_on_the_gpu_and_gives_arrays(fake: Fake, load: Load) -> Non
         np.testing.assert_array_equal(model.run(x0=ramp(rows))["y0"], 16 * ramp(rows))
 
 
+def checked() -> CudaArtifact:
+    """y0 is x0, integers from 0 to 99, as numbers."""
+    artifact = CudaArtifact(["n"])
+    main = artifact.main
+    x = main.input("int64", ["n"])
+    main.outputs.append(call(main, "checked", [x], ("float32", ["n"]), dims=[main.dim("n")]))
+    return artifact
+
+
+def test_data_that_code_does_not_take_are_an_error_of_the_run_that_waits_or_of_the_next(fake: Fake, load: Load) -> None:
+    good, bad = np.array([1, 2, 99]), np.array([3, 100, -5])
+    message = "index 100 is out of range for an axis of 100"
+    with load(checked()).session() as session:
+        for _ in range(4):  # step by step, captured and replayed
+            assert session.run(x0=good)["y0"].tolist() == good.tolist()
+            with pytest.raises(ExecutionError, match=message):
+                session.run(x0=bad)
+        assert session.graphs.replayed > 0
+        session.run(x0=bad, device="cuda")
+        with pytest.raises(ExecutionError, match=message):
+            session.synchronize()
+        result = session.run(x0=bad, device="cuda")["y0"]
+        assert result.numpy().tolist() == bad.tolist()  # who waits for it may be anybody
+        with pytest.raises(ExecutionError, match=message):
+            session.run(x0=good)
+        assert session.run(x0=good)["y0"].tolist() == good.tolist()
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.booleans())
 def test_any_order_of_shapes_gives_what_the_steps_say(fake: Fake, load: Load, rows: list[int], bounded: bool) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ingot
-from ingot.errors import IngotError, InputError, OutOfMemoryError
+from ingot.errors import ArtifactError, IngotError, InputError, OutOfMemoryError
 from tests.runtime.assemble_cuda import CudaArtifact, Fake, build_fake, call
 
 Load = Callable[..., ingot.Model]
@@ -37,11 +37,30 @@ def cached(steps: int = 8) -> CudaArtifact:
     length = artifact.state("length", "int64", ["batch"])
     cache = artifact.state("cache", "float32", ["batch", "steps", 2], kind="cache", axis=1, length=0, ring=False)
     present = main.value("float32", ["batch", "steps", 2])
-    main.step("kernel", name="tensor_scatter", inputs=[cache, new, length], outputs=[present], ints=[1, 0, 0], in_place=True)
+    main.step("kernel", name="tensor_scatter", inputs=[cache, new, length], outputs=[present], ints=[1, 0, 0], in_place=[0])
     elements = main.expr("mul", main.expr("mul", main.dim("batch"), main.dim("steps")), main.dim(2))
     _, total = call(main, "sum_of_squares", [present], ("float32", ["batch", "steps", 2]), ("float32", []), dims=[elements])
     after = call(main, "count", [length, count], ("int64", ["batch"]), dims=[main.dim("batch")])
     main.outputs = [total, after, present]
+    return artifact
+
+
+def paired(in_place: Any, **caches: Any) -> CudaArtifact:
+    """Two caches [batch, 8, 2] that one step writes the same new steps into, and the sum of the squares of what the second holds."""
+    artifact = CudaArtifact(["batch", "n"])
+    main = artifact.main
+    new = main.input("float32", ["batch", "n", 2])
+    count = main.input("int64", ["batch"])
+    length = artifact.state("length", "int64", ["batch"])
+    fields = {"kind": "cache", "axis": 1, "length": 0, "ring": False}
+    pair = [artifact.state(name, "float32", ["batch", 8, 2], **fields) for name in ("keys", "values")]
+    present = [main.value("float32", ["batch", 8, 2]) for _ in pair]
+    main.step("kernel", name="scatter_pair", inputs=[caches.get("first", pair[0]), caches.get("second", pair[1]), new, length], outputs=present,
+              in_place=in_place)
+    elements = main.expr("mul", main.dim("batch"), main.dim(16))
+    _, total = call(main, "sum_of_squares", [present[1]], ("float32", ["batch", 8, 2]), ("float32", []), dims=[elements])
+    after = call(main, "count", [length, count], ("int64", ["batch"]), dims=[main.dim("batch")])
+    main.outputs = [total, after, *present]
     return artifact
 
 
@@ -62,6 +81,40 @@ def test_a_cache_on_the_gpu_is_changed_in_place_and_read_back(fake: Fake, load: 
         assert session.state("length").tolist() == [5, 5]
         assert session.state("cache")[:, :, 0].tolist() == [[1, 2, 5, 0, 0, 0, 0, 0], [3, 4, 6, 1, 1, 0, 0, 0]]
         assert session.graphs.replayed == 2  # single steps are the same work each time
+
+
+def test_one_step_changes_several_caches(fake: Fake, load: Load) -> None:
+    with load(paired([0, 1])).session() as session:
+        assert [feed(session, [1, 2], [3, 4]), feed(session, [5], [6]), feed(session, [0], [1]), feed(session, [0], [1])] == [30, 91, 92, 93]
+        for name in ("keys", "values"):
+            assert session.state(name)[:, :, 0].tolist() == [[1, 2, 5, 0, 0, 0, 0, 0], [3, 4, 6, 1, 1, 0, 0, 0]]
+        assert session.graphs.replayed == 2
+
+
+@pytest.mark.parametrize(("in_place", "caches", "message"), [
+    ([0, 4], {}, "expected an integer from -1 to 3"),
+    ([0, 0], {}, "two outputs cannot both be input 0"),
+    ([0, 1, -1], {}, "kernel 'scatter_pair' gives 2 outputs, not 3"),
+    ([0], {}, "state 'values' is a cache, but the main function does not change it in place"),
+    ([0, 2], {}, "kernel 'scatter_pair' changes a cache in place, and gives another type or shape"),
+    ([0, 1], {"second": 3}, "kernel 'scatter_pair' changes one cache in place as two of its outputs"),
+])
+def test_what_is_no_change_of_caches_is_refused(fake: Fake, load: Load, in_place: Any, caches: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        load(paired(in_place, **caches))
+
+
+def test_a_step_past_the_end_of_a_cache_is_the_error_of_the_cpu_and_leaves_the_states(fake: Fake, load: Load) -> None:
+    with load(cached()).session() as session:
+        for _ in range(3):
+            feed(session, [1, 2], [3, 4])
+        for _ in range(4):  # step by step, captured and replayed
+            with pytest.raises(IngotError, match=r"the cache is full: it has room for 8 steps, holds 6 in batch 0 and is given 3 more"):
+                feed(session, [5, 5, 5], [6, 6, 6])
+            assert session.state("length").tolist() == [6, 6]
+        assert session.state("cache")[0, :6, 0].tolist() == [1, 2] * 3
+        assert feed(session, [0], [1]) == 3 * 30 + 1
+        assert session.graphs.replayed > 0
 
 
 def test_a_run_of_the_model_starts_from_zeros_in_memory_that_stays(fake: Fake, load: Load) -> None:

@@ -81,11 +81,10 @@ void TensorScatter(KernelContext& context) {
   const auto starts = context.Scratch<int64_t>(static_cast<size_t>(std::max<int64_t>(extents.batches, 1)));
   for (int64_t b = 0; b < extents.batches; ++b) {
     const int64_t start = first == nullptr ? 0 : Indices(*first)[b];
-    if (start < 0) FailKernel("batch ", b, " starts at step ", start, ", which is before the first");
+    if (start < 0) FailKernel(FaultText({FaultKind::kBeforeFirst, {b, start}}));
     if (start > kMostStart) FailKernel("batch ", b, " starts at step ", start, ", which is beyond any text");
     if (!slots.circular && start + extents.steps > slots.capacity)
-      FailKernel("the cache is full: it has room for ", slots.capacity, " steps, holds ", start, " in batch ", b,
-                 " and is given ", extents.steps, " more");
+      FailKernel(FaultText({FaultKind::kFull, {b, start, extents.steps, slots.capacity}}));
     starts[static_cast<size_t>(b)] = start;
   }
 

@@ -124,7 +124,8 @@ void Convolution(CudaContext& context) {
   e.matrix = call.kernels / call.groups;
   e.bias_step = e.matrix;
   e.residual_last = context.ints()[10] != 0;
-  DescribeResult(kName, y, context.OptionalInput(2), context.OptionalInput(3), call.kernels, context.ints()[9], e);
+  DescribeResult(kName, y, context.OptionalInput(2), context.OptionalInput(3), call.kernels, context.ints()[9],
+                 context.floats(), e);
   if (ElementCount(y) == 0) return;
   e.rows = CheckedInt(kName, "the number of Y's pixels", ElementCount(y) / call.kernels);
   e.columns = call.kernels / call.groups;

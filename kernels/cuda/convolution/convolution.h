@@ -12,7 +12,7 @@
 //
 // ints: stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, groups, activation (Activation of
 // matmul.h), residual_last (0: added before the activation, 1: after it), precision (Float32Precision of matmul.h),
-// variant (as in matmul.h; paths 2 to 4 gather pixels).
+// variant (as in matmul.h; paths 2 to 4 gather pixels). floats: as in matmul.h.
 // Pads are not negative. Sums are float32, and so is everything up to the one rounding of Y. A convolution of one
 // dimension is one with H = kh = 1. Channels of a group that are a multiple of 16 bytes need no copy of X and W first.
 #pragma once

@@ -31,16 +31,21 @@ inline int CheckedInt(std::string_view kernel, std::string_view name, int64_t va
 
 inline bool IsAligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
-// Tells the epilogue of Y, whose last axis has `columns` elements, of bias and residual, which may be left out. Steps
-// and scales are set before.
+// Tells the epilogue of Y, whose last axis has `columns` elements, of bias and residual, which may be left out. `clamp`
+// is empty, or the two numbers of Activation::kClamp. Steps and scales are set before.
 inline void DescribeResult(std::string_view kernel, const DLTensor& y, const DLTensor* bias, const DLTensor* residual,
-                           int64_t columns, int64_t activation, Epilogue& e) {
+                           int64_t columns, int64_t activation, std::span<const double> clamp, Epilogue& e) {
   e.number = NumberOf(kernel, "Y", y);
   e.y = Data<void>(y);
-  if (activation < 0 || activation > static_cast<int64_t>(Activation::kSilu)) {
+  const Activation last = clamp.empty() ? Activation::kSilu : Activation::kClamp;
+  if (activation < 0 || activation > static_cast<int64_t>(last)) {
     FailKernel(kernel, " has no activation ", activation);
   }
   e.activation = static_cast<Activation>(activation);
+  if (!clamp.empty()) {
+    e.least = static_cast<float>(clamp[0]);
+    e.most = static_cast<float>(clamp[1]);
+  }
   if (bias != nullptr) {
     if (bias->ndim != 1 || bias->shape[0] != columns) {
       FailKernel(kernel, ": bias is ", ShapeText(*bias), ", not [", columns, "]");

@@ -29,6 +29,8 @@ struct Epilogue {
   Number number = Number::kFloat32;       // y's and residual's
   Number bias_number = Number::kFloat32;  // bias's
   Activation activation = Activation::kNone;
+  float least = 0;  // of kClamp
+  float most = 0;
   bool residual_last = true;  // added after the activation
   bool vectors = false;       // eight columns are 16-byte aligned in all of these, wherever they begin
   bool plain = false;         // sums are only scaled, if at all, and rounded
@@ -42,8 +44,13 @@ __device__ __forceinline__ float TimesSigmoid(float x, float linear, float cubic
   return __fdividef(x, 1.0f + __expf(-bounded * (linear + cubic * bounded * bounded)));
 }
 
-__device__ __forceinline__ float ActivateOne(Activation activation, float x) {
-  switch (activation) {
+__device__ __forceinline__ float Clamp(const Epilogue& e, float x) {
+  x = x < e.least ? e.least : x;
+  return x > e.most ? e.most : x;
+}
+
+__device__ __forceinline__ float ActivateOne(const Epilogue& e, float x) {
+  switch (e.activation) {
     case Activation::kRelu:
       return x < 0.0f ? 0.0f : x;  // NaN stays NaN
     case Activation::kGelu:
@@ -52,22 +59,27 @@ __device__ __forceinline__ float ActivateOne(Activation activation, float x) {
       return TimesSigmoid(x, 1.5957691f, 1.5957691f * 0.044715f);
     case Activation::kSilu:
       return TimesSigmoid(x, 1.0f, 0.0f);
+    case Activation::kClamp:
+      return Clamp(e, x);
     default:
       return x;
   }
 }
 
-__device__ __forceinline__ void Activate(Activation activation, float (&v)[kEight]) {
-  if (activation == Activation::kNone) return;
-  if (activation == Activation::kRelu) {
+__device__ __forceinline__ void Activate(const Epilogue& e, float (&v)[kEight]) {
+  if (e.activation == Activation::kNone) return;
+  if (e.activation == Activation::kRelu) {
 #pragma unroll
-    for (int i = 0; i < kEight; ++i) v[i] = ActivateOne(Activation::kRelu, v[i]);
-  } else if (activation == Activation::kGelu) {
+    for (int i = 0; i < kEight; ++i) v[i] = v[i] < 0.0f ? 0.0f : v[i];
+  } else if (e.activation == Activation::kClamp) {
 #pragma unroll
-    for (int i = 0; i < kEight; ++i) v[i] = ActivateOne(Activation::kGelu, v[i]);
+    for (int i = 0; i < kEight; ++i) v[i] = Clamp(e, v[i]);
+  } else if (e.activation == Activation::kGelu) {
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) v[i] = 0.5f * v[i] * (1.0f + erff(v[i] * 0.70710678f));
   } else {
-    const float linear = activation == Activation::kSilu ? 1.0f : 1.5957691f;
-    const float cubic = activation == Activation::kSilu ? 0.0f : 1.5957691f * 0.044715f;
+    const float linear = e.activation == Activation::kSilu ? 1.0f : 1.5957691f;
+    const float cubic = e.activation == Activation::kSilu ? 0.0f : 1.5957691f * 0.044715f;
 #pragma unroll
     for (int i = 0; i < kEight; ++i) v[i] = TimesSigmoid(v[i], linear, cubic);
   }
@@ -150,7 +162,7 @@ __device__ __forceinline__ void FinishEight(const Epilogue& e, int matrix, int r
     for (int i = 0; i < kEight; ++i) v[i] += bias[i];
   }
   if (e.residual == nullptr) {
-    Activate(e.activation, v);
+    Activate(e, v);
   } else {
     float residual[kEight];
     LoadEight(residual, e.residual, e.number, at);
@@ -158,7 +170,7 @@ __device__ __forceinline__ void FinishEight(const Epilogue& e, int matrix, int r
 #pragma unroll
       for (int i = 0; i < kEight; ++i) v[i] += residual[i];
     }
-    Activate(e.activation, v);
+    Activate(e, v);
     if (e.residual_last) {
 #pragma unroll
       for (int i = 0; i < kEight; ++i) v[i] += residual[i];
@@ -176,7 +188,7 @@ __device__ __forceinline__ void FinishOne(const Epilogue& e, int matrix, int row
   if (e.bias != nullptr) x += LoadNumber(e.bias, e.bias_number, matrix * e.bias_step + column);
   const float residual = e.residual == nullptr ? 0.0f : LoadNumber(e.residual, e.number, at);
   if (!e.residual_last) x += residual;
-  x = ActivateOne(e.activation, x);
+  x = ActivateOne(e, x);
   if (e.residual_last) x += residual;
   StoreNumber(e.y, e.number, at, x);
 }

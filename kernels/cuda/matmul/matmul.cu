@@ -177,7 +177,8 @@ void Matmul(CudaContext& context) {
   e.pitch = call.p.n;
   e.matrix = static_cast<int64_t>(call.p.m) * call.p.n;
   const int64_t columns = call.p.n;
-  DescribeResult(kName, y, context.OptionalInput(2), context.OptionalInput(3), columns, context.ints()[1], e);
+  DescribeResult(kName, y, context.OptionalInput(2), context.OptionalInput(3), columns, context.ints()[1],
+                 context.floats(), e);
   const ProductKernels& kernels = KernelsFor(number, context.ints()[2]);
   const OperandMode mode = call.Prepare();
   RunProducts(context, kName, kernels, mode, call.p, e, context.ints()[3]);

@@ -10,6 +10,7 @@
 //   0  Y  [..., M, N]      of X's type, or float32
 //
 // ints: layout of W (WeightLayout), activation (Activation), precision (Float32Precision; for float32 only), variant.
+// floats: the least and the most that kClamp leaves; NaN stays, and the most wins where the least is above it.
 // The leading extents of X and W are broadcast against each other as in NumPy; where W has none, those of X count as
 // rows. Sums are float32, whatever the types; bias, activation and residual are computed in float32 and rounded once.
 // Constant weights are best stored with layout 0. Any extents will do; products whose K (with layout 1: K and N) is a
@@ -23,7 +24,7 @@
 namespace ingot {
 
 enum class WeightLayout : int64_t { kRowsOfK = 0, kRowsOfN = 1 };
-enum class Activation : int64_t { kNone = 0, kRelu = 1, kGelu = 2, kGeluTanh = 3, kSilu = 4 };
+enum class Activation : int64_t { kNone = 0, kRelu = 1, kGelu = 2, kGeluTanh = 3, kSilu = 4, kClamp = 5 };
 // kTf32 rounds operands to TF32 (10 bits of fraction). kFloat32 has float32's accuracy: operands are multiplied as sums
 // of two TF32 numbers.
 enum class Float32Precision : int64_t { kTf32 = 0, kFloat32 = 1 };

@@ -79,7 +79,7 @@ void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKe
     e.row_scales = ScalesOf(kernel, "X", context.Input(2), e.row_scale_step == 1 ? p.m : 1);
     e.column_scales = ScalesOf(kernel, "W", context.Input(3), e.column_scale_step == 1 ? p.n : 1);
   }
-  DescribeResult(kernel, y, context.OptionalInput(4), context.OptionalInput(5), p.n, context.ints()[2], e);
+  DescribeResult(kernel, y, context.OptionalInput(4), context.OptionalInput(5), p.n, context.ints()[2], {}, e);
   if (ElementCount(y) == 0) return;
   p.x_pitch = p.w_pitch = p.k;
   p.x_matrix = p.x_pitch * p.m;

@@ -1,6 +1,7 @@
 #include <cuda_fp8.h>
 
 #include <algorithm>
+#include <array>
 
 #include "cuda/launch.h"
 #include "cuda/rotary/angles.h"
@@ -23,10 +24,17 @@ struct Cache {
   int32_t size;
 };
 
+// Heads of a tensor: of `heads` that each token has there, from the first on.
+struct Heads {
+  Floats x;
+  int64_t heads, first;
+};
+
 struct Call {
   Cache key, value;
   Storage storage;
-  Floats q, k, v, rotated;
+  Heads q, k, v;
+  Floats rotated;
   Angles angles;
   Slots slots;
   int64_t tokens, steps, heads, kv_heads;
@@ -75,21 +83,21 @@ __global__ void __launch_bounds__(32 * kWarps) RotateAndStore(const Call call) {
   const bool is_q = head < call.heads;
   const bool is_v = head >= call.heads + call.kv_heads;
   if (!is_q) head -= is_v ? call.heads + call.kv_heads : call.heads;
-  const Floats& from = is_q ? call.q : is_v ? call.v : call.k;
+  const Heads& from = is_q ? call.q : is_v ? call.v : call.k;
   const int32_t size = is_v ? call.value.size : call.key.size;
-  const int64_t start = (token * (is_q ? call.heads : call.kv_heads) + head) * size;
+  const int64_t start = (token * from.heads + from.first + head) * size;
   float x[kKept] = {};
 #pragma unroll
   for (int i = 0; i < kKept; ++i) {
     const int at = i * 32 + lane;
     if (at >= size) break;
-    x[i] = is_v ? LoadElement(from, start + at) : RotatedElement(call.angles, from, start, at, batch, step);
+    x[i] = is_v ? LoadElement(from.x, start + at) : RotatedElement(call.angles, from.x, start, at, batch, step);
   }
   __syncwarp();
   if (is_q) {
 #pragma unroll
     for (int i = 0; i < kKept; ++i) {
-      if (i * 32 + lane < size) StoreElement(call.rotated, start + i * 32 + lane, x[i]);
+      if (i * 32 + lane < size) StoreElement(call.rotated, (token * call.heads + head) * size + i * 32 + lane, x[i]);
     }
     return;
   }
@@ -103,29 +111,42 @@ bool Has(const DLTensor& tensor, std::initializer_list<int64_t> shape) {
   return std::ranges::equal(ShapeOf(tensor), shape);
 }
 
-float* ScalesOf(CudaContext& context, size_t input, size_t output, const DLTensor& cache) {
+// An output that starts as an input: its memory, or a copy.
+const DLTensor& Changed(CudaContext& context, const DLTensor& input, size_t output) {
+  const DLTensor& result = context.AllocateOutput(output, ShapeOf(input));
+  if (!(result.dtype == input.dtype))
+    FailKernel("output ", output, " is ", DTypeText(result.dtype), ", what it is a change of ", DTypeText(input.dtype));
+  const size_t bytes = static_cast<size_t>(ElementCount(input)) * ElementBytes(input);
+  if (Data<void>(result) != Data<void>(input) && bytes > 0)
+    CudaContext::Check(
+        cudaMemcpyAsync(Data<void>(result), Data<const void>(input), bytes, cudaMemcpyDeviceToDevice, context.stream()),
+        "rotary_cache: copying a cache");
+  return result;
+}
+
+// The shape of what is written: [B, S, H, size].
+using Update = std::array<int64_t, 4>;
+
+float* ScalesOf(CudaContext& context, size_t input, size_t output, const DLTensor& cache, const Update& update) {
   const DLTensor* scales = context.OptionalInput(input);
   if (scales == nullptr) return nullptr;
   if (scales->dtype.code != kDLFloat || scales->dtype.bits != 32 ||
-      !Has(*scales, {cache.shape[0], cache.shape[1], cache.shape[2]}))
-    FailKernel("scales of a cache ", ShapeText(cache), " are float32 of its first three extents, not ",
-               DTypeText(scales->dtype), " ", ShapeText(*scales));
-  if (context.output_count() <= output) FailKernel("scales change in place: they need an output each");
-  if (Data<void>(context.AllocateOutput(output, ShapeOf(*scales))) != Data<void>(*scales))
-    FailKernel("output ", output, " is not the memory of input ", input);
-  return Data<float>(*scales);
+      !Has(*scales, {cache.shape[0], cache.shape[1], update[2]}))
+    FailKernel("scales of a cache ", ShapeText(cache), " of ", update[2], " heads are float32 [", cache.shape[0], ", ",
+               cache.shape[1], ", ", update[2], "], not ", DTypeText(scales->dtype), " ", ShapeText(*scales));
+  if (context.output_count() <= output) FailKernel("scales change with the cache: they need an output each");
+  return Data<float>(Changed(context, *scales, output));
 }
 
-Cache ReadCache(CudaContext& context, size_t input, const DLTensor& update, Storage& storage) {
-  const DLTensor& cache = context.Input(input);
-  const bool fits = cache.ndim == 4 && update.ndim == 4 && cache.shape[0] == update.shape[0] &&
-                    cache.shape[2] == update.shape[2] && cache.shape[3] == update.shape[3];
-  if (!fits) FailKernel("an update of ", ShapeText(update), " cannot be written into a cache of ", ShapeText(cache));
-  if (cache.shape[3] > kMostSize)
-    FailKernel("rotary_cache takes heads of at most ", kMostSize, " elements, not ", cache.shape[3]);
-  if (Data<void>(context.AllocateOutput(input, ShapeOf(cache))) != Data<void>(cache))
-    FailKernel("output ", input, " is not the memory of input ", input);
-  Cache result{{}, ScalesOf(context, 8 + input, 3 + input, cache), static_cast<int32_t>(cache.shape[3])};
+Cache ReadCache(CudaContext& context, size_t input, const Update& update, Storage& storage) {
+  const DLTensor& given = context.Input(input);
+  const bool fits = Has(given, {update[0], given.ndim > 1 ? given.shape[1] : 0, update[2], update[3]}) ||
+                    Has(given, {update[0], given.ndim > 1 ? given.shape[1] : 0, update[2] * update[3]});
+  if (!fits) FailKernel("an update of ", ShapeText(update), " cannot be written into a cache of ", ShapeText(given));
+  if (update[3] > kMostSize)
+    FailKernel("rotary_cache takes heads of at most ", kMostSize, " elements, not ", update[3]);
+  const DLTensor& cache = Changed(context, given, input);
+  Cache result{{}, ScalesOf(context, 8 + input, 3 + input, cache, update), static_cast<int32_t>(update[3])};
   const bool bytes = cache.dtype.bits == 8 && (cache.dtype.code == kDLInt || cache.dtype.code == kDLFloat8_e4m3fn);
   storage = !bytes ? Storage::kFloats : cache.dtype.code == kDLInt ? Storage::kInt8 : Storage::kFp8;
   if (bytes) {
@@ -144,35 +165,59 @@ Cache ReadCache(CudaContext& context, size_t input, const DLTensor& update, Stor
 void RotaryCache(CudaContext& context) {
   using namespace cuda;
   const DLTensor& q = context.Input(2);
-  const DLTensor& k = context.Input(3);
-  const DLTensor& v = context.Input(4);
+  const DLTensor* k = context.OptionalInput(3);
+  const DLTensor* v = context.OptionalInput(4);
   const auto ints = context.ints();
   Call call{};
   Storage value_storage{};
-  call.key = ReadCache(context, 0, k, call.storage);
-  call.value = ReadCache(context, 1, v, value_storage);
+  if ((k == nullptr) != (v == nullptr)) FailKernel("K and V are given both or neither");
+  if (q.ndim != 4 || (k != nullptr && (k->ndim != 4 || v->ndim != 4)))
+    FailKernel("Q", k == nullptr ? "" : ", K and V", " have 4 axes, not ", ShapeText(q));
+  if (k == nullptr) {
+    const DLTensor& cache = context.Input(0);
+    if (cache.ndim != 4 && (cache.ndim != 3 || q.shape[3] == 0))
+      FailKernel("a cache of ", ShapeText(cache), " has no heads");
+    call.kv_heads = cache.ndim == 4 ? cache.shape[2] : cache.shape[2] / q.shape[3];
+    call.heads = q.shape[2] - 2 * call.kv_heads;
+    if (call.heads < 0)
+      FailKernel("Q ", ShapeText(q), " has fewer heads than the keys and values of a cache ", ShapeText(cache));
+  } else {
+    call.kv_heads = k->shape[2];
+    call.heads = q.shape[2];
+  }
+  const auto update = [&](const DLTensor* tensor) -> Update {
+    if (tensor == nullptr) return {q.shape[0], q.shape[1], call.kv_heads, q.shape[3]};
+    return {tensor->shape[0], tensor->shape[1], tensor->shape[2], tensor->shape[3]};
+  };
+  call.key = ReadCache(context, 0, update(k), call.storage);
+  call.value = ReadCache(context, 1, update(v), value_storage);
   if (!(context.Input(0).dtype == context.Input(1).dtype) || context.Input(0).shape[1] != context.Input(1).shape[1] ||
       (call.key.scales == nullptr) != (call.value.scales == nullptr))
     FailKernel("the caches of keys and values have one type and as many slots, and scales both or neither");
-  if (q.ndim != 4 || q.shape[0] != k.shape[0] || q.shape[1] != k.shape[1] || q.shape[3] != k.shape[3] ||
-      v.shape[1] != k.shape[1] || v.shape[2] != k.shape[2])
-    FailKernel("Q ", ShapeText(q), ", K ", ShapeText(k), " and V ", ShapeText(v), " do not fit together");
-  call.q = FloatsOf(q, "rotary_cache", "Q");
-  call.k = FloatsOf(k, "rotary_cache", "K");
-  call.v = FloatsOf(v, "rotary_cache", "V");
-  call.rotated = FloatsOf(context.AllocateOutput(2, ShapeOf(q)), "rotary_cache", "rotated Q");
+  if (k != nullptr && (q.shape[0] != k->shape[0] || q.shape[1] != k->shape[1] || q.shape[3] != k->shape[3] ||
+                       v->shape[1] != k->shape[1] || v->shape[2] != k->shape[2]))
+    FailKernel("Q ", ShapeText(q), ", K ", ShapeText(*k), " and V ", ShapeText(*v), " do not fit together");
+  call.q = {FloatsOf(q, "rotary_cache", "Q"), q.shape[2], 0};
+  call.k = k == nullptr ? Heads{call.q.x, q.shape[2], call.heads}
+                        : Heads{FloatsOf(*k, "rotary_cache", "K"), call.kv_heads, 0};
+  call.v = v == nullptr ? Heads{call.q.x, q.shape[2], call.heads + call.kv_heads}
+                        : Heads{FloatsOf(*v, "rotary_cache", "V"), call.kv_heads, 0};
+  const std::array<int64_t, 4> rotated = {q.shape[0], q.shape[1], call.heads, q.shape[3]};
+  call.rotated = FloatsOf(context.AllocateOutput(2, rotated), "rotary_cache", "rotated Q");
   call.angles = ReadAngles(context.OptionalInput(5), context.OptionalInput(6), q.shape[0], q.shape[1], q.shape[3],
                            ints[2], ints[1] != 0, "rotary_cache");
   const DLTensor* first = context.OptionalInput(7);
   if (first != nullptr && (first->dtype.code != kDLInt || (first->dtype.bits != 64 && first->dtype.bits != 32) ||
                            !Has(*first, {q.shape[0]})))
     FailKernel("starts are int64 or int32 [", q.shape[0], "], not ", DTypeText(first->dtype), " ", ShapeText(*first));
-  call.slots = {context.Input(0).shape[1], 0, ints[0] != 0, first == nullptr ? nullptr : Data<const std::byte>(*first),
-                first != nullptr && first->dtype.bits == 64};
+  call.slots = {context.Input(0).shape[1],
+                0,
+                ints[0] != 0,
+                first == nullptr ? nullptr : Data<const std::byte>(*first),
+                first != nullptr && first->dtype.bits == 64,
+                context.faults()};
   call.tokens = q.shape[0] * q.shape[1];
   call.steps = q.shape[1];
-  call.heads = q.shape[2];
-  call.kv_heads = k.shape[2];
   const int64_t rows = call.tokens * (call.heads + 2 * call.kv_heads);
   if (rows == 0) return;
   if (call.slots.circular && call.slots.capacity == 0) FailKernel("a ring without slots takes no steps");

@@ -2,22 +2,24 @@
 // caches.
 //
 // Inputs
-//   0  key cache    [B, C, H, D]    float32, float16, bfloat16, int8 or float8_e4m3fn; changed in place
-//   1  value cache  [B, C, H, Dv]   of the key cache's type; changed in place
-//   2  Q            [B, S, Hq, D]   float32, float16 or bfloat16
-//   3  K            [B, S, H, D]    like Q, of any of these types
-//   4  V            [B, S, H, Dv]   like K
+//   0  key cache    [B, C, H, D] or [B, C, H D]    float32, float16, bfloat16, int8 or float8_e4m3fn
+//   1  value cache  [B, C, H, Dv] or [B, C, H Dv]  of the key cache's type
+//   2  Q            [B, S, Hq, D]   float32, float16 or bfloat16. Without K and V, which are both given or neither, it
+//                   is [B, S, Hq + 2 H, D]: heads of Q, then of K, then of V
+//   3  K, optional  [B, S, H, D]    of any of these types
+//   4  V, optional  [B, S, H, Dv]   like K
 //   5  cosines, optional            [B or 1, S, R / 2], see rotary.h; nothing is rotated without
 //   6  sines, optional
 //   7  first, optional              int64 or int32 [B]: where each batch's steps start; 0 without
-//   8  key scales, optional         float32 [B, C, H]; changed in place. With int8, and optionally with float8_e4m3fn
+//   8  key scales, optional         float32 [B, C, H]. With int8, and optionally with float8_e4m3fn
 //   9  value scales, optional       like them
 // Outputs
-//   0, 1  the caches, in their own memory
-//   2     Q, rotated, of any of its types; it may be Q's memory if it has Q's type
-//   3, 4  the scales, in their own memory, where there are any
+//   0, 1  the caches with the steps: in their own memory, or copies of them
+//   2     Q [B, S, Hq, D], rotated, of any of its types; it may be Q's memory if it has Q's type and K is given
+//   3, 4  the scales, like the caches, where there are any
 //
-// ints: circular (slots are a ring); interleaved; R. A step goes where tensor_scatter puts it (without sinks). With
+// ints: circular (slots are a ring); interleaved; R. A step goes where tensor_scatter puts it (without sinks), or is
+// reported as there. With
 // scales a head of one step has the scale max(|x|) / 127 (448 for float8_e4m3fn), at least 1e-30 / 127, and its
 // elements are divided by it and rounded to nearest even. Without, what is too large for float8_e4m3fn becomes 448.
 // Heads are at most 512 elements.

@@ -92,8 +92,12 @@ void TensorScatter(CudaContext& context) {
   const auto at = static_cast<size_t>(axis);
   const Extents extents{ElementCount(shape.subspan(1, at - 1)), given[at], ElementCount(shape.subspan(at + 1)),
                         ElementCount(given)};
-  const Slots slots{shape[at], ints[2], ints[1] != 0, first == nullptr ? nullptr : Data<const std::byte>(*first),
-                    first != nullptr && first->dtype.bits == 64};
+  const Slots slots{shape[at],
+                    ints[2],
+                    ints[1] != 0,
+                    first == nullptr ? nullptr : Data<const std::byte>(*first),
+                    first != nullptr && first->dtype.bits == 64,
+                    context.faults()};
   if (slots.circular && (slots.sinks < 0 || slots.sinks >= slots.capacity) && extents.steps > 0)
     FailKernel(slots.sinks, " of ", slots.capacity, " slots stay, so that none is left for a ring");
 

@@ -23,6 +23,9 @@ from ingot.passes.graph import variables
 from ingot.passes.pipeline import Optimized
 from ingot.passes.trace import bindings
 
+#: Of kernels that can change caches in place: the inputs that their first outputs are then.
+IN_PLACE: dict[str, tuple[int, ...]] = {"rotary_cache": (0, 1), "tensor_scatter": (0,)}
+
 
 class WeightTable:
     """The weights of an artifact in order, each once: equal small constants share an entry."""
@@ -280,7 +283,8 @@ class _FunctionBuilder:
         tensors, dimensions, ints, floats = arguments
         inputs = [-1 if isinstance(t, relax.Tuple) else self.value(t) for t in tensors.fields]
         # The main function's inputs are its first values.
-        marks = {"in_place": True} if name == "tensor_scatter" and inputs[0] in self.caches else {}
+        kept = [i if inputs[i] in self.caches else -1 for i in IN_PLACE.get(name, ())]
+        marks: dict[str, Any] = {"in_place": kept} if any(i >= 0 for i in kept) else {}
         if kind == "kernel" and self.program.host is not None and self.program.host(name):
             marks["host"] = True
         return {"op": kind, "name": name, "inputs": inputs, **marks,

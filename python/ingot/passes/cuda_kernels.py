@@ -1,6 +1,6 @@
 """Small kernels of the CPU that a GPU computes in generated code, so that nothing is copied for them.
 
-What they refuse on a CPU, an index that is out of range, cannot be refused on a GPU: the nearest element is read.
+What they refuse on a CPU, an index that is out of range, is reported by the code (lower/cuda/prelude.cuh), and the session fails when it has waited.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tvm import relax, te, tirx
 
 from ingot.importer import dims
 from ingot.importer.context import with_scalars
+from ingot.lower.cuda.source import WITHIN
 from ingot.passes.attention_operands import calls
 from ingot.passes.graph import Graph, Rewriter
 
@@ -48,9 +49,8 @@ def _emit(rewriter: Rewriter, name: str, operands: list[Any], shape: list[Any], 
 
 
 def _within(index: Any, extent: Any) -> Any:
-    """An index, from the end if negative, clamped to an axis."""
-    wide = index.astype("int64")
-    return tirx.max(tirx.min(tirx.Select(wide < 0, wide + extent, wide), extent - 1), tirx.IntImm("int64", 0))
+    """The place of an index, from the end if negative, on an axis."""
+    return tirx.call_pure_extern("int64", WITHIN, index.astype("int64"), extent)
 
 
 def _wrap_indices(rewriter: Rewriter, tensors: list[Any], extents: list[Any], ints: list[int]) -> Any:

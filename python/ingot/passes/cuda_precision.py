@@ -6,6 +6,7 @@ outputs of the model, reductions, everything whose result would be far off. Kern
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -41,7 +42,7 @@ class _Narrowed(Rewriter):
         self.dtype = dtype
         self.behind: dict[Any, Any] = {}  # a stand-in of float32 → the value in 16 bits
         self.plain: dict[Any, Any] = {}  # a stand-in → it as a value of its own, once something has asked for it
-        self.tuples: set[Any] = set()  # results of several values in 16 bits
+        self.tuples: dict[Any, frozenset[int]] = {}  # results of several values, and which are in 16 bits
         self.functions: dict[tuple[Any, ...], Any] = {}  # functions of 16 bits
         self.narrowed: dict[Any, Any] = {}  # a value of float32 → it in 16 bits
 
@@ -94,7 +95,7 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     assert isinstance(rewriter, _Narrowed)
     if isinstance(value, relax.Var):
         return value
-    if isinstance(value, relax.TupleGetItem) and value.tuple_value in rewriter.tuples:
+    if isinstance(value, relax.TupleGetItem) and value.index in rewriter.tuples.get(value.tuple_value, ()):
         return rewriter.stand_in(rewriter.emit(relax.TupleGetItem(value.tuple_value, value.index)))
     if isinstance(value, relax.Call):
         for rule in (_cast_of, _product, _following, _kernel, _function):
@@ -153,29 +154,31 @@ def _following(narrowed: _Narrowed, call: Any) -> Any:
 
 
 def _kernel(narrowed: _Narrowed, call: Any) -> Any:
-    """Kernels that take and give 16 bits: attention, whose output has Q's type, and products with quantized weights."""
+    """Kernels that take and give 16 bits: attention, whose output has Q's type, products with quantized weights, and the like."""
     if not calls(call, "relax.call_pure_packed"):
         return None
-    name = call.args[0].global_symbol
-    if name not in _TAKEN:
+    taken = _TAKEN.get(str(call.args[0].global_symbol))
+    if taken is None:
         return None
     operands = list(call.args[1].fields)
     given = [o for o in operands if not isinstance(o, relax.Tuple)]
-    deciding = [operands[0]] if name == "ingot.kernel.attention" else given
-    if not _is_wide(operands[0]) or not (name == "ingot.kernel.quantized_matmul" or any(narrowed.has(o) for o in deciding)):
+    first = operands[taken.groups[0][0]]
+    if not _is_wide(first) or not (taken.always or any(narrowed.has(o) for o in ([first] if taken.first_decides else given))):
         return None
-    for group in _TAKEN[name]:
+    for number, group in enumerate(taken.groups):
         present = [i for i in group if i < len(operands) and not isinstance(operands[i], relax.Tuple)]
-        if 0 in group or any(narrowed.has(operands[i]) for i in present):
+        if number == 0 or any(narrowed.has(operands[i]) for i in present):
             for i in present:
                 operands[i] = narrowed.narrow(operands[i])
     rest = [narrowed.resolved(a) for a in operands]
     several = isinstance(call.ty_args[0], relax.TupleType)
-    types = [relax.TensorType(dtype=narrowed.dtype, ndim=t.ndim) for t in (call.ty_args[0].fields if several else call.ty_args)]
+    fields = list(call.ty_args[0].fields) if several else list(call.ty_args)
+    results = frozenset(range(len(fields)) if taken.results is None else taken.results)
+    types = [relax.TensorType(dtype=narrowed.dtype, ndim=t.ndim) if i in results else t for i, t in enumerate(fields)]
     made = narrowed.emit(relax.Call(call.op, [call.args[0], relax.Tuple(rest), *call.args[2:]], call.attrs,
                                     [relax.TupleType(types) if several else types[0]]))
     if several:
-        narrowed.tuples.add(made)
+        narrowed.tuples[made] = results
         return made
     return narrowed.stand_in(made)
 
@@ -203,9 +206,22 @@ def _function(narrowed: _Narrowed, call: Any) -> Any:
     return narrowed.stand_in(narrowed.emit(made))
 
 
-#: Of each kernel groups of operands that have one type; the first is that of the result.
-_TAKEN: dict[str, tuple[tuple[int, ...], ...]] = {
-    "ingot.kernel.attention": ((0, 11), (1, 2)),
-    "ingot.kernel.quantized_matmul": ((0, 5),),
-    "ingot.kernel.normalization": ((0, 3),),
+@dataclass(frozen=True)
+class _Taken:
+    """How a kernel takes 16 bits: ``groups`` of operands that have one type, the first of them that of ``results`` (None: all).
+
+    It does if one of its operands has them; with ``first_decides`` if the first of the first group has, with ``always`` in any case.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    first_decides: bool = False
+    always: bool = False
+    results: tuple[int, ...] | None = None
+
+
+_TAKEN: dict[str, _Taken] = {
+    "ingot.kernel.attention": _Taken(((0, 11), (1, 2)), first_decides=True),
+    "ingot.kernel.quantized_matmul": _Taken(((0, 5),), always=True),
+    "ingot.kernel.normalization": _Taken(((0, 3),)),
+    "ingot.kernel.rotary_cache": _Taken(((2,), (3, 4)), first_decides=True, results=(2,)),
 }

@@ -6,6 +6,7 @@ to generated code.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from tvm import relax
 
 from ingot.importer import dims
 from ingot.importer.weights import Weight
-from ingot.passes.attention_operands import calls, extents_of, order_of, same_shape
+from ingot.passes.attention_operands import calls, extents_of, order_of, same_shape, scalar
 from ingot.passes.graph import Graph, Rewriter, variables
 from ingot.passes.pack import depthwise
 from ingot.passes.quantized_matmul import UNARY, gated
@@ -22,7 +23,7 @@ from ingot.passes.trace import bindings
 
 _FLOATS = ("float32", "float16", "bfloat16")
 # kernels/cuda/matmul/matmul.h
-ACTIVATIONS = {"": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
+ACTIVATIONS = {"": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "clamp": 5}
 ROWS_OF_K, ROWS_OF_N = 0, 1
 #: How float32 is multiplied: --precision tf32 rounds operands to TF32; without it, products have float32's accuracy.
 TF32, FLOAT32 = 0, 1
@@ -49,6 +50,7 @@ class _Call:
     window: tuple[int, ...] = ()
     bias: Weight | None = None
     activation: str = ""
+    clamp: tuple[float, float] = (0.0, 0.0)
     residual: Any = None
     residual_last: bool = False
 
@@ -95,7 +97,7 @@ class _Products(Rewriter):
             relax.Tuple([relax.Tuple([]) if i is None else i for i in (x, w, bias, residual)]),
             relax.ShapeExpr([]),
             relax.Tuple([relax.prim_value(i) for i in ints]),
-            relax.Tuple([]),
+            relax.Tuple([relax.const(f, "float64") for f in call.clamp]),
             ty_args=relax.TensorType(dtype=dtype, ndim=len(wide)),
         ))
         result = self.bb.match_cast(emitted, relax.TensorType(wide, dtype), self._hint)
@@ -128,6 +130,8 @@ def _find(products: _Products, variable: Any, value: Any) -> _Call | None:
         return _sum(products, value)
     if calls(value, *UNARY):
         return _activated(products, value.args[0], UNARY[value.op.name])
+    if calls(value, "relax.minimum", "relax.maximum"):
+        return _clamped(products, value)
     if calls(value, "relax.multiply"):
         found: _Call | None = gated(products, value)
         return found
@@ -229,6 +233,36 @@ def _activated(products: _Products, variable: Any, name: str) -> _Call | None:
         return None
     products.taken.add(variable)
     return replace(call, activation=name)
+
+
+def _clamped(products: _Products, value: Any) -> _Call | None:
+    """A clamp between two numbers, or from 0 on, of a product: ReLU6 and the like."""
+    found = _limited(products, value)
+    if found is None:
+        return None
+    variable, limit = found
+    if calls(value, "relax.maximum"):
+        return _activated(products, variable, "relu") if limit == 0 else None
+    inner: Any = products.before.get(variable)
+    below = _limited(products, inner) if calls(inner, "relax.maximum") and products.used_once(variable) else None
+    if below is None or not below[1] <= limit:
+        return None
+    # A clamp from 0 on may be a call already; its ReLU changes nothing here.
+    relu = products.take(variable)
+    call = replace(relu, activation="") if relu is not None and relu.activation == "relu" else _activated(products, below[0], "clamp")
+    if call is None:
+        return None
+    products.taken.add(variable)
+    return replace(call, activation="clamp", clamp=(below[1], limit))
+
+
+def _limited(products: _Products, value: Any) -> tuple[Any, float] | None:
+    """The tensor and the finite number of a maximum or minimum of both."""
+    for variable, limit in (value.args, list(value.args)[::-1]):
+        number = scalar(products, limit)
+        if number is not None and math.isfinite(number) and isinstance(variable, relax.Var) and products.weight(variable) is None:
+            return variable, number
+    return None
 
 
 def _cast(products: _Products, variable: Any, value: Any) -> _Call | None:

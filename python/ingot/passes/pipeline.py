@@ -17,6 +17,7 @@ from ingot.passes.cuda_merge import merge_products
 from ingot.passes.cuda_normalize import cuda_normalize
 from ingot.passes.cuda_precision import cuda_precision
 from ingot.passes.cuda_products import cuda_products
+from ingot.passes.cuda_rotary import cuda_rotary
 from ingot.passes.extents import name_extents
 from ingot.passes.fold import fold_weights
 from ingot.passes.graph import Graph, each_function
@@ -69,6 +70,7 @@ CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("fold weights", lambda graph, settings: fold_weights(graph)),
     ("kernels in code", lambda graph, settings: cuda_kernels(graph)),
     ("normalizations", lambda graph, settings: cuda_normalize(graph)),
+    ("caches", lambda graph, settings: cuda_rotary(graph)),
     ("precision", cuda_precision),
     ("products", cuda_products),
 )

@@ -122,7 +122,11 @@ class Session:
         self._open().set_stream(0 if handle is None else int(handle) or 1)
 
     def synchronize(self) -> None:
-        """Waits for all work of the session on its GPU. A run waits itself when an output is given on the CPU."""
+        """Waits for all work of the session on its GPU. A run waits itself when an output is given on the CPU.
+
+        Raises:
+            ExecutionError: A step was given data that it does not take: an index out of range, a step past a full cache.
+        """
         self._open().synchronize()
 
     @property

@@ -162,7 +162,9 @@ INGOT_API ingot_status ingot_session_profile(const ingot_session* session, int64
 INGOT_API ingot_status ingot_session_set_stream(ingot_session* session, void* stream);
 /* The stream that is in use; NULL for a model of the CPU. */
 INGOT_API ingot_status ingot_session_stream(const ingot_session* session, void** stream);
-/* Waits for all work of the session. ingot_session_run waits itself if an output is given on the CPU. */
+/* Waits for all work of the session. ingot_session_run waits itself if an output is given on the CPU. Data that a step
+ * on the GPU does not take (an index out of range, a step past a full cache) are INGOT_ERROR_EXECUTION from the call
+ * that waits, or else from the session's next run. */
 INGOT_API ingot_status ingot_session_synchronize(ingot_session* session);
 /* Where later runs give an output that is not bound: {kDLCPU, 0}, as at first, or the model's GPU. If all outputs are
  * on the GPU, ingot_session_run returns while they are computed; inputs on the CPU have been read by then. */

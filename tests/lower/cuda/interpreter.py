@@ -145,10 +145,14 @@ class _Frame:
         symbols = [f"s{i}" for i in range(len(dims))]
         expressions = Function({"exprs": entry["exprs"], "symbols": symbols, "steps": []})
         assert self.program.kernels is not None
+        fault = np.zeros(6, np.int64)  # runtime/src/fault.h
+        arguments += [fault.ctypes.data, 1] if entry.get("checks") else []
         for launch in entry["launches"]:
             grid = [expressions.evaluate(e, dict(zip(symbols, dims, strict=True))) for e in launch["grid"]]
             assert grid[1:] == [1, 1] and launch["block"][1:] == [1, 1] and grid[0] is not None and launch["shared"] == 0
             self.program.kernels.launch(launch["kernel"], grid[0], launch["block"][0], arguments)
+        if fault[0]:
+            raise IndexError(f"index {fault[2]} is out of range for an axis of {fault[3]}")
 
     def view(self, step: Mapping[str, Any]) -> None:
         source, output = self.values[step["input"]], step["output"]

@@ -26,6 +26,11 @@ _ACTIVATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def _activation(number: int, floats: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:
+    least, most = floats
+    return _ACTIVATIONS[number] if number in _ACTIVATIONS else lambda x: np.clip(x, least, most)
+
+
 def _wide(array: np.ndarray | None) -> Any:
     return 0.0 if array is None else array.astype(np.float64)
 
@@ -36,9 +41,10 @@ def matmul(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: S
     x, w, bias, residual = (*inputs, None, None)[:4]
     assert x is not None and w is not None and x.dtype == w.dtype and len(ints) == 4
     layout, activation, _, variant = ints
+    activate = _activation(activation, floats)
     assert variant == 0 and (bias is None or (bias.ndim == 1 and bias.dtype in (x.dtype, np.dtype(np.float32))))
     matrix = _wide(w) if layout == 1 else np.swapaxes(_wide(w), -1, -2)
-    y = _ACTIVATIONS[activation](_wide(x) @ matrix + _wide(bias)) + _wide(residual)
+    y = activate(_wide(x) @ matrix + _wide(bias)) + _wide(residual)
     assert residual is None or residual.shape == y.shape
     return [y.astype(dtypes[0])]
 
@@ -56,7 +62,8 @@ def convolution(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], di
     y = np.asarray(torch.nn.functional.conv2d(
         torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2))), torch.from_numpy(np.ascontiguousarray(_wide(w).transpose(0, 3, 1, 2))),
         None, (down, right_), 0, (dilation_h, dilation_w), groups)).transpose(0, 2, 3, 1) + _wide(bias)
-    y = _ACTIVATIONS[activation](y) + _wide(residual) if residual_last else _ACTIVATIONS[activation](y + _wide(residual))
+    activate = _activation(activation, floats)
+    y = activate(y) + _wide(residual) if residual_last else activate(y + _wide(residual))
     return [y.astype(dtypes[0])]
 
 
@@ -121,5 +128,33 @@ def tensor_scatter(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any],
     return [np.ascontiguousarray(np.moveaxis(result, 1, axis))]
 
 
+def rotary_cache(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+                 ) -> list[np.ndarray]:
+    """kernels/cuda/rotary/rotary_cache.h, without scales."""
+    key_cache, value_cache, q, k, v, cosines, sines, first = (*inputs, None, None, None)[:8]
+    circular, interleaved, _ = ints
+    assert key_cache is not None and value_cache is not None and q is not None and not interleaved
+    if k is None or v is None:
+        heads = key_cache.shape[2] if key_cache.ndim == 4 else key_cache.shape[2] // q.shape[3]
+        q, k, v = np.split(q, [q.shape[2] - 2 * heads, q.shape[2] - heads], 2)
+
+    def turned(x: np.ndarray) -> np.ndarray:
+        y = _wide(x)
+        if cosines is None:
+            return np.asarray(y)
+        half = cosines.shape[-1]
+        a, b, c, s = y[..., :half], y[..., half : 2 * half], _wide(cosines)[:, :, None], _wide(sines)[:, :, None]
+        return np.concatenate([a * c - b * s, b * c + a * s, y[..., 2 * half :]], -1)
+
+    results = []
+    for cache, update in ((key_cache, turned(k)), (value_cache, _wide(v))):
+        result = cache.copy()
+        for b, s in np.ndindex(*update.shape[:2]):
+            slot = (0 if first is None else int(first[b])) + s
+            result[b, slot % cache.shape[1] if circular else slot] = update[b, s].reshape(result.shape[2:])
+        results.append(result)
+    return [*results, turned(q).astype(dtypes[2])]
+
+
 KERNELS: dict[str, Kernel] = {"attention": attention, "convolution": convolution, "matmul": matmul, "normalization": normalize,
-                              "tensor_scatter": tensor_scatter}
+                              "rotary_cache": rotary_cache, "tensor_scatter": tensor_scatter}

@@ -62,7 +62,7 @@ def test_activations_between_products_have_16_bits(name: str, precision: str) ->
             assert relative_error(array, np.asarray(expected[output])) <= _NARROW[precision]
 
 
-def test_indices_are_wrapped_and_gathered_by_generated_code() -> None:
+def test_indices_are_wrapped_gathered_and_checked_by_generated_code() -> None:
     from onnx import helper
 
     from tests.lower.build import model
@@ -75,6 +75,40 @@ def test_indices_are_wrapped_and_gathered_by_generated_code() -> None:
     found = program.run({"x": x, "i": i, "j": j})
     np.testing.assert_array_equal(found["a"], x[:, i])
     np.testing.assert_array_equal(found["b"], x[j[:, 0], j[:, 1]])
+    for feeds, message in (({"i": np.array([0, 9]), "j": j}, "index 9 is out of range for an axis of 9"),
+                           ({"i": np.array([-10, 0]), "j": j}, "index -10 is out of range for an axis of 9"),
+                           ({"i": i, "j": np.array([[0, 1], [3, 0]])}, "index 3 is out of range for an axis of 3")):
+        with pytest.raises(IndexError, match=message):
+            program.run({"x": x, **feeds})
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_clamps_are_part_of_products_and_convolutions(precision: str) -> None:
+    """ReLU6 as exporters write it, another clamp, one with a residual before it, and two that are no clamp of a kernel's."""
+    from onnx import helper
+
+    from tests.lower.build import model
+
+    rng = np.random.default_rng(3)
+    weights = {"w": rng.standard_normal((12, 5, 3, 3)).astype(np.float32), "v": rng.standard_normal((12, 12, 1, 1)).astype(np.float32),
+               "m": rng.standard_normal((12, 7)).astype(np.float32), "o": rng.standard_normal((12, 7)).astype(np.float32),
+               **{name: np.array(value, np.float32) for name, value in (("0", 0), ("6", 6), ("a", -0.5), ("b", 3))},
+               "axes": np.array([2, 3])}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Clip", ["c", "0", "6"], ["c6"]),
+             helper.make_node("Conv", ["c6", "v"], ["d"]), helper.make_node("Add", ["d", "c6"], ["e"]),
+             helper.make_node("Clip", ["e", "a", "b"], ["f"]), helper.make_node("ReduceMean", ["f", "axes"], ["g"], keepdims=0),
+             helper.make_node("MatMul", ["g", "m"], ["h"]),
+             helper.make_node("Clip", ["h", "a", "b"], ["y"]), helper.make_node("MatMul", ["g", "o"], ["i"]),
+             helper.make_node("Clip", ["i", "b", "a"], ["z"])]
+    proto = model(nodes, {"x": ("float32", ["n", 5, "h", "w_"])}, ["y", "z"], weights)
+    program = Program(proto, precision=precision)
+    products = [s for s in program.steps if s.get("name") in ("matmul", "convolution")]
+    activations = [(s["ints"][9 if s["name"] == "convolution" else 1], *s["floats"]) for s in products]
+    assert activations[:2] == [(5, 0.0, 6.0), (5, -0.5, 3.0)] and (5, -0.5, 3.0) in activations[2:]
+    x = rng.standard_normal((2, 5, 6, 9)).astype(np.float32)
+    expected = _expected(proto, {"x": x})
+    for output, array in program.run({"x": x}).items():
+        assert relative_error(array, np.asarray(expected[output])) <= (_SINGLE if precision == "f32" else _NARROW["bf16"]), output
 
 
 def test_what_has_no_kernel_for_gpus_is_a_step_of_the_host() -> None:
@@ -91,12 +125,15 @@ def language_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
-@pytest.mark.parametrize(("family", "precision"), [("llama", "f32"), ("llama", "bf16"), ("gpt2", "f32"), ("gemma2", "f32")])
+@pytest.mark.parametrize(("family", "precision"), [("llama", "f32"), ("llama", "bf16"), ("gpt2", "f32"), ("gemma2", "f32"), ("phi", "f32"),
+                                                   ("mistral", "bf16"), ("qwen3", "f32")])
 def test_a_decoder_with_caches_gives_what_its_framework_does(language_models: Callable[[str], Path], family: str, precision: str) -> None:
     from tests.generate.families import build, logits
 
     program = Program(str(language_models(family)), precision=precision, cache=precision)
     assert not any(s.get("host") for s in program.steps)
+    # Whatever a family puts between its projections and attention, each layer's keys and values go into the caches in one step.
+    assert [s["in_place"] for s in program.steps if "in_place" in s] == [[0, 1]] * 3
     rng = np.random.default_rng(1)
     tokens = rng.integers(2, 300, (2, 11))
     expected = logits(build(family), tokens.tolist())

@@ -145,6 +145,11 @@ T* Pointer(int64_t parameter) {
   return reinterpret_cast<T*>(parameter);
 }
 
+// As device code does.
+void Report(DeviceFault* where, uint64_t step, const Fault& fault) {
+  if (where->step == 0) *where = {step, fault};
+}
+
 struct Launched {
   DeviceLaunch launch;
   Parameters parameters;
@@ -201,6 +206,16 @@ constexpr Function kFunctions[] = {
              Pointer<int64_t>(l.parameters[0])[i] + Pointer<int64_t>(l.parameters[1])[i];
        });
      }},
+    {"checked_kernel", 5,  // (x int64, y, n, fault, step): y = float(x), where x is not below 0 and less than 100
+     [](const Launched& l) {
+       EachThread(l, l.parameters[2], [&](int64_t i) {
+         const int64_t x = Pointer<int64_t>(l.parameters[0])[i];
+         Pointer<float>(l.parameters[1])[i] = static_cast<float>(x);
+         if (x < 0 || x >= 100)
+           Report(Pointer<DeviceFault>(l.parameters[3]), static_cast<uint64_t>(l.parameters[4]),
+                  {FaultKind::kIndex, {x, 100}});
+       });
+     }},
     {"gather_kernel", 3,  // (indices int64, y, n): y = float(indices)
      [](const Launched& l) {
        EachThread(l, l.parameters[2], [&](int64_t i) {
@@ -222,26 +237,45 @@ int64_t Elements(const DLTensor& tensor) {
   return count;
 }
 
-// (cache [B, steps, ...], update [B, n, ...], first [B]): in place.
-bool Scatter(const DeviceKernelCall& call, void* stream) {
-  const DLTensor* output = call.prepare(call.caller, 0, nullptr, 0);
+// Steps `update` [B, n, ...] go into an output, which is the input of the same number, a cache [B, steps, ...].
+bool Write(const DeviceKernelCall& call, void* stream, size_t index, const DLTensor& update, const DLTensor& starts) {
+  const DLTensor* output = call.prepare(call.caller, index, nullptr, 0);
   if (output == nullptr) return false;
-  const DLTensor cache = *call.inputs[0];
-  const DLTensor update = *call.inputs[1];
+  const DLTensor cache = *call.inputs[index];
   if (output->data != cache.data) Fail(INGOT_ERROR_EXECUTION, "the cache is not changed in place");
-  const auto* first = static_cast<const int64_t*>(call.inputs[2]->data);
+  const auto* first = static_cast<const int64_t*>(starts.data);
   const auto rows = static_cast<size_t>(cache.shape[0]);
   const size_t row = static_cast<size_t>(Elements(cache)) / rows * sizeof(float);
   const size_t step = row / static_cast<size_t>(cache.shape[1]);
   const size_t bytes = static_cast<size_t>(Elements(update)) / rows * sizeof(float);
+  DeviceFault* const where = call.fault;
+  const uint64_t name = call.step;
   auto* to = static_cast<std::byte*>(cache.data);
   const auto* from = static_cast<const std::byte*>(update.data);
   Enqueue(stream, [=] {
     const Unlock unlock;
-    for (size_t b = 0; b < rows; ++b)
-      std::memcpy(to + b * row + static_cast<size_t>(first[b]) * step, from + b * bytes, bytes);
+    for (size_t b = 0; b < rows; ++b) {
+      const size_t at = static_cast<size_t>(first[b]) * step;
+      if (at + bytes > row) {
+        const auto steps = [&](size_t count) { return static_cast<int64_t>(count / step); };
+        Report(where, name, {FaultKind::kFull, {static_cast<int64_t>(b), first[b], steps(bytes), steps(row)}});
+        continue;
+      }
+      std::memcpy(to + b * row + at, from + b * bytes, bytes);
+    }
   });
   return true;
+}
+
+// (cache, update, first [B]): in place.
+bool Scatter(const DeviceKernelCall& call, void* stream) {
+  return Write(call, stream, 0, *call.inputs[1], *call.inputs[2]);
+}
+
+// (cache, cache, update, first [B]): both in place.
+bool ScatterPair(const DeviceKernelCall& call, void* stream) {
+  return Write(call, stream, 0, *call.inputs[2], *call.inputs[3]) &&
+         Write(call, stream, 1, *call.inputs[2], *call.inputs[3]);
 }
 
 // (x) -> y = x reversed, by way of scratch memory.
@@ -270,6 +304,7 @@ bool Refuse(const DeviceKernelCall&, void*) { Fail(INGOT_ERROR_EXECUTION, "heads
 
 const RegistryKernel kRegistry[] = {
     {{nullptr, "(cache, update, first?)", {2, 3}, {1, 1}, 0, 3, 0}, "tensor_scatter", Scatter},
+    {{nullptr, "(cache, cache, update, first)", {4, 4}, {2, 2}, 0, 0, 0}, "scatter_pair", ScatterPair},
     {{nullptr, "(x) -> reversed", {1, 1}, {1, 1}, 0, 0, 0}, "reverse", Reverse},
     {{nullptr, "(x) -> nothing", {1, 1}, {1, 1}, 0, 0, 0}, "refuse", Refuse},
 };

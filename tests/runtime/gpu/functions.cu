@@ -34,6 +34,23 @@ extern "C" __global__ void count_kernel(const long long* length, const long long
   if (i < n) y[i] = length[i] + count[i];
 }
 
+struct Fault {  // DeviceFault of runtime/src/fault.h
+  unsigned long long step;
+  long long kind, values[4];
+};
+
+extern "C" __global__ void checked_kernel(const long long* x, float* y, long long n, Fault* fault,
+                                          unsigned long long step) {
+  ELEMENT;
+  if (i >= n) return;
+  y[i] = (float)x[i];
+  if (x[i] >= 0 && x[i] < 100) return;
+  if (atomicCAS(&fault->step, 0ull, step) != 0) return;
+  fault->kind = 0;
+  fault->values[0] = x[i];
+  fault->values[1] = 100;
+}
+
 extern "C" __global__ void gather_kernel(const long long* indices, float* y, long long n) {
   ELEMENT;
   if (i < n) y[i] = (float)indices[i];

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ingot.runtime import _native
 from tests.runtime.assemble_cuda import ROOT, CudaArtifact, call
-from tests.runtime.test_cuda import branch, chain
+from tests.runtime.test_cuda import branch, chain, checked
 from tests.runtime.test_cuda_states import cached, growing
 
 SOURCE = Path(__file__).with_name("functions.cu")
@@ -48,7 +48,8 @@ def main(folder: Path) -> None:
     """Writes everything."""
     folder.mkdir(parents=True, exist_ok=True)
     code = fatbin()
-    made = {"chain": chain(), "cached": cached(64), "growing": growing(), "branch": branch(), "between": between()}
+    made = {"chain": chain(), "cached": cached(64), "growing": growing(), "branch": branch(), "between": between(),
+            "checked": checked()}
     for name, artifact in made.items():
         artifact.image = code
         artifact.gpus = {"architectures": list(ARCHITECTURES), "ptx": 90}

@@ -129,6 +129,25 @@ def test_a_cache_is_changed_in_place_by_the_kernel_and_replayed(library: Library
     assert feed(session, [2], [1]) == 5
 
 
+def test_data_that_kernels_do_not_take_are_errors_of_the_run(library: Library) -> None:
+    """Of generated code and of a kernel of the library, step by step and in a graph; the session goes on."""
+    session = library.load(FOLDER / "checked.ingot").session()
+    good, bad = np.array([1, 2, 99]), np.array([3, 100, 5])
+    for _ in range(5):
+        session.run(good)
+        assert session.output().tolist() == good.tolist()
+        with pytest.raises(IngotError, match="index 100 is out of range for an axis of 100"):
+            session.run(bad)
+    assert session.graphs()[1] > 0
+    session = library.load(FOLDER / "cached.ingot").session()
+    feed(session, [1] * 62, [2] * 62)
+    for _ in range(5):
+        with pytest.raises(IngotError, match=r"the cache is full: it has room for 64 steps, holds 62 in batch . and is given 3 more"):
+            feed(session, [5] * 3, [6] * 3)
+        np.testing.assert_array_equal(session.state(0, (2,), "int64"), [62, 62])
+    assert feed(session, [0, 0], [0, 0]) == 62 * 5
+
+
 def test_a_hidden_state_is_carried_from_replay_to_replay(library: Library) -> None:
     session = library.load(FOLDER / "growing.ingot").session()
     x = np.array([1, 2, 3], np.float32)

@@ -63,4 +63,4 @@ def entry(name: str, generated: Generated, resources: Mapping[str, nvcc.Resource
             used = resources[known]
             launch |= {"registers": used.registers, "static_shared": used.shared, "spills": used.spills}
         launches.append(launch)
-    return {"exprs": expressions.table, "launches": launches}
+    return {"exprs": expressions.table, "launches": launches, **({"checks": True} if generated.checks else {})}

@@ -8,9 +8,10 @@ from typing import Any
 
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import Call
 
 from ingot.lower.cpu.abi import Signature, is_buffer, signature
-from ingot.lower.cuda.source import stored
+from ingot.lower.cuda.source import is_within, stored
 from ingot.lower.cuda.vectors import Lanes
 
 #: Threads of a block where nothing asks for another number.
@@ -39,6 +40,19 @@ class Generated:
     extras: Sequence[Any] = ()
     operations: int = 0
 
+    @property
+    def checks(self) -> bool:
+        """Whether kernels report data that they do not take: they have two more parameters, where and as whose."""
+        found: list[Any] = []
+
+        def visit(node: Any) -> Any:
+            if is_within(node):
+                found.append(node)
+            return node
+
+        tvm_ffi.structural_map(self.function.body, (Call, visit))
+        return bool(found)
+
     def kernel_name(self, name: str, number: int) -> str:
         """What a kernel is called in the code."""
         return f"ingot_{name}_{number}" if len(self.kernels) > 1 else f"ingot_{name}"  # a function called exp must not be C's
@@ -54,6 +68,7 @@ class Generated:
             only_read = buffer not in written and buffer not in self.extras
             parameters.append(f"const {kind}* __restrict__ {read[buffer]}" if only_read else f"{kind}* {read[buffer]}")
         parameters += [f"int64_t {symbol_name(i)}" for i in range(len(taken.symbols))]
+        parameters += ["void* fault", "uint64_t fault_step"] if self.checks else []
         text = []
         for number, kernel in enumerate(self.kernels):
             body = "\n".join(f"  {line}" for line in kernel.lines)

@@ -15,6 +15,25 @@ inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 
 namespace {
 
+// Where a kernel reports data that it does not take: DeviceFault of runtime/src/fault.h.
+struct Fault {
+  unsigned long long step;
+  int64_t kind, values[4];
+};
+
+// An index into an axis, made non-negative. One that is out of range is reported, the first of all, and the nearest taken in its place.
+__device__ inline int64_t Within(int64_t index, int64_t extent, void* place, uint64_t step) {
+  const int64_t at = index < 0 ? index + extent : index;
+  if (at >= 0 && at < extent) return at;
+  auto* const fault = static_cast<Fault*>(place);
+  if (fault != nullptr && atomicCAS(&fault->step, 0ull, static_cast<unsigned long long>(step)) == 0) {
+    fault->kind = 0;  // FaultKind::kIndex
+    fault->values[0] = index;
+    fault->values[1] = extent;
+  }
+  return at < 0 ? 0 : extent > 0 ? extent - 1 : 0;
+}
+
 // Elements that lie side by side, read and written at once.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount <= 16 ? sizeof(T) * kCount : 16) Vec {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: The names in kernels/cuda/registry.cpp that compiled models use; a test compares.
-CUDA_KERNELS = frozenset({"attention", "convolution", "matmul", "normalization", "quantized_matmul", "tensor_scatter"})
+CUDA_KERNELS = frozenset({"attention", "convolution", "matmul", "normalization", "quantized_matmul", "rotary_cache", "tensor_scatter"})
 
 
 def on_host(name: str) -> bool:

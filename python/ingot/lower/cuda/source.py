@@ -38,6 +38,8 @@ _MATH = frozenset((
     "exp", "exp2", "exp10", "expm1", "log", "log2", "log10", "log1p", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan",
     "asinh", "acosh", "atanh", "atan2", "pow", "fmod", "floor", "ceil", "trunc", "nearbyint", "fabs", "erf", "copysign", "hypot", "nextafter",
     "rsqrt", "fma", "ldexp", "remainder"))
+#: A function of an index and the extent of an axis: the place on the axis. An index that is out of range is reported (prelude.cuh).
+WITHIN = "ingot_within"
 _OTHER_NAMES = {"round": "nearbyint"}  # TVM's round: ties to even
 _BITWISE = {"bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", "shift_left": "<<", "shift_right": ">>"}
 
@@ -66,6 +68,11 @@ def computed(dtype: str) -> str:
 def dtype_of(expression: Any) -> str:
     """The dtype of an expression."""
     return str(expression.ty.dtype)
+
+
+def is_within(node: Any) -> bool:
+    """Whether an expression is the place of an index on an axis."""
+    return isinstance(node, Call) and getattr(node.op, "name", "").endswith("call_pure_extern") and str(node.args[0].value) == WITHIN
 
 
 def horner(indices: Sequence[Any], shape: Sequence[Any]) -> Any:
@@ -291,7 +298,7 @@ class Emitter:
             return self.is_natural(node.b) and (isinstance(node, tirx.FloorMod) or self.is_natural(node.a))
         if isinstance(node, tirx.Select):
             return self.is_natural(node.true_value) and self.is_natural(node.false_value)
-        return False
+        return is_within(node)
 
     #: Variables of int64 that may be negative: integers which a function is given, unlike extents and positions.
     signed: frozenset[Any] = frozenset()
@@ -328,6 +335,8 @@ class Emitter:
             return f"IsNan({texts[0]})"
         if name == "sigmoid":
             return f"Sigmoid({texts[0]})"
+        if name == WITHIN:
+            return f"Within({texts[0]}, {texts[1]}, fault, fault_step)"
         if name == "popcount":
             return f"(({computed(dtype)})PopCount((uint64_t)({texts[0]})))"
         if name in _BITWISE:
