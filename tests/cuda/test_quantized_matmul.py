@@ -2,122 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
-import math
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import harness
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from products import ROUNDING, STEP
+from quantized_cases import ACTIVATIONS, FORMATS, Call, Data, finished, load, make, pack_groups, weights
 
-
-def _load(path: str) -> Any:
-    """A module of the package by its path: machines that only test kernels do not have the package."""
-    name = "ingot_cuda_test_" + Path(path).stem
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "python" / "ingot" / "lower" / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-cpu, packing = _load("cpu/quantized_weights.py"), _load("cuda/packing.py")
-FORMATS, ACTIVATIONS = cpu.FORMATS, cpu.ACTIVATIONS
+packing = load("cuda/packing.py")
 UNIT = 2.0**-23  # tensor cores cut sums of float32 off
-ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-#: Half the smallest number of each type: numbers below the smallest normal one are rounded to a multiple of it.
-STEP = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
 MOST_GROUPED_ROWS = 32  # beyond, weights may be rounded to X's type
 STREAMED, TILES, WGMMA, BULK, DIRECT = 1_000_000, 2_000_000, 3_000_000, 4_000_000, 5_000_000
 
 
 @dataclass(frozen=True)
-class Case:
-    """Sizes and options of one call."""
+class Case(Call):
+    """``rounds``: X of float32 may be rounded to bfloat16."""
 
-    rows: int = 3
-    columns: int = 20
-    depth: int = 40
-    format: str = "int4"
-    group: int = 32
     rounds: bool = True
-    activation: str = ""
-    scales: str = "float32"  # or powers of two: "uint8"
-    zeros: str | None = None
-    bias: bool = False
-    residual: bool = False
     dtype: str = "bfloat16"
-    seed: int = 0
-
-
-@dataclass
-class Data:
-    """X [rows, K], codes [N, K], scales and zeros [N, groups], bias [N], residual [rows, N]."""
-
-    x: np.ndarray
-    codes: np.ndarray
-    scales: np.ndarray
-    zeros: np.ndarray | None
-    bias: np.ndarray | None
-    residual: np.ndarray | None
-
-
-def numpy_type(name: str) -> Any:
-    return getattr(ml_dtypes, name) if name == "bfloat16" else np.dtype(name)
-
-
-def make(case: Case) -> Data:
-    rng = np.random.default_rng(case.seed)
-    shape = (case.columns, cpu.groups_of(case.depth, case.group))
-    bits = FORMATS[case.format].bits
-    low, high, dtype = (-128, 128, np.int8) if bits == 8 else (0, 16, np.uint8)
-    codes = rng.integers(low, high, (case.columns, case.depth)).astype(dtype)
-    if case.scales == "uint8":
-        scales = rng.integers(120, 132, shape).astype(np.uint8)
-    else:
-        scales = rng.uniform(-1.5, 1.5, shape).astype(numpy_type(case.scales))
-    zeros = None
-    if case.zeros is not None:
-        low, high = (-8, 8) if bits == 4 else (-128, 128)
-        zeros = rng.integers(low, high, shape).astype(np.int8) if case.zeros == "int8" else rng.uniform(low, high, shape).astype(np.float32)
-    return Data(rng.standard_normal((case.rows, case.depth)).astype(numpy_type(case.dtype)), codes, scales, zeros,
-                rng.standard_normal(case.columns).astype(np.float32) if case.bias else None,
-                rng.standard_normal((case.rows, case.columns)).astype(numpy_type(case.dtype)) if case.residual else None)
-
-
-def spread(case: Case, values: np.ndarray) -> np.ndarray:
-    """Numbers of groups [N, groups] for each k, in float64."""
-    return np.repeat(values.astype(np.float64), case.group or max(case.depth, 1), axis=1)[:, : case.depth]
-
-
-def weights(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """W [N, K], and the magnitudes of what zeros are subtracted from."""
-    kind = FORMATS[case.format]
-    scales = spread(case, np.exp2(data.scales.astype(np.float64) - 127) if data.scales.dtype == np.uint8 else data.scales)
-    if kind.values:
-        w = np.array(kind.values)[data.codes] * scales
-        return w, np.abs(w)
-    zeros = spread(case, data.zeros) if data.zeros is not None else np.zeros_like(scales)
-    codes = data.codes.astype(np.float64) - kind.offset
-    return (codes - zeros) * scales, (np.abs(codes) + np.abs(zeros)) * np.abs(scales)
-
-
-def activated(name: str, x: np.ndarray) -> np.ndarray:
-    if name == "relu":
-        return np.maximum(x, 0)
-    if name == "gelu":
-        return x * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
-    if name == "gelu_tanh":
-        return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return x / (1 + np.exp(-np.maximum(x, -700))) if name == "silu" else x
 
 
 def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -135,23 +42,14 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
         bound = bound + 1.01 * count * ROUNDING[kind] * (np.abs(x) @ np.abs(w).T)
         if case.rows > MOST_GROUPED_ROWS:  # small scales of float16, times codes of up to 255
             bound = bound + 256 * STEP[kind] * np.abs(x).sum(axis=1, keepdims=True)
-    if data.bias is not None:
-        sums = sums + data.bias
-        bound = bound + UNIT * np.abs(sums)
-    # No activation is steeper than 1.13; each errs by up to 16 roundings of its operand.
-    y = activated(case.activation, sums)
-    if case.activation:
-        bound = 1.13 * bound + 16 * UNIT * np.abs(sums)
-    if data.residual is not None:
-        y = y + data.residual.astype(np.float64)
-    return y, bound + (UNIT + ROUNDING[case.dtype]) * (np.abs(y) + bound) + STEP[case.dtype] + 1e-30
+    return finished(case, data, sums, bound, UNIT)
 
 
 def run(case: Case, data: Data, capability: int = 0, variant: int = 0) -> np.ndarray:
     """The kernel's output."""
     kind = FORMATS[case.format]
-    inputs = [data.x, packing.pack_codes(kind, data.codes), cpu.pack_groups(data.scales),
-              cpu.pack_groups(data.zeros) if data.zeros is not None else None, data.bias, data.residual]
+    inputs = [data.x, packing.pack_codes(kind, data.codes), pack_groups(data.scales),
+              pack_groups(data.zeros) if data.zeros is not None else None, data.bias, data.residual]
     ints = [kind.code, case.group, int(case.rounds), 0, ACTIVATIONS[case.activation], variant]
     return np.asarray(harness.run("quantized_matmul", inputs, [((case.rows, case.columns), data.x.dtype)], ints=ints, capability=capability)[0])
 
@@ -286,7 +184,7 @@ def test_a_row_with_nan_or_infinities_is_the_only_one_that_they_touch(format: st
 def test_leading_axes_are_rows() -> None:
     case = Case(12, 20, 64)
     data = make(case)
-    packed = [packing.pack_codes(FORMATS["int4"], data.codes), cpu.pack_groups(data.scales)]
+    packed = [packing.pack_codes(FORMATS["int4"], data.codes), pack_groups(data.scales)]
     found = np.asarray(harness.run("quantized_matmul", [data.x.reshape(3, 1, 4, 64), *packed], [((3, 1, 4, 20), data.x.dtype)],
                                    ints=[1, 32, 1, 0, 0])[0])
     np.testing.assert_array_equal(found.reshape(12, 20), run(case, data))

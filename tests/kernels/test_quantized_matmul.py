@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +12,8 @@ from hypothesis import strategies as st
 
 import ingot
 from ingot.errors import ExecutionError
-from ingot.lower.cpu.quantized_weights import ACTIVATIONS, FORMATS, Format, groups_of, pack_codes, pack_groups
+from ingot.lower.cpu.quantized_weights import ACTIVATIONS, FORMATS, pack_codes, pack_groups
+from tests.cuda.quantized_cases import Call, Data, finished, make, weights
 from tests.runtime.assemble import Artifact
 
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
@@ -24,85 +22,16 @@ FEATURES = {"scalar": (), "avx2": ("avx2", "fma", "f16c"), "avx_vnni": ("avx2", 
             "neon_i8mm": ("asimd", "asimddp", "i8mm")}
 INSTRUCTION_SETS = [name for name, needed in FEATURES.items() if set(needed) <= set(ingot.machine()["features"])]
 UNIT = 2.0**-24  # the rounding error of float32
-OUTPUT_UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-#: Half the smallest number of each type: numbers below the smallest normal one are rounded to a multiple of it.
-OUTPUT_STEP = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
-NF4_IN_INTEGERS = Format("nf4 in integers", 3, 4, values=tuple(np.round(np.array(FORMATS["nf4"].values) * 127) / 127))
+#: What codes of nf4 stand for where products are of integers.
+NF4_IN_INTEGERS = tuple(float(v) for v in np.round(np.array(FORMATS["nf4"].values) * 127) / 127)
 
 
 @dataclass(frozen=True)
-class Case:
-    """Sizes and options of one call."""
+class Case(Call):
+    """``integers``: rows of X are rounded to int8, each group of ``x_group`` of them by a scale of its own."""
 
-    rows: int = 3
-    columns: int = 20
-    depth: int = 40
-    format: str = "int4"
-    group: int = 32
     integers: bool = True
     x_group: int = 0
-    activation: str = ""
-    scales: str = "float32"  # or powers of two: "uint8"
-    zeros: str | None = None
-    bias: bool = False
-    residual: bool = False
-    dtype: str = "float32"
-    seed: int = 0
-
-
-@dataclass
-class Data:
-    """X [rows, K], codes [N, K], scales and zeros [N, groups], bias [N], residual [rows, N]."""
-
-    x: np.ndarray
-    codes: np.ndarray
-    scales: np.ndarray
-    zeros: np.ndarray | None
-    bias: np.ndarray | None
-    residual: np.ndarray | None
-
-
-def numpy_type(name: str) -> Any:
-    return getattr(ml_dtypes, name) if name == "bfloat16" else np.dtype(name)
-
-
-def make(case: Case) -> Data:
-    rng = np.random.default_rng(case.seed)
-    shape = (case.columns, groups_of(case.depth, case.group))
-    bits = FORMATS[case.format].bits
-    low, high, dtype = (-128, 128, np.int8) if bits == 8 else (0, 16, np.uint8)
-    codes = rng.integers(low, high, (case.columns, case.depth)).astype(dtype)
-    if case.scales == "uint8":
-        scales = rng.integers(120, 132, shape).astype(np.uint8)
-    else:
-        scales = rng.uniform(-1.5, 1.5, shape).astype(numpy_type(case.scales))
-    zeros = None
-    if case.zeros is not None:
-        low, high = (-8, 8) if bits == 4 else (-128, 128)
-        zeros = rng.integers(low, high, shape).astype(np.int8) if case.zeros == "int8" else rng.uniform(low, high, shape).astype(np.float32)
-    return Data(rng.standard_normal((case.rows, case.depth)).astype(numpy_type(case.dtype)), codes, scales, zeros,
-                rng.standard_normal(case.columns).astype(np.float32) if case.bias else None,
-                rng.standard_normal((case.rows, case.columns)).astype(numpy_type(case.dtype)) if case.residual else None)
-
-
-def scales_of(data: Data) -> np.ndarray:
-    return np.exp2(data.scales.astype(np.float64) - 127) if data.scales.dtype == np.uint8 else data.scales.astype(np.float64)
-
-
-def weights(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """W [N, K], and the sums of the magnitudes that it is the difference of."""
-    kind = FORMATS[case.format]
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        return np.repeat(values.astype(np.float64), case.group or max(case.depth, 1), axis=1)[:, : case.depth]
-
-    scales = spread(scales_of(data))
-    if kind.values:
-        w = np.array((NF4_IN_INTEGERS if case.integers and case.format == "nf4" else kind).values)[data.codes] * scales
-        return w, np.abs(w)
-    zeros = spread(data.zeros) if data.zeros is not None else np.zeros_like(scales)
-    codes = data.codes.astype(np.float64)
-    return (codes - kind.offset - zeros) * scales, (np.abs(codes) + kind.offset + np.abs(zeros)) * np.abs(scales)
 
 
 def rounded(case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,34 +48,16 @@ def rounded(case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, doubts
 
 
-def activated(name: str, x: np.ndarray) -> np.ndarray:
-    if name == "relu":
-        return np.maximum(x, 0)
-    if name == "gelu":
-        return x * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
-    if name == "gelu_tanh":
-        return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return x / (1 + np.exp(-np.maximum(x, -700))) if name == "silu" else x
-
-
 def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
     """Y by the definition, and a bound of what float32 may add to it in rounding errors."""
-    w, magnitude = weights(case, data)
+    in_integers = NF4_IN_INTEGERS if case.integers and case.format == "nf4" else ()
+    w, magnitude = weights(case, data, in_integers, apart=True)
     x = data.x.astype(np.float64)
     x, doubt = rounded(case, x) if case.integers else (x, np.zeros_like(x))
     # A sum of K products errs by K + 6 roundings of the sum of magnitudes: of the product, its scales, zeros and the bias.
     sums = x @ w.T
     bound = doubt @ np.abs(w).T + (case.depth + 6) * UNIT * (np.abs(x) @ magnitude.T)
-    if data.bias is not None:
-        sums = sums + data.bias
-        bound = bound + UNIT * np.abs(sums)
-    # No activation is steeper than 1.13; each errs by up to 16 roundings of its operand.
-    y = activated(case.activation, sums)
-    if case.activation:
-        bound = 1.13 * bound + 16 * UNIT * np.abs(sums)
-    if data.residual is not None:
-        y = y + data.residual.astype(np.float64)
-    return y, bound + (UNIT + OUTPUT_UNIT[case.dtype]) * (np.abs(y) + bound) + OUTPUT_STEP[case.dtype] + 1e-30
+    return finished(case, data, sums, bound, UNIT)
 
 
 def run(case: Case, data: Data, folder: Path, threads: int = 2) -> np.ndarray:
@@ -231,7 +142,7 @@ def test_sums_of_the_largest_numbers_do_not_overflow(format: str, rows: int, tmp
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_rows_may_be_small_or_large(size: float, integers: bool, tmp_path: Path) -> None:
     for format in ("int8", "int4"):
-        case = Case(9, 40, 300, format, 64, integers, 32)
+        case = Case(9, 40, 300, format, 64, integers=integers, x_group=32)
         data = make(case)
         data.x[::2] *= np.float32(size)
         check(case, data, tmp_path)
@@ -249,7 +160,7 @@ def test_rows_of_zeros_give_the_bias(tmp_path: Path) -> None:
 @pytest.mark.parametrize("integers", [False, True])
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_row_with_nan_or_infinities_is_the_only_one_that_they_touch(format: str, integers: bool, tmp_path: Path) -> None:
-    case = Case(14, 40, 300, format, 32, integers, 32)
+    case = Case(14, 40, 300, format, 32, integers=integers, x_group=32)
     for value in (np.nan, np.inf, -np.inf):
         data = make(case)
         data.x[2, 299] = value
