@@ -50,8 +50,8 @@ class QuantizedLinear(torch.nn.Module):
             return torch.nn.functional.linear(x, self.weight_floats().to(x.dtype), self.bias)
         shape = (*x.shape[:-1], self.columns)
         y: torch.Tensor = torch.onnx.ops.symbolic(
-            "com.microsoft::MatMulNBits", (x, self.codes, self.scales, self.zeros),
-            self.attributes, dtype=x.dtype, shape=shape, version=1)
+            "com.microsoft::MatMulNBits", (x, self.codes, self.scales, self.zeros), dict[str, Any](self.attributes),
+            dtype=x.dtype, shape=shape, version=1)
         return y if self.bias is None else y + self.bias
 
 

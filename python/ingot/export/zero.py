@@ -74,7 +74,7 @@ def zero_tensors(directory: Path, folder: Path, load: Callable[[Path], Any]) -> 
     if not groups:
         raise CompileError(f"{folder}: its *_model_states.pt hold no 'param_shapes'; DeepSpeed older than 0.3.17 wrote it")
     groups = [groups] if isinstance(groups, Mapping) else list(groups)
-    named = (*named, *(_flat(groups, partitions, folder) if whole else _cut(groups, partitions, folder)))
+    named += _flat(groups, partitions, folder) if whole else _cut(groups, partitions, folder)
     for name, make in named:
         tensor = make()
         yield dict.fromkeys((name, *shared.get(name, ())), tensor)

@@ -93,7 +93,7 @@ class _Caches(Rewriter):
         """The call that a variable of the old function is bound to, if it is one of these operators or kernels, or None."""
         found = self.before.get(variable)
         if any(name.startswith("ingot.") for name in names):
-            return found if calls(found, "relax.call_pure_packed") and str(found.args[0].global_symbol) in names else None
+            return found if found is not None and calls(found, "relax.call_pure_packed") and str(found.args[0].global_symbol) in names else None
         return found if calls(found, *names) else None
 
     def through_views(self, variable: Any) -> Any:

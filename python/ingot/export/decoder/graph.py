@@ -178,7 +178,7 @@ class DecoderGraph(Pieces):
         """New steps [batch, sequence, width] go into a state; the name of what it holds then."""
         self.states[name] = f"next_{name}"
         self.shapes[name] = (dtype, ["batch", cache.dimension, width])
-        own = {"domain": DOMAIN, "sinks": cache.sinks} if cache.sinks else {}
+        own: dict[str, Any] = {"domain": DOMAIN, "sinks": cache.sinks} if cache.sinks else {}
         return str(self.node("TensorScatter", name, new, "length", name=f"next_{name}", axis=1, mode="circular" if cache.ring else "linear", **own))
 
     def rounded(self, x: str) -> tuple[str, str]:
