@@ -42,10 +42,13 @@ def save_config(model: Any, folder: Path) -> None:
 
 def directory(name: str, layout: Callable[[Tensors, Path], None], folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The family's model, saved by a layout."""
-    model = build(name).to(dtype)
+    model = build(name)
+    for parameter in model.parameters():  # and not buffers, which are no numbers of the checkpoint
+        parameter.data = parameter.data.to(dtype).float()
     save_config(model, folder)
-    layout({n: t.detach() for n, t in model.state_dict().items()}, folder)
-    return model.float()
+    stored: dict[int, torch.Tensor] = {}
+    layout({n: stored.setdefault(t.data_ptr(), t.detach().to(dtype)) for n, t in model.state_dict().items()}, folder)
+    return model
 
 
 def first_logits(folder: Path, output: Path) -> np.ndarray:
