@@ -12,7 +12,7 @@ from tvm.ir import Call
 from tvm.ir.expr import TensorLoad
 
 from ingot.lower.cpu import integral
-from ingot.lower.cpu.nest import constant, simplify, substitute
+from ingot.lower.cpu.nest import constant, is_choice, simplify, substitute
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ def _is_conditional(value: Any) -> bool:
     found: list[Any] = []
 
     def visit(node: Any) -> Any:
-        if getattr(node.op, "name", "") == "tirx.if_then_else":
+        if is_choice(node):
             found.append(node)
         return node
 

@@ -148,6 +148,11 @@ def substitute(value: Any, replaced: Mapping[Any, Any]) -> Any:
     return tvm_ffi.structural_map(value, (tirx.Var, lambda v: replaced.get(v, v)))
 
 
+def is_choice(call: Any) -> bool:
+    """Whether a call is an ``if_then_else``; the simplifier writes it as an operator of another dialect."""
+    return str(getattr(call.op, "name", "")) in ("tirx.if_then_else", "prim.if_then_else")
+
+
 def unravel(position: Any, shape: Sequence[Any]) -> list[Any]:
     """The indices of the element at a row-major position."""
     indices: list[Any] = []

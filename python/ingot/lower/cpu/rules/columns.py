@@ -13,7 +13,7 @@ from tvm.ir import Call
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.epilogue import Epilogue
 from ingot.lower.cpu.fused import Fused, Stage, combination, keeps_shape, loads
-from ingot.lower.cpu.nest import Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify
+from ingot.lower.cpu.nest import Local, branch, ceildiv, constant, index, is_choice, loop, parallel, product, sequence, simplify
 from ingot.lower.cpu.rules.maps import CHUNK, lanes_of
 from ingot.lower.targets import Target
 
@@ -155,7 +155,7 @@ class _Program:
         guards: list[Any] = []
 
         def visit(node: Any) -> Any:
-            if getattr(node.op, "name", "") == "tirx.if_then_else":
+            if is_choice(node):
                 guards.append(node.args[0])
                 return node.args[1]
             return node

@@ -13,7 +13,7 @@ from tvm.ir.expr import TensorLoad
 
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.fused import Fused, Stage, loads, same_place
-from ingot.lower.cpu.nest import Flat, ceildiv, constant, index, loop, parallel, product, sequence, simplify
+from ingot.lower.cpu.nest import Flat, ceildiv, constant, index, is_choice, loop, parallel, product, sequence, simplify
 from ingot.lower.targets import Target
 
 #: Elements that a task works on at the least: handing one to another thread costs about as much (a few microseconds).
@@ -256,11 +256,6 @@ def _chosen(value: Any, condition: Any, holds: bool) -> Any:
         return node
 
     return tvm_ffi.structural_map(value, (Call, visit))
-
-
-def is_choice(call: Any) -> bool:
-    """Whether a call is an ``if_then_else``; the simplifier writes it as an operator of another dialect."""
-    return str(getattr(call.op, "name", "")) in ("tirx.if_then_else", "prim.if_then_else")
 
 
 def _depends(value: Any, axis: Any) -> bool:
