@@ -58,7 +58,7 @@ def read(session: ingot.Session, tokens: np.ndarray, sizes: list[int]) -> np.nda
 
 
 # Learned positions; a part of each head rotated; grouped queries; layers with a shorter window and soft caps; one matrix for q, k, v.
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2", "phi3"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2", "qwen3", "phi3"])
 def test_a_text_of_many_windows_is_that_of_streaming_llm(name: str, made: Made) -> None:
     model = made(name)
     assert {s.shape[1] for s in model.states if s.kind == "ring"} >= {f"window_{WINDOW}_sinks_{SINKS}"}

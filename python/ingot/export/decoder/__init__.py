@@ -88,8 +88,6 @@ def _windowed(decoder: Decoder, window: int | None, sinks: int | None, directory
     sinks = sinks or 0
     if window < 1 or sinks < 0:
         raise CompileError(f"a window of {window} tokens with {sinks} sinks cannot be; a window is 1 or more, sinks are 0 or more")
-    if sinks and decoder.names.q_norm:
-        raise UnsupportedError(f"{directory}: sinks are not supported in models that normalize heads (Qwen3, Gemma 3); a window without sinks is")
     if decoder.names.positions and window + sinks > decoder.context:
         raise CompileError(f"{directory}: a window of {window} tokens with {sinks} sinks cannot be; the model has positions for {decoder.context}")
     return replace(decoder, layers=tuple(layer if layer.window is not None and layer.window < window else
