@@ -28,7 +28,7 @@ void DeviceFunction::Launch(const DeviceStream& stream, const int64_t* args, siz
   std::vector<void*> parameters(pointers + dims);
   for (size_t i = 0; i < parameters.size(); ++i) parameters[i] = const_cast<int64_t*>(args + i);
   if (checks_) {
-    parameters.push_back(&fault);
+    parameters.push_back(static_cast<void*>(&fault));
     parameters.push_back(&step);
   }
   for (const Grid& grid : launches_) {
