@@ -74,8 +74,8 @@ def check_detections(actual: dict[str, np.ndarray], expected: dict[str, np.ndarr
 def check_norm(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
     assert actual.shape == expected.shape, what
     wide = expected.astype(np.float64)
-    error = np.linalg.norm(actual.astype(np.float64) - wide) / np.linalg.norm(wide)
-    assert error < TOLERANCE, f"{what}: relative norm error {error:.2e}"
+    error, whole = np.linalg.norm(actual.astype(np.float64) - wide), np.linalg.norm(wide)  # a box of less than a pixel has an empty mask
+    assert error <= TOLERANCE * whole, f"{what}: norm error {error:.2e} of {whole:.2e}"
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.extended] * model.extended) for name, model in VISION.items()])

@@ -192,7 +192,7 @@ def test_a_position_that_a_sequence_does_not_have_is_an_error() -> None:
 
 
 def test_a_sequence_where_a_tensor_is_needed_is_an_error() -> None:
-    with pytest.raises(ingot.UnsupportedError, match="is a sequence or a missing optional, where a tensor is needed"):
+    with pytest.raises(ingot.UnsupportedError, match="is a sequence, a map or a missing optional, where a tensor is needed"):
         prepare(model("g (float[n] a) => (float[n] y) { s = SequenceConstruct(a, a)\n y = Relu(s) }"))
 
 

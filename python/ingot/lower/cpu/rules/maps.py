@@ -109,6 +109,8 @@ def _rows(output: Stage, lanes: int) -> Any:
         at = dict(zip(output.axes[:-1], nest.unravel(r, extents[:-1]), strict=True))
 
         def part(start: Any, stop: Any, value: Any) -> Any:
+            start, stop = _placed(start, at), _placed(stop, at)
+
             def body(column: Any) -> Any:
                 where = {**at, output.axes[-1]: simplify(column + start)}
                 indices = [simplify(nest.substitute(i, where)) for i in output.indices]
@@ -181,6 +183,8 @@ def _interleaved(output: Stage, channels: _Channels, lanes: int) -> Any:
         at = dict(zip(output.axes[:-2], nest.unravel(r, extents[:-2]), strict=True))
 
         def part(c: int, start: Any, stop: Any, value: Any) -> Any:
+            start, stop = _placed(start, at), _placed(stop, at)
+
             def body(place: Any) -> Any:
                 where = {**at, output.axes[-2]: simplify(place + start), output.axes[-1]: index(c)}
                 now = nest.substitute(value, where)
@@ -256,6 +260,11 @@ def _chosen(value: Any, condition: Any, holds: bool) -> Any:
         return node
 
     return tvm_ffi.structural_map(value, (Call, visit))
+
+
+def _placed(boundary: Any, at: dict[Any, Any]) -> Any:
+    """Where a stretch begins or ends in one row: that may depend on the row, as in a triangle."""
+    return boundary if isinstance(boundary, int) else constant(simplify(nest.substitute(boundary, at)))
 
 
 def _depends(value: Any, axis: Any) -> bool:
