@@ -84,7 +84,7 @@ class _Program:
         if known < what.groups * what.columns:
             width = max(1, blocks // _TASKS)
             wide = -(-blocks // width)
-            few = wide < _TASKS // 2
+            few = wide < _TASKS // 2 and likely > 1
             if few:  # too few column blocks to share evenly: tasks of a part of the rows, for which the weights are read once more
                 together = min(together, max(1, likely * wide // _TASKS))
             groups = ceildiv(tiles, together)
