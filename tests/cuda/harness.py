@@ -6,7 +6,7 @@ Nothing of Ingot's Python package is needed, so that these tests also run on a G
 
 Environment: INGOT_CUDA_LIBRARY, the folder of libraries to load in place of build/cuda; INGOT_CUDA_EMULATE=1, the emulator even where there is a GPU;
 INGOT_CUDA_ONLY=matmul,convolution builds only these folders of kernels/cuda for the emulator, in a folder of its own; INGOT_EMULATOR_SEED, the order
-in which emulated threads take turns.
+in which emulated threads take turns; INGOT_CUDA_PATIENCE, the seconds (20) that a kernel may take on a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE = 20  # seconds for a kernel on a GPU
+PATIENCE = float(os.environ.get("INGOT_CUDA_PATIENCE") or 20)  # seconds for a kernel on a GPU
 GUARD = 1024  # bytes of NaN on both sides of every tensor, which no kernel may change
 
 Array: TypeAlias = npt.NDArray[Any]
