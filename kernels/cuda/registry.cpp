@@ -6,7 +6,9 @@
 #include "attention/attention.h"
 #include "attention_prefill/attention_prefill.h"
 #include "convolution/convolution.h"
+#include "convolution/qlinear_conv.h"
 #include "matmul/matmul.h"
+#include "matmul/qlinear.h"
 #include "matmul/scaled_matmul.h"
 #include "normalization/normalization.h"
 #include "quantized_matmul/quantized_matmul.h"
@@ -53,6 +55,19 @@ constexpr auto kKernels = std::to_array<CudaKernel>({
      "(X [..., N], weight?, bias?, residual?) -> standardized rows of X + residual, the sum?; ints: kind (0 layer, 1 "
      "RMS); "
      "floats: epsilon, offset of the weight"},
+    {"qlinear_conv",
+     QlinearConv,
+     {{3, 6}, {1, 1}, 0, 12, kQlinearFloats},
+     "(X [B, H, W, C], W [O, kh, kw, C / groups], factors, offsets?, bias?, residual?) -> qlinear_matmul of the pixels "
+     "under a window; ints: stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, groups, activation, "
+     "X outside, variant"},
+    {"qlinear_matmul",
+     QlinearMatmul,
+     {{3, 6}, {1, 1}, 0, 2, kQlinearFloats},
+     "(X [..., K], W [N, K], factors, offsets?, bias?, residual?) -> codes(activation(rounded(rounded(factors (X W^T - "
+     "offsets)) + bias) + residual)) of int8 or float8_e4m3fn; ints: activation, variant; floats: least, most, 1 / "
+     "scale, zero and scale before the bias and before the residual, scale and zero of the residual, 1 / scale and "
+     "zero of Y"},
     {"quantize_rows",
      QuantizeRows,
      {{1, 2}, {1, 2}, 0, 1, 0},

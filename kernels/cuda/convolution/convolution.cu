@@ -1,3 +1,4 @@
+#include "cuda/convolution/call.h"
 #include "cuda/convolution/convolution.h"
 #include "cuda/convolution/depthwise.h"
 #include "cuda/convolution/gather.h"
@@ -24,84 +25,6 @@ Kernels KernelsFor(Number number, int64_t precision) {
   FailKernel(kName, " has no precision ", precision);
 }
 
-struct Call {
-  CudaContext& context;
-  const DLTensor& x;
-  const DLTensor& w;
-  const DLTensor& y;
-  int images = 0, channels = 0, kernels = 0;  // kernels: channels of Y
-  int kernel_height = 0;
-  int bottom = 0, right = 0;
-  int groups = 1;
-  ConvolutionSteps steps;
-
-  [[noreturn]] void FailShapes(std::string_view why) const {
-    FailKernel(kName, " of X ", ShapeText(x), " and W ", ShapeText(w), " to Y ", ShapeText(y), ": ", why);
-  }
-
-  int Attribute(size_t index, std::string_view name, int least) const {
-    const int64_t value = context.ints()[index];
-    if (value < least || value > (1 << 24))
-      FailKernel(kName, ": ", name, " is ", value, "; it must be at least ", least);
-    return static_cast<int>(value);
-  }
-
-  void ReadAttributes() {
-    steps.stride_h = Attribute(0, "stride_h", 1);
-    steps.stride_w = Attribute(1, "stride_w", 1);
-    steps.top = Attribute(2, "top", 0);
-    steps.left = Attribute(3, "left", 0);
-    bottom = Attribute(4, "bottom", 0);
-    right = Attribute(5, "right", 0);
-    steps.dilation_h = Attribute(6, "dilation_h", 1);
-    steps.dilation_w = Attribute(7, "dilation_w", 1);
-    groups = Attribute(8, "groups", 1);
-  }
-
-  void CheckExtent(std::string_view name, int64_t out, int64_t in, int64_t pads, int64_t kernel, int dilation,
-                   int stride) const {
-    const int64_t span = in + pads - dilation * (kernel - 1) - 1;
-    if (out != (span < 0 ? 0 : span / stride + 1)) FailShapes(Text("Y's ", name, " does not follow from X's"));
-  }
-
-  void ReadShapes() {
-    if (x.ndim != 4 || w.ndim != 4 || y.ndim != 4) FailShapes("all need four axes");
-    if (w.shape[3] * groups != x.shape[3] || w.shape[0] % groups != 0 || y.shape[3] != w.shape[0] ||
-        y.shape[0] != x.shape[0]) {
-      FailShapes(Text("they do not fit together with ", groups, " groups"));
-    }
-    CheckedInt(kName, "the number of X's pixels", x.shape[0] * x.shape[1] * x.shape[2]);
-    images = static_cast<int>(x.shape[0]);
-    channels = CheckedInt(kName, "C", x.shape[3]);
-    kernels = CheckedInt(kName, "O", w.shape[0]);
-    steps.height = static_cast<int>(x.shape[1]);
-    steps.width = static_cast<int>(x.shape[2]);
-    steps.out_height = CheckedInt(kName, "OH", y.shape[1]);
-    steps.out_width = CheckedInt(kName, "OW", y.shape[2]);
-    kernel_height = CheckedInt(kName, "kh", w.shape[1]);
-    steps.kernel_width = CheckedInt(kName, "kw", w.shape[2]);
-    steps.channels = channels / groups;
-    CheckExtent("height", y.shape[1], x.shape[1], steps.top + bottom, w.shape[1], steps.dilation_h, steps.stride_h);
-    CheckExtent("width", y.shape[2], x.shape[2], steps.left + right, w.shape[2], steps.dilation_w, steps.stride_w);
-  }
-
-  // Whether Y's pixels are products of X's pixels, one for one.
-  bool IsProduct() const {
-    return kernel_height == 1 && steps.kernel_width == 1 && steps.stride_h == 1 && steps.stride_w == 1 &&
-           steps.top == 0 && steps.left == 0 && bottom == 0 && right == 0 && groups == 1;
-  }
-
-  // A tensor whose last axis of `columns` elements is filled up to `padded`: itself, where nothing is to be done.
-  const void* Pad(const DLTensor& tensor, int bytes, int64_t columns, int64_t padded) {
-    const void* const data = Data<const void>(tensor);
-    if (columns == padded && IsAligned(data)) return data;
-    const int64_t rows = columns == 0 ? 0 : ElementCount(tensor) / columns;
-    void* const copy = context.DeviceScratch(static_cast<size_t>(rows * padded * bytes));
-    CudaContext::Check(PadRows(data, copy, bytes, 1, rows, columns, padded, context.stream()), kName);
-    return copy;
-  }
-};
-
 }  // namespace
 
 void Convolution(CudaContext& context) {
@@ -114,7 +37,7 @@ void Convolution(CudaContext& context) {
   if (!(y.dtype == x.dtype) && !IsType(y, kDLFloat, 32)) {
     FailKernel(kName, " of ", DTypeText(x.dtype), " gives Y of that type or of float32, not ", DTypeText(y.dtype));
   }
-  Call call{.context = context, .x = x, .w = w, .y = y, .steps = {}};
+  ConvolutionCall call{.kernel = kName, .context = context, .x = x, .w = w, .y = y, .steps = {}};
   call.ReadAttributes();
   call.ReadShapes();
   const ConvolutionSteps& steps = call.steps;
@@ -153,8 +76,8 @@ void Convolution(CudaContext& context) {
   p.w_depth = p.k;
   p.x_pitch = static_cast<int64_t>(padded) * call.groups * bytes;
   p.w_pitch = static_cast<int64_t>(p.k) * bytes;
-  p.x = call.Pad(x, bytes, steps.channels, padded);
-  p.w = call.Pad(w, bytes, steps.channels, padded);
+  p.x = PaddedRows(context, kName, x, bytes, steps.channels, padded);
+  p.w = PaddedRows(context, kName, w, bytes, steps.channels, padded);
   if (call.IsProduct()) {
     p.x_matrix = p.m * p.x_pitch;
     p.w_matrix = p.n * p.w_pitch;

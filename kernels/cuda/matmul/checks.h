@@ -35,7 +35,7 @@ inline bool IsAligned(const void* data) { return reinterpret_cast<uintptr_t>(dat
 // is empty, or the two numbers of Activation::kClamp. Steps and scales are set before.
 inline void DescribeResult(std::string_view kernel, const DLTensor& y, const DLTensor* bias, const DLTensor* residual,
                            int64_t columns, int64_t activation, std::span<const double> clamp, Epilogue& e) {
-  e.number = NumberOf(kernel, "Y", y);
+  e.number = e.residual_number = NumberOf(kernel, "Y", y);
   e.y = Data<void>(y);
   const Activation last = clamp.empty() ? Activation::kSilu : Activation::kClamp;
   if (activation < 0 || activation > static_cast<int64_t>(last)) {

@@ -14,7 +14,7 @@ namespace ingot {
 constexpr int kMatvecColumns = 16;  // of Y, in a block
 constexpr int kMatvecMostWarps = 16;
 
-// Floats of shared memory: sums of each warp.
+// How many sums there are in shared memory: those of each warp.
 constexpr int MatvecShared(int warps, int fragments) { return warps * 8 * fragments * (kMatvecColumns + 1); }
 
 namespace device {
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(32 * kMatvecMostWarps, 1)
   using Sum = typename Math::Sum;
   // Of 64 bytes, that a warp reads at a time: as many as registers hold.
   constexpr int kSegments = kFragments == 4 || (kFragments == 2 && kBlockScales) ? 2 : 4;
-  INGOT_DYNAMIC_SHARED(float, shared);
+  INGOT_DYNAMIC_SHARED(Sum, shared);
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int group = static_cast<int>(threadIdx.x) % 32 / 4;
@@ -150,24 +150,27 @@ __global__ void __launch_bounds__(32 * kMatvecMostWarps, 1)
 
     // A fragment's rows are columns of Y.
     constexpr int kPitch = kMatvecColumns + 1;
-    float* const mine = shared + warp * 8 * kFragments * kPitch;
+    Sum* const mine = shared + warp * 8 * kFragments * kPitch;
 #pragma unroll
     for (int j = 0; j < kFragments; ++j) {
-      float* const to = mine + (8 * j + 2 * pair) * kPitch + group;
-      to[0] = static_cast<float>(sums[j][0]);
-      to[kPitch] = static_cast<float>(sums[j][1]);
-      to[8] = static_cast<float>(sums[j][2]);
-      to[kPitch + 8] = static_cast<float>(sums[j][3]);
+      Sum* const to = mine + (8 * j + 2 * pair) * kPitch + group;
+      to[0] = sums[j][0];
+      to[kPitch] = sums[j][1];
+      to[8] = sums[j][2];
+      to[kPitch + 8] = sums[j][3];
     }
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < 2 * p.m; i += static_cast<int>(blockDim.x)) {
-      const float* const from = shared + (i / 2) * kPitch + i % 2 * 8;
-      float v[kEight] = {};
+      const Sum* const from = shared + (i / 2) * kPitch + i % 2 * 8;
+      Sum all[kEight] = {};
       for (int j = 0; j < warps; ++j) {
 #pragma unroll
-        for (int c = 0; c < kEight; ++c) v[c] += from[j * 8 * kFragments * kPitch + c];
+        for (int c = 0; c < kEight; ++c) all[c] += from[j * 8 * kFragments * kPitch + c];
       }
-      device::StoreEight(e, matrix, i / 2, column + i % 2 * 8, v);
+      float v[kEight];
+#pragma unroll
+      for (int c = 0; c < kEight; ++c) v[c] = device::SumBits(all[c]);
+      device::StoreEight<KindOfSums<Sum>(Math::kBytes)>(e, matrix, i / 2, column + i % 2 * 8, v);
     }
     __syncthreads();  // the sums can be replaced
   }

@@ -165,7 +165,15 @@ struct PixelLoader {
       const bool valid = left > 0 && static_cast<unsigned>(y0[i] + dy) < static_cast<unsigned>(c.height) &&
                          static_cast<unsigned>(x0[i] + dx) < static_cast<unsigned>(c.width);
       const char* const from = valid ? x + (corner[i] + move) * pitch + channel * kBytes : x;
-      ptx::CopyAsyncFill<16>(shared + PiecePlace<Shape::kRowBytes>(row + i * kStride, piece), from, valid ? 16 : 0);
+      const uint32_t to = shared + PiecePlace<Shape::kRowBytes>(row + i * kStride, piece);
+      if constexpr (kBytes == 1) {
+        // What stands for 0 may be another code. Nothing reads the stage before the barrier behind which X arrives too.
+        if (!valid && c.outside != 0) {
+          ptx::StoreShared128(to, make_uint4(c.outside, c.outside, c.outside, c.outside));
+          continue;
+        }
+      }
+      ptx::CopyAsyncFill<16>(to, from, valid ? 16 : 0);
     }
   }
   __device__ __forceinline__ void Advance(const MatmulProblem& p) {
@@ -364,7 +372,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
   float* const warp_stage = reinterpret_cast<float*>(shared) + warp * device::kWarpStage<Shape::kPass>;
 #pragma unroll
   for (int i = 0; i < Shape::kBlocksM; ++i) {
-    device::StoreWarpRows<Shape::kPass, Shape::kBlocksN>(
+    device::StoreWarpRows<Shape::kPass, Shape::kBlocksN, KindOfSums<Sum>(Math::kBytes)>(
         e, slice * p.matrices + tile.matrix, row + warp_row + 16 * i, column + warp_column,
         reinterpret_cast<const Sum(&)[4 * Shape::kBlocksN]>(sums[i]), warp_stage);
   }

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cuda/matmul/checks.h"
 #include "cuda/matmul/prepare.h"
 
 namespace ingot {
@@ -48,6 +49,8 @@ __global__ void __launch_bounds__(kTransposeTile * 8)
   }
 }
 
+// Partial sums of integers are bits of int32.
+template <SumKind kSums>
 __global__ void __launch_bounds__(kThreads)
     AddSlicesKernel(const float* partial, int slices, int matrices, int pitch, const __grid_constant__ Epilogue e) {
   const int eights = (e.columns + kEight - 1) / kEight;
@@ -64,14 +67,27 @@ __global__ void __launch_bounds__(kThreads)
       float v[kEight];
       device::LoadEight(v, partial, Number::kFloat32, j * slice + row * pitch + column);
 #pragma unroll
-      for (int c = 0; c < kEight; ++c) sums[c] += v[c];
+      for (int c = 0; c < kEight; ++c) {
+        sums[c] = kSums == SumKind::kIntegers ? __int_as_float(__float_as_int(sums[c]) + __float_as_int(v[c]))
+                                              : sums[c] + v[c];
+      }
     }
     const int64_t matrix = row / e.rows;
-    device::StoreEight(e, static_cast<int>(matrix), static_cast<int>(row - matrix * e.rows), column, sums);
+    device::StoreEight<kSums>(e, static_cast<int>(matrix), static_cast<int>(row - matrix * e.rows), column, sums);
   }
 }
 
 }  // namespace
+
+const void* PaddedRows(CudaContext& context, std::string_view kernel, const DLTensor& tensor, int element_bytes,
+                       int64_t columns, int64_t pitch) {
+  const void* const data = Data<const void>(tensor);
+  if (columns == pitch && IsAligned(data)) return data;
+  const int64_t rows = columns == 0 ? 0 : ElementCount(tensor) / columns;
+  void* const copy = context.DeviceScratch(static_cast<size_t>(rows * pitch * element_bytes));
+  CudaContext::Check(PadRows(data, copy, element_bytes, 1, rows, columns, pitch, context.stream()), kernel);
+  return copy;
+}
 
 cudaError_t PadRows(const void* from, void* to, int element_bytes, int64_t matrices, int64_t rows, int64_t columns,
                     int64_t pitch, cudaStream_t stream) {
@@ -100,8 +116,12 @@ cudaError_t TransposeFloats(const float* from, float* to, int64_t matrices, int 
 cudaError_t AddSlices(const float* partial, int slices, int matrices, int pitch, const Epilogue& e,
                       cudaStream_t stream) {
   const int64_t eights = (e.columns + kEight - 1) / kEight;
-  return LaunchWith(true, AddSlicesKernel, BlocksFor(matrices * e.rows * eights), dim3(kThreads), 0, stream, partial,
-                    slices, matrices, pitch, e);
+  const auto launch = [&](auto kernel) {
+    return LaunchWith(true, kernel, BlocksFor(matrices * e.rows * eights), dim3(kThreads), 0, stream, partial, slices,
+                      matrices, pitch, e);
+  };
+  if (e.integers) return launch(AddSlicesKernel<SumKind::kIntegers>);
+  return launch(AddSlicesKernel<SumKind::kNarrowFloats>);
 }
 
 Epilogue PartialSums(float* partial, int rows, int pitch) {

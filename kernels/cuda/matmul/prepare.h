@@ -1,10 +1,18 @@
 // What surrounds products: operands that cp.async and TMA can read, and sums of slices of K.
 #pragma once
 
+#include <string_view>
+
+#include "cuda/kernel.h"
 #include "cuda/matmul/epilogue.h"
 #include "cuda/matmul/problem.h"
 
 namespace ingot {
+
+// A tensor whose last axis of `columns` elements is filled up to `pitch` with zeros, and begins at a multiple of 16
+// bytes: itself, where nothing is to be done, or a copy.
+const void* PaddedRows(CudaContext& context, std::string_view kernel, const DLTensor& tensor, int element_bytes,
+                       int64_t columns, int64_t pitch);
 
 // Copies `matrices` matrices [rows, columns] of elements of 1, 2 or 4 bytes to [rows, pitch], filled up with zeros.
 cudaError_t PadRows(const void* from, void* to, int element_bytes, int64_t matrices, int64_t rows, int64_t columns,

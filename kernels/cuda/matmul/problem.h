@@ -22,7 +22,8 @@ struct ConvolutionSteps {
   int stride_h = 1, stride_w = 1;
   int top = 0, left = 0;
   int dilation_h = 1, dilation_w = 1;
-  int channels = 0;  // of a group
+  int channels = 0;      // of a group
+  uint32_t outside = 0;  // four numbers of 8 bits that X is where it has no pixels
 };
 
 // Products of `matrices` pairs of X [m, k] and W [n, k] or [k, n]; for a convolution X's rows are gathered: row r is

@@ -24,16 +24,6 @@ const float* ScalesOf(std::string_view kernel, std::string_view operand, const D
   return Data<const float>(scales);
 }
 
-// Rows of bytes that begin at multiples of 16: the tensor itself or a copy.
-const void* AlignRows(CudaContext& context, std::string_view kernel, const DLTensor& tensor, int64_t rows,
-                      int64_t columns, int64_t pitch) {
-  const void* const data = Data<const void>(tensor);
-  if (columns == pitch && IsAligned(data)) return data;
-  void* const copy = context.DeviceScratch(static_cast<size_t>(rows * pitch));
-  CudaContext::Check(PadRows(data, copy, 1, 1, rows, columns, pitch, context.stream()), kernel);
-  return copy;
-}
-
 void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKernels& kernels, DLDataTypeCode code) {
   const DLTensor& x = context.Input(0);
   const DLTensor& w = context.Input(1);
@@ -60,6 +50,7 @@ void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKe
   p.w_depth = p.k;
 
   Epilogue e;
+  e.integers = !fp8;
   e.rows = p.m;
   e.columns = p.n;
   e.pitch = p.n;
@@ -84,8 +75,8 @@ void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKe
   p.x_pitch = p.w_pitch = p.k;
   p.x_matrix = p.x_pitch * p.m;
   p.w_matrix = p.w_pitch * p.n;
-  p.x = AlignRows(context, kernel, x, p.m, k, p.x_pitch);
-  p.w = AlignRows(context, kernel, w, p.n, k, p.w_pitch);
+  p.x = PaddedRows(context, kernel, x, 1, k, p.x_pitch);
+  p.w = PaddedRows(context, kernel, w, 1, k, p.w_pitch);
   RunProducts(context, kernel, kernels, blocks ? OperandMode::kBlockScales : OperandMode::kRowsOfK, p, e,
               context.ints()[3]);
 }
