@@ -42,8 +42,8 @@ pytest="$PYTHON -m pytest --confcutdir=tests/cuda -p no:cacheprovider -q --tb=sh
 
 # A row: tool, file, which of its tests. compute-sanitizer makes kernels a hundred times slower, so these are one small case of each kernel's paths, the
 # most telling ones first: what the emulator does not see.
-SANITIZED="memcheck|test_matmul.py|test_16_bit_tiles and bfloat16 or test_float32 or test_few_rows and 11
-racecheck|test_matmul.py|test_16_bit_tiles and bfloat16 or test_float32 or test_few_rows and 11
+SANITIZED="memcheck|test_matmul.py|test_16_bit_tiles and bfloat16 or test_tiles_of_float32 and 52 or test_tf32 or test_few_rows and 11 or test_few_rows_of_float32 and 43
+racecheck|test_matmul.py|test_16_bit_tiles and bfloat16 or test_tiles_of_float32 and 52 or test_tf32 or test_few_rows and 11 or test_few_rows_of_float32 and 43
 memcheck|test_quantized_matmul.py|test_many_rows_with_wgmma and 128 or test_few_rows_with_bulk_copies and bfloat16 or test_many_rows and float16
 racecheck|test_quantized_matmul.py|test_many_rows_with_wgmma and 128 or test_few_rows_with_bulk_copies and bfloat16
 memcheck|test_attention_prefill.py|test_sizes_between_are_padded or test_groups_of_heads_read_their_own_keys

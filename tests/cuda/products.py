@@ -18,9 +18,10 @@ UNIT = 2.0**-23  # tensor cores cut sums of float32 off
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 #: Half the smallest number of each type: numbers below the smallest normal one are rounded to a multiple of it.
 STEP = {"float32": 2.0**-150, "float16": 2.0**-25, "bfloat16": 2.0**-134}
-MATVEC, MMA_128x128, MMA_128x64, MMA_64x64, WGMMA_128x256, WGMMA_128x128, WGMMA_64x128 = range(1, 8)
+MATVEC, MMA_128x128, MMA_128x64, MMA_64x64, WGMMA_128x256, WGMMA_128x128, WGMMA_64x128, FMA_32x128 = range(1, 9)
 MMA = (MMA_128x128, MMA_128x64, MMA_64x64)
 WGMMA = (WGMMA_128x256, WGMMA_128x128, WGMMA_64x128)
+FMA = (*MMA, FMA_32x128)  # of float32
 TF32, FLOAT32 = 0, 1
 _SLOPE = 1.13  # the steepest of all activations
 
@@ -49,8 +50,8 @@ def sum_error(magnitude: Array, depth: int, operands: str, precision: int = FLOA
     """The error of sums of `depth` products whose absolute values add up to `magnitude`."""
     each = {"float8_e4m3fn": 2.0**-13, "int8": UNIT}.get(operands, UNIT)  # Hopper's sums of fp8 have 14 bits
     error = magnitude * each * (depth / 8 + 8)
-    if operands == "float32":
-        error = error + magnitude * (2.0**-10 if precision == TF32 else 3 * 2.0**-22)
+    if operands == "float32" and precision == TF32:
+        error = error + magnitude * 2.0**-10
     return error
 
 

@@ -16,11 +16,13 @@ from products import (
     CLAMP,
     DTYPES,
     FLOAT32,
+    FMA,
     MATVEC,
     MMA,
     TF32,
     WGMMA,
     Array,
+    FMA_32x128,
     MMA_64x64,
     MMA_128x64,
     WGMMA_64x128,
@@ -92,19 +94,40 @@ def test_slices_of_k_are_added_up(path: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 5, 8, 11, 16, 27, 32])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["tf32", "float16", "bfloat16"])
 def test_few_rows(rows: int, dtype: str) -> None:
-    run(Case(rows=rows, columns=43, depth=312, dtype=dtype, path=MATVEC, activation="gelu", bias="float32", residual=True))
+    case = Case(rows=rows, columns=43, depth=312, path=MATVEC, activation="gelu", bias="float32", residual=True)
+    run(replace(case, dtype="float32", precision=TF32) if dtype == "tf32" else replace(case, dtype=dtype))
+
+
+@pytest.mark.parametrize("rows", range(1, 9))
+@pytest.mark.parametrize(("columns", "depth"), [(43, 316), (8, 4), (2, 2050), (2000, 24)])
+def test_few_rows_of_float32(rows: int, columns: int, depth: int) -> None:
+    run(Case(rows=rows, columns=columns, depth=depth, dtype="float32", path=MATVEC, activation="gelu", bias="float32", residual=True))
+
+
+@pytest.mark.parametrize("layout", [ROWS_OF_K, ROWS_OF_N])
+@pytest.mark.parametrize("path", [*FMA, *(path + 300 for path in FMA)])
+@pytest.mark.parametrize(("rows", "columns", "depth"), [(150, 200, 100), (31, 71, 52), (129, 8, 1), (1, 130, 33), (257, 65, 17)])
+def test_tiles_of_float32(path: int, layout: int, rows: int, columns: int, depth: int) -> None:
+    if path < 100 or depth > 50:
+        run(Case(rows=rows, columns=columns, depth=depth, dtype="float32", layout=layout, path=path, bias="float32", residual=True))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("columns", [128, 67])
+def test_everything_that_follows_sums_of_float32(activation: str, columns: int) -> None:
+    for bias, residual in itertools.product(["", "float32"], [False, True]):
+        run(Case(rows=70, columns=columns, depth=20, dtype="float32", path=MMA_64x64, activation=activation, bias=bias, residual=residual))
 
 
 def test_few_rows_and_much_k() -> None:
     run(Case(rows=2, columns=33, depth=6152, path=MATVEC))
 
 
-@pytest.mark.parametrize("precision", [TF32, FLOAT32])
 @pytest.mark.parametrize("path", [MATVEC, *MMA])
-def test_float32(path: int, precision: int) -> None:
-    run(Case(rows=30, columns=70, depth=100, dtype="float32", precision=precision, path=path, bias="float32", residual=True))
+def test_tf32(path: int) -> None:
+    run(Case(rows=30, columns=70, depth=100, dtype="float32", precision=TF32, path=path, bias="float32", residual=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -117,12 +140,16 @@ def test_extents_that_are_not_aligned(layout: int, dtype: str, capability: int) 
 @pytest.mark.parametrize("leading", [((2, 3), (2, 3)), ((2, 3), ()), ((), (3,)), ((2, 1, 3), (1, 2, 3)), ((3, 1), (1, 2)), ((2, 3, 2), (2, 1, 2))])
 @pytest.mark.parametrize("layout", [ROWS_OF_K, ROWS_OF_N])
 def test_batches_are_broadcast(leading: tuple[tuple[int, ...], tuple[int, ...]], layout: int) -> None:
+    case = Case(rows=20, columns=24, depth=40, x_leading=leading[0], w_leading=leading[1], layout=layout, residual=True)
     for path in (MMA_64x64, WGMMA_64x128, 0):
-        run(Case(rows=20, columns=24, depth=40, x_leading=leading[0], w_leading=leading[1], layout=layout, path=path, residual=True))
+        run(replace(case, path=path))
+    for path in (MMA_64x64, FMA_32x128, 0):
+        run(replace(case, dtype="float32", columns=27, path=path))
 
 
 def test_batches_of_few_rows_and_of_floats() -> None:
     run(Case(rows=3, columns=24, depth=40, x_leading=(2, 1, 3), w_leading=(2, 2, 1), path=MATVEC))
+    run(Case(rows=3, columns=29, depth=40, x_leading=(2, 1, 3), w_leading=(2, 2, 1), dtype="float32", path=MATVEC))
     run(Case(rows=40, columns=25, depth=31, x_leading=(2, 1), w_leading=(1, 2), layout=ROWS_OF_N, dtype="float32"))
 
 
@@ -157,7 +184,7 @@ def test_infinities_and_nan_are_what_float32_makes_of_them() -> None:
     x[3, 5], x[7, 9], x[11, 0], w[2, 9], x[12, 1], x[12, 2] = np.inf, np.nan, -np.inf, 0.0, np.inf, -np.inf
     with np.errstate(invalid="ignore"):
         wanted = x @ w.T
-    for path in (*MMA, 0):
+    for path in (*FMA, 0):
         y, = harness.run("matmul", [x, w], [((40, 24), np.float32)], ints=[ROWS_OF_K, 0, FLOAT32, path], floats=CLAMP)
         np.testing.assert_array_equal(y, wanted)
 
@@ -206,6 +233,8 @@ def test_what_does_not_fit_is_named() -> None:
     _refused("no precision 2", [x, w], (4, 5), np.float32, [0, 0, 2, 0])
     _refused("no layout 2", [x, w], (4, 5), np.float32, [2, 0, 0, 0])
     _refused("variant 5 does not compute", [x, w], (4, 5), np.float32, [0, 0, 0, WGMMA_128x256])
+    _refused("variant 8 does not compute", [x, w], (4, 5), np.float32, [0, 0, TF32, FMA_32x128])
+    _refused("variant 1 does not compute", [np.zeros((9, 8), np.float32), w], (9, 5), np.float32, [0, 0, FLOAT32, MATVEC])
     _refused("leading extents do not fit", [np.zeros((2, 4, 8), np.float32), np.zeros((3, 5, 8), np.float32)], (3, 4, 5), np.float32, [0, 0, 0, 0])
 
 

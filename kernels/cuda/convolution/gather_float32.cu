@@ -1,11 +1,11 @@
 #include "cuda/convolution/gather.h"
-#include "cuda/matmul/launches.h"
+#include "cuda/matmul/fma_launches.h"
 
 namespace ingot {
 
 cudaError_t StartConvolutionFloat32(OperandMode, ProductPath path, int slices, const MatmulProblem& p,
                                     const Epilogue& e, cudaStream_t stream) {
-  return StartMmaPath<device::Float32Math, OperandMode::kConvolution>(path, slices, p, e, stream);
+  return StartFmaPath<OperandMode::kConvolution>(path, slices, p, e, stream);
 }
 
 }  // namespace ingot

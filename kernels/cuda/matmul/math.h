@@ -64,42 +64,4 @@ struct Tf32Math {
   }
 };
 
-// A float32 number as the sum of two TF32 numbers. `cross` is what the other operand's lower part is multiplied with:
-// the upper part, or 0 for infinities and NaN, which the product of the upper parts alone must decide about.
-template <int kCount>
-struct SplitTf32 {
-  uint32_t upper[kCount];
-  uint32_t cross[kCount];
-  uint32_t lower[kCount];
-  __device__ __forceinline__ explicit SplitTf32(const uint32_t (&from)[kCount]) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const float x = __uint_as_float(from[i]);
-      upper[i] = ptx::ToTf32(x);
-      const bool finite = (upper[i] & 0x7f800000u) != 0x7f800000u;
-      cross[i] = finite ? upper[i] : 0;
-      lower[i] = finite ? ptx::ToTf32(x - __uint_as_float(upper[i])) : 0;
-    }
-  }
-};
-
-// float32 with float32's accuracy: what is left out, the product of the lower parts, is below 2^-22 of the product.
-// Tensor cores cut what does not fit into a sum, which over thousands of steps adds up: a step's products are summed by
-// themselves, and added as float32 adds.
-struct Float32Math {
-  using Sum = float;
-  using Element = float;
-  static constexpr int kBytes = 4;
-  __device__ static __forceinline__ void Mma(Sum (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    const SplitTf32<4> x(a);
-    const SplitTf32<2> w(b);
-    Sum step[4] = {};
-    ptx::MmaTf32(step, x.lower, w.cross);
-    ptx::MmaTf32(step, x.cross, w.lower);
-    ptx::MmaTf32(step, x.upper, w.upper);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) d[i] += step[i];
-  }
-};
-
 }  // namespace ingot::device

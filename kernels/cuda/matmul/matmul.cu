@@ -121,13 +121,13 @@ struct Call {
     return {copy, 4 * static_cast<int64_t>(pitch), 4 * static_cast<int64_t>(pitch) * p.n};
   }
 
-  OperandMode Prepare() {
+  OperandMode Prepare(const ProductKernels& kernels) {
     const Operand left = Align(x, x_count, p.m, p.k);
     OperandMode mode = OperandMode::kRowsOfK;
     Operand right;
     if (!rows_of_n) {
       right = Align(w, w_count, p.n, p.k);
-    } else if (bytes == 4) {
+    } else if (bytes == 4 && !kernels.fma) {
       right = Transpose();
     } else {
       right = Align(w, w_count, p.k, p.n);
@@ -180,7 +180,7 @@ void Matmul(CudaContext& context) {
   DescribeResult(kName, y, context.OptionalInput(2), context.OptionalInput(3), columns, context.ints()[1],
                  context.floats(), e);
   const ProductKernels& kernels = KernelsFor(number, context.ints()[2]);
-  const OperandMode mode = call.Prepare();
+  const OperandMode mode = call.Prepare(kernels);
   RunProducts(context, kName, kernels, mode, call.p, e, context.ints()[3]);
 }
 

@@ -25,8 +25,7 @@ namespace ingot {
 
 enum class WeightLayout : int64_t { kRowsOfK = 0, kRowsOfN = 1 };
 enum class Activation : int64_t { kNone = 0, kRelu = 1, kGelu = 2, kGeluTanh = 3, kSilu = 4, kClamp = 5 };
-// kTf32 rounds operands to TF32 (10 bits of fraction). kFloat32 has float32's accuracy: operands are multiplied as sums
-// of two TF32 numbers.
+// kTf32 rounds operands to TF32 (10 bits of fraction), for tensor cores. kFloat32 is float32's multiply-adds.
 enum class Float32Precision : int64_t { kTf32 = 0, kFloat32 = 1 };
 
 void Matmul(CudaContext& context);

@@ -17,16 +17,16 @@ struct TilePath {
   bool hopper;
 };
 
-constexpr std::array<TilePath, 6> kTilePaths = {{
+constexpr std::array<TilePath, 7> kTilePaths = {{
     {ProductPath::kMma128x128, 128, 128, 0.85, false},
     {ProductPath::kMma128x64, 128, 64, 0.7, false},
     {ProductPath::kMma64x64, 64, 64, 0.55, false},
     {ProductPath::kWgmma128x256, 128, 256, 0.85, true},
     {ProductPath::kWgmma128x128, 128, 128, 0.7, true},
     {ProductPath::kWgmma64x128, 64, 128, 0.5, true},
+    {ProductPath::kFma32x128, 32, 128, 0.5, false},
 }};
 
-constexpr int64_t kMostMatvecRows = 32;
 constexpr int kMostSlices = 32;
 constexpr double kBytesPerCycle = 20;      // of device memory, for each multiprocessor
 constexpr double kStartCycles = 2000;      // of a kernel
@@ -36,8 +36,8 @@ constexpr int64_t kLeastSliceBytes = 512;  // of K in a slice
 
 double DivideUp(double a, double b) { return std::ceil(a / b); }
 
-bool IsMatvec(const ProductSituation& s) {
-  return (s.mode == OperandMode::kRowsOfK || s.mode == OperandMode::kBlockScales) && s.m <= kMostMatvecRows;
+bool IsMatvec(const ProductKernels& kernels, const ProductSituation& s) {
+  return (s.mode == OperandMode::kRowsOfK || s.mode == OperandMode::kBlockScales) && s.m <= kernels.matvec_rows;
 }
 
 bool IsPossible(const ProductKernels& kernels, const ProductSituation& s, const TilePath& row) {
@@ -45,6 +45,7 @@ bool IsPossible(const ProductKernels& kernels, const ProductSituation& s, const 
     return kernels.wgmma_rate > 0 && s.capability == 90 && s.k > 0 && s.mode != OperandMode::kConvolution &&
            (s.mode != OperandMode::kBlockScales || row.columns <= 128);
   }
+  if (row.path == ProductPath::kFma32x128) return kernels.fma;
   return s.mode != OperandMode::kBlockScales || row.columns <= 64;
 }
 
@@ -91,7 +92,7 @@ ProductPlan ChooseProductPlan(std::string_view kernel, const ProductKernels& ker
   const auto offer = [&](ProductPath candidate, int slices, double cycles) {
     if (best.path == ProductPath::kChosen || cycles < best_cycles) best = {candidate, slices}, best_cycles = cycles;
   };
-  if (IsMatvec(s) && (path == ProductPath::kChosen || path == ProductPath::kMatvec)) {
+  if (IsMatvec(kernels, s) && (path == ProductPath::kChosen || path == ProductPath::kMatvec)) {
     offer(ProductPath::kMatvec, 1, MatvecCycles(kernels, s));
   }
   for (const TilePath& row : kTilePaths) {

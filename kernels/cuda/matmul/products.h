@@ -13,13 +13,14 @@ namespace ingot {
 // many as suit).
 enum class ProductPath : int {
   kChosen = 0,
-  kMatvec = 1,      // up to 32 rows of X, W as rows of K: bound by reading W
-  kMma128x128 = 2,  // mma.sync, tiles of rows by columns
+  kMatvec = 1,      // few rows of X, W as rows of K: bound by reading W
+  kMma128x128 = 2,  // mma.sync or multiply-adds, tiles of rows by columns
   kMma128x64 = 3,
   kMma64x64 = 4,
   kWgmma128x256 = 5,  // Hopper
   kWgmma128x128 = 6,
   kWgmma64x128 = 7,
+  kFma32x128 = 8,  // kernels of multiply-adds alone, for few rows
 };
 
 struct ProductPlan {
@@ -41,6 +42,8 @@ struct ProductKernels {
                               cudaStream_t stream);
   cudaError_t (*start_wgmma)(OperandMode mode, ProductPath path, int slices, const MatmulProblem& p, const Epilogue& e,
                              int multiprocessors, cudaStream_t stream);
+  int matvec_rows = 32;  // the most that kMatvec takes
+  bool fma = false;      // tiles by multiply-adds of float32: kFma32x128 and kRowsOfN too
 };
 
 const ProductKernels& HalfProducts();
