@@ -68,7 +68,7 @@ if(INGOT_BUILD_CUDA)
       CUDA_ARCHITECTURES "${INGOT_CUDA_ARCHITECTURES}")
     target_compile_options(ingot_cuda${part} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror>"
       "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror;-Werror=all-warnings>")
-    target_link_libraries(ingot_cuda${part} PRIVATE CUDA::cudart_static)
+    target_link_libraries(ingot_cuda${part} PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
     target_link_options(ingot_cuda${part} PRIVATE -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL $<$<CONFIG:Release>:-s>)
   endforeach()
   # Beside libingot, which looks for it there.
@@ -114,6 +114,7 @@ if(INGOT_BUILD_CUDA_EMULATED)
     # Static shared memory is this library's thread-local memory, all of it: the C++ library stays outside. Its handlers of what these sanitizers
     # find are the emulator's.
     target_link_options(ingot_cuda_emulated${part} PRIVATE -Wl,-z,defs)
+    target_link_libraries(ingot_cuda_emulated${part} PRIVATE ${CMAKE_DL_LIBS})
     if(INGOT_SANITIZE)
       target_compile_options(ingot_cuda_emulated${part} PRIVATE -fsanitize=${INGOT_SANITIZE} -fno-omit-frame-pointer -g)
       target_link_options(ingot_cuda_emulated${part} PRIVATE -fsanitize=${INGOT_SANITIZE})

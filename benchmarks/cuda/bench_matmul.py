@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import common
 import torch
 
+WITHOUT = 99  # 0, where cuBLASLt is left out
 # ProductPath of kernels/cuda/matmul/products.h; + 100 slices
 PATHS = {
     0: "Ingot",
@@ -16,8 +20,21 @@ PATHS = {
     5: "Ingot wgmma 128x256",
     6: "Ingot wgmma 128x128",
     7: "Ingot wgmma 64x128",
+    8: "Ingot tile 32x128",
+    9: "Ingot cuBLASLt",
+    WITHOUT: "Ingot without cuBLASLt",
 }
 BLOCK = 128
+
+
+@contextmanager
+def cublaslt(used: bool) -> Iterator[None]:
+    """Leaves cuBLASLt to Ingot, or does not."""
+    before = os.environ.get("INGOT_CUBLASLT", "")  # empty is as good as none
+    if not used:
+        os.environ["INGOT_CUBLASLT"] = "0"
+    yield
+    os.environ["INGOT_CUBLASLT"] = before
 
 
 def dense(bench: common.Bench, m: int, n: int, k: int, dtype: torch.dtype, layout: int, precision: int, variants: tuple[int, ...]) -> None:
@@ -33,10 +50,12 @@ def dense(bench: common.Bench, m: int, n: int, k: int, dtype: torch.dtype, layou
     work = {"bytes": size * (m * k + n * k + m * n), "flops": 2 * m * n * k, "calls": count}
     for variant in variants:
         name = PATHS[variant % 100] + (f" / {variant // 100}" if variant >= 100 else "")
-        calls = [common.kernel("matmul", [a, b], [y], ints=[layout, 0, precision, variant], floats=[0, 0]) for a, b in zip(x, w, strict=True)]
-        calls[0]()
-        error = bench.check(y, reference, 1e-2 if size == 2 else 2e-3 if precision == 0 else 1e-5)
-        bench.time(name, common.rotating(calls), note=f"error {error:.1e}", seconds=0.05, **work)
+        ints = [layout, 0, precision, 0 if variant == WITHOUT else variant]
+        calls = [common.kernel("matmul", [a, b], [y], ints=ints, floats=[0, 0]) for a, b in zip(x, w, strict=True)]
+        with cublaslt(variant != WITHOUT):
+            calls[0]()
+            error = bench.check(y, reference, 1e-2 if size == 2 else 2e-3 if precision == 0 else 1e-5)
+            bench.time(name, common.rotating(calls), note=f"error {error:.1e}", seconds=0.05, **work)
     torch.backends.cuda.matmul.allow_tf32 = precision == 0
     peers = [lambda a=a, b=b: torch.matmul(a, b, out=y) for a, b in zip(x, weights, strict=True)]
     bench.time("cuBLAS", common.rotating(peers), seconds=0.05, **work)
@@ -124,13 +143,13 @@ def main() -> None:
     half = torch.bfloat16
     for n in (4096, 8192):
         bench.run(f"bf16 {n}^3", dense, bench, n, n, n, half, 0, 0, (0,) if n == 8192 else (0, 5))
-    bench.run("bf16 4096^3, W [K, N]", dense, bench, 4096, 4096, 4096, half, 1, 0, (0,))
+    bench.run("bf16 4096^3, W [K, N]", dense, bench, 4096, 4096, 4096, half, 1, 0, (0, WITHOUT))
     for m in (1, 8, 16, 32, 128, 512, 4096):
-        variants = (0, 1, 7) if m <= 32 else (0, 5, 7) if m < 4096 else (0,)
+        variants = (0, WITHOUT, 1, 7) if m <= 32 else (0, WITHOUT, 5, 7) if m < 4096 else (0, 9)
         bench.run(f"bf16 {m} x 4096 x 14336", dense, bench, m, 14336, 4096, half, 0, 0, variants)
     for m in (1, 16, 128):
-        bench.run(f"bf16 {m} x 14336 x 4096", dense, bench, m, 4096, 14336, half, 0, 0, (0, 1) if m <= 32 else (0, 207, 407))
-    bench.run("bf16 1 x 4096 x 128256", dense, bench, 1, 128256, 4096, half, 0, 0, (0,))
+        bench.run(f"bf16 {m} x 14336 x 4096", dense, bench, m, 4096, 14336, half, 0, 0, (0, WITHOUT, 1) if m <= 32 else (0, WITHOUT, 207, 407))
+    bench.run("bf16 1 x 4096 x 128256", dense, bench, 1, 128256, 4096, half, 0, 0, (0, WITHOUT))
     for blocks in (False, True):
         for n in (4096, 14336):
             name = f"fp8{' blocks' if blocks else ''} 4096 x 4096 x {n}"
@@ -140,8 +159,11 @@ def main() -> None:
         bench.run(f"int8 4096 x 4096 x {n}", int8, bench, 4096, n, 4096, (0, 5, 6))
     bench.run("int8 16 x 4096 x 14336", int8, bench, 16, 14336, 4096, (0, 7))
     for precision, name in enumerate(("tf32", "float32")):
-        bench.run(f"{name} 4096^3", dense, bench, 4096, 4096, 4096, torch.float32, 0, precision, (0, 4))
-        bench.run(f"{name} 1 x 4096 x 14336", dense, bench, 1, 14336, 4096, torch.float32, 0, precision, (0,))
+        bench.run(f"{name} 4096^3", dense, bench, 4096, 4096, 4096, torch.float32, 0, precision, (0, WITHOUT, 4))
+        bench.run(f"{name} 1 x 4096 x 14336", dense, bench, 1, 14336, 4096, torch.float32, 0, precision, (0, WITHOUT, 9))
+    bench.run("float32 4096^3, W [K, N]", dense, bench, 4096, 4096, 4096, torch.float32, 1, 1, (0, WITHOUT))
+    for m in (4, 16, 64, 256):
+        bench.run(f"float32 {m} x 4096 x 14336", dense, bench, m, 14336, 4096, torch.float32, 0, 1, (0, WITHOUT, 9))
     bench.run("rows to int8 4096 x 4096", rows, bench, 4096, 4096, torch.int8, 0)
     bench.run("rows to fp8 by 128, 4096 x 4096", rows, bench, 4096, 4096, torch.float8_e4m3fn, 128)
     bench.finish()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import ingot
+from ingot.cli.doctor import cublaslt
 from ingot.cli.main import main
 from tests.cache import Case
 from tests.export.test_huggingface import SENTENCE, sentence_directory
@@ -101,7 +102,18 @@ def test_doctor_knows_the_machine_and_imports_nothing_to_find_versions(capsys: p
     found = read(capsys)
     assert found["machine"]["features"] and found["versions"]["numpy"] == np.__version__
     assert all(m["bandwidth_gb_s"] > 0 and m["fma_gflop_s"] > 0 for m in found["measured"])
-    assert set(found["cuda"]) == {"nvcc", "nvcc_version", "can_compile", "driver", "can_run"}
+    assert set(found["cuda"]) == {"nvcc", "nvcc_version", "can_compile", "driver", "can_run", "cublaslt"}
+
+
+def test_doctor_names_the_cublaslt_that_would_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, library = tmp_path / "lt.c", tmp_path / "libcublasLt.so.13"
+    source.write_text("unsigned long cublasLtGetVersion(void) { return 130203; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", source, "-o", library], check=True)
+    monkeypatch.setenv("INGOT_CUBLASLT", str(library))
+    assert cublaslt() == f"{library} (13.2.3)"
+    for value in ("0", "libm.so.6", str(tmp_path / "nothing.so")):
+        monkeypatch.setenv("INGOT_CUBLASLT", value)
+        assert cublaslt() is None
 
 
 def test_compile_writes_an_artifact_that_verifies(small: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,6 +209,23 @@ def test_large(path: int, layout: int) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", list(DTYPES))
+@pytest.mark.parametrize("layout", [ROWS_OF_K, ROWS_OF_N])
+@pytest.mark.parametrize("rows", [1, 133])
+def test_cublaslt(rows: int, layout: int, dtype: str) -> None:
+    case = Case(rows=rows, columns=1048, depth=2056, dtype=dtype, layout=layout, path=9, bias=dtype, residual=True)
+    try:
+        run(case)
+    except harness.KernelError as error:
+        if "is not there" not in str(error):
+            raise
+        pytest.skip(str(error))
+    run(replace(case, x_leading=(3,), w_leading=(3,)))
+    if dtype == "float32":
+        run(replace(case, precision=TF32))
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("rows", [1, 8, 16, 32])
 def test_large_with_few_rows(rows: int, dtype: str) -> None:

@@ -2,7 +2,9 @@
 #include <array>
 #include <vector>
 
+#include "cuda/cublaslt.h"
 #include "cuda/matmul/checks.h"
+#include "cuda/matmul/library.h"
 #include "cuda/matmul/matmul.h"
 #include "cuda/matmul/prepare.h"
 #include "cuda/matmul/products.h"
@@ -180,8 +182,19 @@ void Matmul(CudaContext& context) {
   DescribeResult(kName, y, context.OptionalInput(2), context.OptionalInput(3), columns, context.ints()[1],
                  context.floats(), e);
   const ProductKernels& kernels = KernelsFor(number, context.ints()[2]);
+  const int64_t variant = context.ints()[3];
+  const DenseProduct product{Data<const void>(x), Data<const void>(w), number, layout == 1, context.ints()[2], call.p};
+  const bool forced = variant == kLibraryVariant;
+  if (forced || (variant == 0 && IsLibraryFaster(product, context.capability()))) {
+    if (RunLibrary(context, kName, product, e)) return;
+    if (forced) {
+      const std::string why = WhyNoLibrary();
+      FailKernel(kName, ": variant 9 is cuBLASLt, which ",
+                 why.empty() ? "does not compute this product" : "is not there: ", why);
+    }
+  }
   const OperandMode mode = call.Prepare(kernels);
-  RunProducts(context, kName, kernels, mode, call.p, e, context.ints()[3]);
+  RunProducts(context, kName, kernels, mode, call.p, e, variant);
 }
 
 }  // namespace ingot

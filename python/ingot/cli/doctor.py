@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
 import platform
 import re
 import shutil
@@ -71,13 +73,27 @@ def described(machine: Mapping[str, Any]) -> dict[str, str]:
 
 
 def cuda() -> dict[str, Any]:
-    """Whether CUDA code can be compiled here (nvcc) and run here (the driver)."""
+    """Whether CUDA code can be compiled here (nvcc) and run here (the driver), and the cuBLASLt that products may be left to."""
     nvcc = shutil.which("nvcc") or next((str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.exists()), None)
     release = re.search(r"release ([\d.]+)", _output([nvcc, "--version"])) if nvcc else None
     version = Path("/proc/driver/nvidia/version")
     driver = re.search(r"(\d+\.\d+[\d.]*)", version.read_text(encoding="ascii", errors="replace")) if version.exists() else None
     return {"nvcc": nvcc, "nvcc_version": release[1] if release else None, "can_compile": release is not None,
-            "driver": driver[1] if driver else None, "can_run": driver is not None}
+            "driver": driver[1] if driver else None, "can_run": driver is not None, "cublaslt": cublaslt()}
+
+
+def cublaslt() -> str | None:
+    """The file and the version of the cuBLASLt that libingot_cuda would load in this process; None without one, or where INGOT_CUBLASLT is 0."""
+    named = os.environ.get("INGOT_CUBLASLT")
+    for candidate in () if named == "0" else (named,) if named else ("libcublasLt.so.13", "libcublasLt.so.12"):
+        try:
+            version = ctypes.CDLL(candidate).cublasLtGetVersion
+        except (OSError, AttributeError):
+            continue
+        version.restype = ctypes.c_size_t
+        number = int(version())
+        return f"{candidate} ({number // 10000}.{number // 100 % 100}.{number % 100})"
+    return None
 
 
 def _output(command: list[str]) -> str:
@@ -99,8 +115,10 @@ def _print(found: Mapping[str, Any]) -> None:
     printing.fields({name: version or "not installed" for name, version in found["versions"].items()})
     printing.heading("CUDA")
     cuda_ = found["cuda"]
+    without = "left out by INGOT_CUBLASLT" if os.environ.get("INGOT_CUBLASLT") == "0" else "not found"
     printing.fields({"compile": f"yes: nvcc {cuda_['nvcc_version']} ({cuda_['nvcc']})" if cuda_["can_compile"] else "no: nvcc was not found",
-                     "run": f"yes: driver {cuda_['driver']}" if cuda_["can_run"] else "no: there is no NVIDIA driver"})
+                     "run": f"yes: driver {cuda_['driver']}" if cuda_["can_run"] else "no: there is no NVIDIA driver",
+                     "cuBLASLt": cuda_["cublaslt"] or without})
 
 
 def _caches(caches: Sequence[Mapping[str, Any]]) -> str:
