@@ -12,8 +12,10 @@
 namespace ingot {
 namespace {
 
-// Steps of a model follow one another within microseconds; waking a sleeping thread takes 5 to 50.
-constexpr std::chrono::microseconds kSpin{40};
+// Steps of a model follow one another within microseconds, but a part of one may end a hundred before the others;
+// waking a sleeping thread takes 5 to 100, in which the caller takes its part too. So one that sleeps once stays late
+// for a whole row of short steps.
+constexpr std::chrono::microseconds kSpin{200};
 
 struct ThreadContext {
   ThreadPool* pool = nullptr;

@@ -35,7 +35,7 @@ INGOT_INLINE typename V::Float Apply(const Function<float>& function, typename V
 }
 
 // How far the weights are read ahead: they come from the second or third level of cache, in order.
-constexpr int64_t kAhead = 1024;  // bytes
+constexpr int64_t kAhead = 4096;  // bytes
 constexpr int64_t kCacheLine = 64;
 
 // Sums of several rows.

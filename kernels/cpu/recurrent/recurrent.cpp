@@ -15,6 +15,9 @@ using namespace recurrent;
 constexpr int64_t kForkGrain = 1 << 16;
 // Weights of this size stay in a core's second-level cache from one time step to the next (256 KiB to 2 MiB there).
 constexpr int64_t kCachedBytes = 1 << 18;
+// Two directions with more weights than this each run one after another: half of one stays in a core's second-level
+// cache (2 MiB on servers) from one time step to the next, while one of its own would not.
+constexpr int64_t kApartBytes = 1 << 21;
 // Fewer rows would leave registers empty.
 constexpr int64_t kLeastRows = 8;
 
@@ -40,10 +43,13 @@ class Layer {
     const bool cached = work * static_cast<int64_t>(sizeof(W)) <= kCachedBytes;
     const int64_t most_groups = cached ? std::max<int64_t>(batch_ / kLeastRows, 1) : 1;
     const int64_t groups = std::clamp<int64_t>((threads + directions_ - 1) / directions_, 1, most_groups);
-    if (directions_ * groups >= threads || work * batch_ * directions_ < 2 * kForkGrain) {
+    const bool apart = directions_ > 1 && threads > 1 && work * static_cast<int64_t>(sizeof(W)) > kApartBytes;
+    if (apart) {
+      for (int64_t d = 0; d < directions_; ++d) RunSteps(work, d, d + 1);
+    } else if (directions_ * groups >= threads || work * batch_ * directions_ < 2 * kForkGrain) {
       RunSequences(groups);
     } else {
-      RunSteps(work);
+      RunSteps(work, 0, directions_);
     }
     for (int64_t d = 0; d < directions_; ++d) {
       for (int64_t b = 0; b < batch_; ++b) Finish(d, b);
@@ -203,17 +209,19 @@ class Layer {
     });
   }
 
-  // Threads share the units, and meet after each time step.
-  void RunSteps(int64_t work) {
+  // Directions from first_direction on run together. Threads share the units, and meet after each time step.
+  void RunSteps(int64_t work, int64_t first_direction, int64_t end_direction) {
     for (int64_t step = 0; step < longest_; ++step) {
       int64_t rows[2] = {};
-      for (int64_t d = 0; d < directions_; ++d) rows[d] = FillRows(d, 0, batch_, step);
-      const int64_t block_work = work / blocks_ / Phases() * std::max<int64_t>(rows[0], 1);
+      for (int64_t d = first_direction; d < end_direction; ++d) rows[d] = FillRows(d, 0, batch_, step);
+      const int64_t block_work = work / blocks_ / Phases() * std::max<int64_t>(rows[first_direction], 1);
+      const int64_t blocks = (end_direction - first_direction) * blocks_;
       for (int phase = 0; phase < Phases(); ++phase) {
-        context_.ParallelFor(directions_ * blocks_, 1 + kForkGrain / block_work, [&](int64_t begin, int64_t end) {
-          for (int64_t d = 0; d < directions_; ++d) {
-            const int64_t first = std::max(begin - d * blocks_, int64_t{0});
-            const int64_t last = std::min(end - d * blocks_, blocks_);
+        context_.ParallelFor(blocks, 1 + kForkGrain / block_work, [&](int64_t begin, int64_t end) {
+          for (int64_t d = first_direction; d < end_direction; ++d) {
+            const int64_t before = (d - first_direction) * blocks_;
+            const int64_t first = std::max(begin - before, int64_t{0});
+            const int64_t last = std::min(end - before, blocks_);
             if (first < last) RunUnits(step, d, 0, rows[d], phase, first, last);
           }
         });

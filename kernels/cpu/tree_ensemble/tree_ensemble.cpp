@@ -77,15 +77,26 @@ class Forest {
     }
   }
 
-  // Adds what trees [first, last) say about a block to scores [count, outputs].
-  void Add(int64_t first, int64_t last, const Block<T>& block, double* scores) const {
+  // Adds what the trees of parts [first_part, end_part) of `parts` say about a block to the scores [count, outputs] of
+  // each part, which are `stride` apart. Walks of several parts go side by side.
+  void Add(int64_t first_part, int64_t end_part, int64_t parts, const Block<T>& block, double* scores,
+           int64_t stride) const {
     Walks<T> walks;
-    int64_t scored[kMostWalks];
+    double* scored[kMostWalks];
     const auto finish = [&] {
       Walk(walks, block.missing);
-      for (int64_t i = 0; i < walks.count; ++i) Give(~walks.at[i], scores + scored[i] * outputs_);
+      for (int64_t i = 0; i < walks.count; ++i) Give(~walks.at[i], scored[i]);
       walks.count = 0;
     };
+    for (int64_t part = first_part; part < end_part; ++part, scores += stride)
+      AddPart(trees_ * part / parts, trees_ * (part + 1) / parts, block, scores, walks, scored, finish);
+    finish();
+  }
+
+  // Adds what trees [first, last) say about a block to scores, or to the walks that are still to go.
+  template <typename Finish>
+  void AddPart(int64_t first, int64_t last, const Block<T>& block, double* scores, Walks<T>& walks,
+               double* (&scored)[kMostWalks], const Finish& finish) const {
     bool apart = false;  // whether trees that are given in full have been walked down already
     if constexpr (std::is_same_v<T, float>) {
       apart = block.columns == nullptr && full_ != nullptr && !block.missing;
@@ -104,11 +115,10 @@ class Forest {
       for (int64_t row = 0; row < block.count; ++row) {
         walks.row[walks.count] = block.rows + row * features_;
         walks.at[walks.count] = roots_[tree];
-        scored[walks.count] = row;
+        scored[walks.count] = scores + row * outputs_;
         if (++walks.count == kMostWalks) finish();
       }
     }
-    finish();
   }
 
   void Combine(double& score, double other) const {
@@ -267,12 +277,15 @@ void Run(KernelContext& context, const DLTensor& rows, const DLTensor& scores, c
   const auto sums = context.Scratch<double>(static_cast<size_t>(parts * count * outputs));
   const int64_t work = (trees / parts + 1) * std::min(kBlock, count) * kUsualLevels;  // of a task, in nodes
   context.ParallelFor(parts * blocks, 1 + kForkNodes / work, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task / blocks;
-      const Block<T>& block = prepared[task % blocks];
-      double* mine = sums.data() + (part * count + task % blocks * kBlock) * outputs;
-      std::fill_n(mine, block.count * outputs, forest.Start());
-      forest.Add(trees * part / parts, trees * (part + 1) / parts, block, mine);
+    while (begin < end) {
+      const int64_t part = begin / blocks;
+      const int64_t last = blocks == 1 ? end : part + 1;
+      const Block<T>& block = prepared[begin % blocks];
+      double* mine = sums.data() + (part * count + begin % blocks * kBlock) * outputs;
+      for (int64_t i = part; i < last; ++i)
+        std::fill_n(mine + (i - part) * count * outputs, block.count * outputs, forest.Start());
+      forest.Add(part, last, parts, block, mine, count * outputs);
+      begin += last - part;
     }
   });
   T* to = Data<T>(scores);

@@ -9,7 +9,7 @@
 namespace ingot::trees {
 
 constexpr int64_t kTogether = 12;  // walks side by side
-constexpr int64_t kMostWalks = 64;
+constexpr int64_t kMostWalks = 256;
 
 // A walk is of the row that starts at `row` down from node or to leaf `at`.
 template <typename T>
