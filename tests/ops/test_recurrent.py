@@ -227,9 +227,10 @@ def test_a_layer_gives_what_torch_gives(kind: str, cell: Any, layout: int) -> No
     close(layer, [joined, *[g.swapaxes(0, 1) if layout else g for g in got[1:]]], [y.numpy(), *[f.numpy() for f in finals]])
 
 
-@pytest.mark.parametrize("batch", [1, 8])
-def test_units_are_shared_by_threads_where_one_direction_is_large(batch: int) -> None:
-    layer = Layer("LSTM", 3, batch, 8, 203)
+@pytest.mark.parametrize(("kind", "batch", "hidden", "direction"), [
+    ("LSTM", 1, 203, "forward"), ("LSTM", 8, 203, "forward"), ("LSTM", 2, 371, "bidirectional"), ("GRU", 1, 421, "bidirectional")])
+def test_units_are_shared_by_threads_where_directions_are_large(kind: str, batch: int, hidden: int, direction: str) -> None:
+    layer = Layer(kind, 3, batch, 8, hidden, direction)
     given_ = tensors(layer)
     close(layer, run(layer, given_), specified(layer, given_))
 

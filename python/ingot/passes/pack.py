@@ -86,7 +86,7 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, how: Arithmetic,
                       (how.x, how.w), how.name)
     tiling = settings.choices.winograd(problem) if problem.winograd_fits else None
     if tiling is not None:
-        return _winograd(rewriter, tiling, x, weight, problem, settings)
+        return _winograd(rewriter, winograd.Tiling(tiling.m, *dims.dims(call.ty.shape.values[1:3])), x, weight, problem, settings)
     return _call(rewriter, _tiled(problem, settings.choices.tile(problem), how), _padded(rewriter, x, pads[:rank], pads[rank:]), weight, how)
 
 
@@ -95,7 +95,7 @@ def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, weight: Weigh
     shape, dtype = _shape(x), weight.dtype
     *_, depth, channels = weight.shape
     tiles = dims.product([shape[0], tiling.down, tiling.across])
-    function = winograd.input_function(tiling, shape, (problem.pads[0], problem.pads[1]), dtype, settings.target.lanes(4))
+    function = winograd.input_function(tiling.m, shape, problem.pads, dtype, settings.target.lanes(4))
     transformed = _emit(rewriter, function, "winograd_input", [x], [dims.expr(d) for d in (tiling.points, tiles, shape[-1])], dtype)
     inner = problem.under(tiling)
     how = arithmetic.choose(dtype, settings.target)

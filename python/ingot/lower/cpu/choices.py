@@ -66,14 +66,13 @@ class Problem:
 
     @property
     def winograd_fits(self) -> bool:
-        """Whether Winograd can compute it: a plain 3x3 convolution of float32 whose height and width are known."""
-        return (self.dtypes[0] == "float32" and self.window == (3, 3) and self.groups == 1 and self.strides == (1, 1) and self.dilations == (1, 1)
-                and all(e is not None for e in self.extents[-2:]))
+        """Whether Winograd can compute it: a plain 3x3 convolution of float32."""
+        return (self.dtypes[0] == "float32" and self.window == (3, 3) and self.groups == 1 and self.strides == (1, 1)
+                and self.dilations == (1, 1))
 
     def tiling(self, m: int) -> Tiling:
-        """The tiling of F(m x m) over the result."""
-        height, width = self.extents[-2:]
-        assert height is not None and width is not None
+        """The tiling of F(m x m) over the result, whose height and width are usual ones where they are symbols."""
+        height, width = (winograd.USUAL_SIDE if e is None else e for e in self.extents[-2:])
         return Tiling(m, height, width)
 
     def under(self, tiling: Tiling) -> Problem:
@@ -148,8 +147,8 @@ class CostModel:
 
     def winograd(self, problem: Problem) -> Tiling | None:
         """See :class:`Choices`."""
-        height, width = problem.extents[-2:]
-        return winograd.pick(height, width, problem.depth, problem.columns) if height is not None and width is not None else None
+        usual = problem.tiling(WINOGRAD_SIZES[0])
+        return winograd.pick(usual.height, usual.width, problem.depth, problem.columns)
 
     def tile(self, problem: Problem) -> Tile:
         """See :class:`Choices`."""

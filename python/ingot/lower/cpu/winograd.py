@@ -18,7 +18,7 @@ import numpy as np
 from tvm import te, tirx
 
 from ingot.lower.cpu.contraction import OUT_ELEMENTWISE_FUSABLE
-from ingot.lower.cpu.nest import Flat, Local, branch, constant, index, loop, parallel, product, sequence, simplify
+from ingot.lower.cpu.nest import Flat, Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify, substitute, variable
 
 OUTPUT_ANNOTATION = "ingot.winograd_output"
 #: A function whose loops are final: its schedule's name.
@@ -38,27 +38,29 @@ _OUTPUT: dict[int, np.ndarray] = {
     2: np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float64),
     4: np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64),
 }
+#: A side of results whose height or width is a symbol, as choices assume it: that of an image halfway through a network.
+USUAL_SIDE = 56
 #: What a core does in the time of one multiply-add, in multiply-adds: reading a byte of weights (113 GFLOP/s to 20 GB/s measured on Zen 3).
 _WEIGHT_BYTE = 2.8
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of ``m`` x ``m`` results over a result of [N, height, width, ...]."""
+    """Tiles of ``m`` x ``m`` results over a result of [N, height, width, ...], extents that may be index expressions."""
 
     m: int
-    height: int
-    width: int
+    height: Any
+    width: Any
 
     @property
-    def down(self) -> int:
+    def down(self) -> Any:
         """Tiles in a column."""
-        return -(-self.height // self.m)
+        return ceildiv(self.height, self.m)
 
     @property
-    def across(self) -> int:
+    def across(self) -> Any:
         """Tiles in a row."""
-        return -(-self.width // self.m)
+        return ceildiv(self.width, self.m)
 
     @property
     def side(self) -> int:
@@ -132,10 +134,19 @@ def _two_sided(matrix: np.ndarray, load: Callable[[int, int], Any], between: Loc
     return statements
 
 
-def input_function(tiling: Tiling, shape: Sequence[Any], pads: tuple[int, int], dtype: str, lanes: int) -> tirx.PrimFunc:
-    """X of ``shape`` [N, H, W, C], with zeros of ``pads`` (top, left) around it, to V [p, T, C]."""
-    n, h, w, c = (constant(d) for d in shape)
-    tiles = product([n, tiling.down, tiling.across])
+def input_function(m: int, shape: Sequence[Any], pads: Sequence[int], dtype: str, lanes: int) -> tirx.PrimFunc:
+    """X of ``shape`` [N, H, W, C], with zeros of ``pads`` (top, left, bottom, right) around it, to V [p, T, C]; C is known."""
+    named: dict[Any, Any] = {}  # short names for extents keep index arithmetic short, which takes time to simplify
+
+    def short(extent: Any, name: str) -> Any:
+        if not isinstance(extent, int):
+            named[symbol := variable(name)] = extent
+            return symbol
+        return extent
+
+    n, h, w, c = (short(constant(extent), name) for extent, name in zip(shape, ("n", "h", "w", "c"), strict=True))
+    tiling = Tiling(m, h + pads[0] + pads[2] - 2, w + pads[1] + pads[3] - 2)
+    tiles = short(product([n, tiling.down, tiling.across]), "tiles")
     x = tirx.decl_buffer([index(d) for d in (n, h, w, c)], dtype, name="x")
     v = tirx.decl_buffer([index(d) for d in (tiling.points, tiles, c)], dtype, name="v")
     from_, to = Flat(x), Flat(v)
@@ -172,7 +183,10 @@ def input_function(tiling: Tiling, shape: Sequence[Any], pads: tuple[int, int], 
         return loop("across", tiling.across, lambda a: tile(image, down, a, simplify(position * tiling.across + a)))
 
     body = sequence(from_.declare(), to.declare(), parallel("line", product([n, tiling.down]), line))
-    return tirx.PrimFunc([x, v], body).with_attr({SCHEDULED: f"winograd {tiling.m}x{tiling.m}, input", "op_pattern": 8, "tirx.noalias": True})
+    function = tirx.PrimFunc([x, v], body)
+    for symbol, extent in reversed(named.items()):
+        function = substitute(function, {symbol: extent})
+    return function.with_attr({SCHEDULED: f"winograd {m}x{m}, input", "op_pattern": 8, "tirx.noalias": True})
 
 
 def output_function(tiling: Tiling, n: Any, columns: int, dtype: str) -> tirx.PrimFunc:

@@ -75,6 +75,17 @@ def stretch(count: Any, lanes: int, body: Any, step: Any = None) -> Any:
     return sequence(vectors, rest)
 
 
+def forked(cost: Any, most: int, alone: Callable[[], Any], together: Callable[[], Any]) -> Any:
+    """What a thread does ``alone`` if the cost is at most ``most``, else what threads do ``together``: a fork takes as long as thousands of elements.
+
+    Where extents are symbols it is seen while running, unless even extents of 1 cost more.
+    """
+    least = cost if isinstance(cost, int) else constant(nest.substitute(cost, dict.fromkeys(tirx.analysis.undefined_vars(cost), index(1))))
+    if isinstance(cost, int) or least > most:
+        return alone() if least <= most else together()
+    return nest.branch(cost <= most, alone(), together())
+
+
 def _flat(output: Stage, lanes: int, flats: dict[Any, Flat]) -> Any:
     """All loads are at the output's own position: one run over all elements."""
     total = product(output.extents)
@@ -88,11 +99,9 @@ def _flat(output: Stage, lanes: int, flats: dict[Any, Flat]) -> Any:
             value = nest.substitute(value, dict(zip(output.axes, nest.unravel(position, [constant(e) for e in output.extents]), strict=True)))
         return at(output.buffer).store(position, value)
 
-    if isinstance(total, int) and total <= CHUNK:
-        return stretch(total, lanes, body)
     chunk = CHUNK // 2
-    return parallel("chunk", ceildiv(total, chunk), lambda c: stretch(
-        nest.minimum(chunk, total - c * chunk), lanes, lambda p: body(simplify(c * chunk + p))))
+    return forked(total, CHUNK, lambda: stretch(total, lanes, body), lambda: parallel("chunk", ceildiv(total, chunk), lambda c: stretch(
+        nest.minimum(chunk, total - c * chunk), lanes, lambda p: body(simplify(c * chunk + p)))))
 
 
 def _rows(output: Stage, lanes: int) -> Any:
@@ -125,14 +134,12 @@ def _rows(output: Stage, lanes: int) -> Any:
 
 def _shared(rows: Any, width: Any, row: Callable[[Any], Any]) -> Any:
     """``row(r)`` for rows of ``width`` elements, which the threads share if they are many."""
-    cost = product([width, rows])
-    if isinstance(cost, int) and cost <= CHUNK:
-        return loop("row", rows, row)
     together = max(1, CHUNK // 4 // max(1, width)) if isinstance(width, int) else 1
     if isinstance(rows, int):
         together = min(together, max(1, rows // 4))
-    return parallel("rows", ceildiv(rows, together), lambda t: loop("row", nest.minimum(together, rows - t * together) if together > 1 else 1,
-                                                                    lambda r: row(simplify(t * together + r))))
+    return forked(product([width, rows]), CHUNK, lambda: loop("row", rows, row), lambda: parallel(
+        "rows", ceildiv(rows, together), lambda t: loop("row", nest.minimum(together, rows - t * together) if together > 1 else 1,
+                                                        lambda r: row(simplify(t * together + r)))))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tvm.ir.expr import TensorLoad
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.fused import Fused, Stage, combination, loads
 from ingot.lower.cpu.nest import Local, ceildiv, constant, index, loop, parallel, product, sequence, simplify
-from ingot.lower.cpu.rules.maps import CHUNK, contiguous, lanes_of, stretch
+from ingot.lower.cpu.rules.maps import CHUNK, contiguous, forked, lanes_of, stretch
 from ingot.lower.targets import Target
 
 _CHAINS = 4  # vectors of partial results: additions that do not wait for one another
@@ -83,15 +83,12 @@ class _Program:
         """The function anew."""
         rows = product(self.extents)
         longest = max((constant(product(s.reduced_extents)) for s in self.stages if s.init is not None), key=lambda e: e if isinstance(e, int) else 0)
-        cost = product([rows, longest])
-        if isinstance(cost, int) and cost <= CHUNK // 4:
-            body = loop("row", rows, self.row)
-        else:
-            together = max(1, CHUNK // 4 // max(1, longest)) if isinstance(longest, int) else 1
-            if isinstance(rows, int):
-                together = min(together, max(1, rows // 4))
-            body = parallel("rows", ceildiv(rows, together), lambda t: loop(
-                "row", nest.minimum(together, rows - t * together) if together > 1 else 1, lambda r: self.row(simplify(t * together + r))))
+        together = max(1, CHUNK // 4 // max(1, longest)) if isinstance(longest, int) else 1
+        if isinstance(rows, int):
+            together = min(together, max(1, rows // 4))
+        body = forked(product([rows, longest]), CHUNK // 4, lambda: loop("row", rows, self.row), lambda: parallel(
+            "rows", ceildiv(rows, together), lambda t: loop("row", nest.minimum(together, rows - t * together) if together > 1 else 1,
+                                                            lambda r: self.row(simplify(t * together + r)))))
         function = self.fused.function
         return tirx.PrimFunc(list(function.params), body, function.ret_type, function.attrs)
 
