@@ -146,7 +146,8 @@ def test_sums_beyond_the_integers_of_float32_are_exact() -> None:
     offsets = np.full(columns, sums.min() - 3, np.int32)
     floats = [0.0] * 10 + [0.0, 0.0]
     for variant in (0, 104, 304, 106, 206, 306):
-        y, = harness.run("qlinear_matmul", [x, w, np.ones(columns, np.float32), offsets], [(sums.shape, np.float32)], ints=[0, variant], floats=floats)
+        given = [x, w, np.ones(columns, np.float32), offsets]
+        y, = harness.run("qlinear_matmul", given, [(sums.shape, np.float32)], ints=[0, variant], floats=floats)
         np.testing.assert_array_equal(y, (sums - offsets).astype(np.float32))
 
 

@@ -88,6 +88,8 @@ def _multiplied_weights(graph: Graph) -> list[Weight]:
 
 def _codes_type(weights: list[Weight], settings: Settings) -> str:
     """The type of codes: what the target multiplies bytes by, or, where it has no products of any bytes, of those of 7 bits if all are."""
+    if settings.target.is_cuda:
+        return "int8"  # passes/cuda_integers.py
     wide = arithmetic.choose("int8", settings.target).x
     narrow = arithmetic.fitting("int7", settings.target)
     if wide != "int16" or narrow is None:

@@ -12,6 +12,7 @@ from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
 from ingot.passes.attention import fuse_attention
 from ingot.passes.cuda_casts import absorb_casts
+from ingot.passes.cuda_integers import cuda_integers
 from ingot.passes.cuda_kernels import cuda_kernels
 from ingot.passes.cuda_merge import merge_products
 from ingot.passes.cuda_normalize import cuda_normalize
@@ -61,6 +62,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
 
 #: The same for GPUs, which have kernels for products and convolutions.
 CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
+    ("integers", integer_contractions),
     ("merge products", lambda graph, settings: merge_products(graph)),
     ("quantized matmul", lambda graph, settings: quantized_matmuls(graph, CUDA_LAYOUT)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
@@ -68,6 +70,7 @@ CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("fold scales", lambda graph, settings: fold_scales(graph)),
     ("channels last", lambda graph, settings: channels_last(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
+    ("integer products", lambda graph, settings: cuda_integers(graph)),
     ("kernels in code", lambda graph, settings: cuda_kernels(graph)),
     ("normalizations", lambda graph, settings: cuda_normalize(graph)),
     ("caches", lambda graph, settings: cuda_rotary(graph)),

@@ -156,5 +156,56 @@ def rotary_cache(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], d
     return [*results, turned(q).astype(dtypes[2])]
 
 
+def _codes(x: np.ndarray, inverse: float, zero: float, dtype: Any) -> np.ndarray:
+    """QuantizeLinear in float32."""
+    scaled = x * np.float32(inverse)
+    if np.dtype(dtype).itemsize == 1 and np.dtype(dtype).kind != "i":
+        return np.clip(scaled, -448, 448).astype(dtype)
+    return np.clip(np.rint(scaled) + np.float32(zero), -128, 127).astype(dtype)
+
+
+def _requantized(sums: np.ndarray, inputs: Arrays, dtype: Any, activation: int, floats: Sequence[float]) -> list[np.ndarray]:
+    """What kernels/cuda/matmul/qlinear.h says of sums, which are exact: in float32, as the kernel has it."""
+    x, _, factors, offsets, bias, residual = (*inputs, None, None, None)[:6]
+    assert x is not None and factors is not None and len(floats) == 12
+    assert factors.shape == (sums.shape[-1],) and factors.dtype == np.float32
+    v = (sums - (0 if offsets is None else offsets)).astype(np.float32) * factors
+
+    def rounded(v: np.ndarray, inverse: float, zero: float, scale: float) -> np.ndarray:
+        return v if inverse == 0 else (_codes(v, inverse, zero, x.dtype).astype(np.float32) - np.float32(zero)) * np.float32(scale)
+
+    v = rounded(v, *floats[2:5])
+    v = rounded(v if bias is None else v + bias, *floats[5:8])
+    if residual is not None:
+        assert residual.shape == v.shape
+        wide = residual.astype(np.float32)
+        v = v + (wide if residual.dtype != x.dtype else (wide - np.float32(floats[9])) * np.float32(floats[8]))
+    v = np.asarray(_activation(activation, floats[:2])(v), np.float32)
+    return [_codes(v, floats[10], floats[11], dtype) if np.dtype(dtype) == x.dtype else v.astype(dtype)]
+
+
+def qlinear_matmul(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+                   ) -> list[np.ndarray]:
+    """kernels/cuda/matmul/qlinear.h."""
+    x, w = inputs[:2]
+    assert x is not None and w is not None and x.dtype == w.dtype and len(ints) == 2
+    return _requantized(_wide(x) @ _wide(w).T, inputs, dtypes[0], ints[0], floats)
+
+
+def qlinear_conv(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+                 ) -> list[np.ndarray]:
+    """kernels/cuda/convolution/qlinear_conv.h."""
+    x, w = inputs[:2]
+    assert x is not None and w is not None and x.dtype == w.dtype and len(ints) == 12
+    *window, activation, outside, variant = ints
+    assert variant == 0
+    pads = [(0, 0), (window[2], window[4]), (window[3], window[5]), (0, 0)]
+    padded = np.pad(x, pads, constant_values=x.dtype.type(outside))
+    (sums,) = convolution([padded.astype(np.float64), w.astype(np.float64)], shapes, [np.float64], dims,
+                          [*window[:2], 0, 0, 0, 0, *window[6:], 0, 0, 0, 0], [0.0, 0.0])
+    return _requantized(sums, inputs, dtypes[0], activation, floats)
+
+
 KERNELS: dict[str, Kernel] = {"attention": attention, "convolution": convolution, "matmul": matmul, "normalization": normalize,
+                              "qlinear_conv": qlinear_conv, "qlinear_matmul": qlinear_matmul,
                               "rotary_cache": rotary_cache, "tensor_scatter": tensor_scatter}
