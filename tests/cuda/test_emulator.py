@@ -215,3 +215,12 @@ def test_unknown_kernels_and_wrong_counts_are_refused() -> None:
         harness.run("no_such_kernel", [], [], kind="checks")
     with pytest.raises(harness.KernelError, match="it takes 2 inputs, not 1"):
         harness.run("check_mma", [np.zeros(1)], [((1,), np.float32)], kind="checks")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7), (16, 112), (17, 5), (4, 33), (33, 1)])
+@pytest.mark.parametrize("band", [1, 4, 8, 16])
+def test_bands_visit_each_tile_once(rows: int, columns: int, band: int) -> None:
+    places, = harness.run("check_bands", [], [((rows * columns, 2), np.int32)], ints=[rows, columns, band], kind="checks")
+    assert sorted(map(tuple, places.tolist())) == [(row, column) for row in range(rows) for column in range(columns)]
+    bands = [[row // band, column, row] for row, column in places.tolist()]
+    assert bands == sorted(bands)

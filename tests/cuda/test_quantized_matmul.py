@@ -132,6 +132,27 @@ def test_many_rows_with_wgmma(case: Case, rows: int) -> None:
     check(case, make(case), variant=WGMMA + rows // 8)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("rest", [{}, {"bias": True}, {"bias": True, "residual": True}, {"residual": True, "activation": "silu"}], ids=str)
+def test_many_rows_of_columns_in_eights(rest: dict[str, Any], dtype: str) -> None:
+    case = Case(75, 136, 72, group=64, dtype=dtype, **rest)
+    check(case, make(case), variant=WGMMA + 8)
+
+
+@pytest.mark.parametrize(("rows", "columns", "tile"), [(1100, 264, 64), (70, 400, 64), (1030, 130, 256)])
+def test_each_tile_of_many_is_computed_once(rows: int, columns: int, tile: int) -> None:
+    """Y is the residual, in place: what is computed twice is added twice."""
+    case = Case(rows, columns, 64, group=64, residual=True)
+    data = make(case)
+    kind = FORMATS[case.format]
+    inputs = [data.x, packing.pack_codes(kind, data.codes), pack_groups(data.scales), None, None, data.residual]
+    output = ((rows, columns), data.x.dtype)
+    found, = harness.run("quantized_matmul", inputs, [output], ints=[kind.code, case.group, 1, 0, 0, WGMMA + tile // 8], aliases={0: 5})
+    np.testing.assert_array_equal(found, run(case, data, variant=WGMMA + tile // 8))
+    expected, bound = reference(case, data)
+    assert (np.abs(found.astype(np.float64) - expected) <= bound).all()
+
+
 @pytest.mark.parametrize("capability", [0, 80])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_many_rows(dtype: str, capability: int) -> None:

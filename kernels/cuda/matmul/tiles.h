@@ -1,6 +1,7 @@
 // How blocks find their part of the result.
 #pragma once
 
+#include "cuda/bands.h"
 #include "cuda/matmul/problem.h"
 #include "cuda/ptx.h"
 
@@ -10,20 +11,13 @@ struct Tile {
   int matrix, row, column;  // in tiles
 };
 
-// Tiles in the order in which they are computed: kRows rows of tiles are gone through column by column, so that the
-// blocks that run at one time share rows of X and columns of W in the second-level cache.
+// Tile `index` of all matrices, in bands of kRows rows of tiles.
 template <int kRows>
 __device__ __forceinline__ Tile FindTile(const MatmulProblem& p, int index) {
   const int tiles = p.tiles_m * p.tiles_n;
-  Tile tile;
-  tile.matrix = index / tiles;
-  index -= tile.matrix * tiles;
-  const int band = index / (kRows * p.tiles_n);
-  index -= band * kRows * p.tiles_n;
-  const int rows = p.tiles_m - band * kRows < kRows ? p.tiles_m - band * kRows : kRows;
-  tile.column = index / rows;
-  tile.row = band * kRows + index - tile.column * rows;
-  return tile;
+  const int matrix = index / tiles;
+  const TilePlace place = FindInBands(index - matrix * tiles, p.tiles_m, p.tiles_n, kRows);
+  return {matrix, place.row, place.column};
 }
 
 // The places of matrix i's operands among the matrices of X and W.

@@ -15,6 +15,8 @@ struct Pairs<__nv_bfloat16> {
   static constexpr uint32_t kOne = 0x3F803F80, kSixteen = 0x41804180, kInteger = 0x43004300;  // kInteger: 128
   INGOT_PTX static uint32_t Fma(uint32_t a, uint32_t b, uint32_t c) { return ptx::FmaBFloat16x2(a, b, c); }
   INGOT_PTX static uint32_t Pack(float low, float high) { return ptx::PackBFloat16(low, high); }
+  INGOT_PTX static float Low(uint32_t pair) { return __uint_as_float(pair << 16); }
+  INGOT_PTX static float High(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000); }
   INGOT_PTX static void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     ptx::MmaBFloat16(d, a, b);
   }
@@ -25,6 +27,8 @@ struct Pairs<__half> {
   static constexpr uint32_t kOne = 0x3C003C00, kSixteenth = 0x2C002C00, kInteger = 0x64006400;  // kInteger: 1024
   INGOT_PTX static uint32_t Fma(uint32_t a, uint32_t b, uint32_t c) { return ptx::FmaHalf2(a, b, c); }
   INGOT_PTX static uint32_t Pack(float low, float high) { return ptx::PackHalf(low, high); }
+  INGOT_PTX static float Low(uint32_t pair) { return __half2float(__ushort_as_half(static_cast<uint16_t>(pair))); }
+  INGOT_PTX static float High(uint32_t pair) { return Low(pair >> 16); }
   INGOT_PTX static void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { ptx::MmaHalf(d, a, b); }
 };
 

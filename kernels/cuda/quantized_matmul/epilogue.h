@@ -38,4 +38,59 @@ INGOT_PTX void Finish(const Problem& p, int row, int column, float sum) {
   }
 }
 
+constexpr int kEight = 8;  // columns that a thread finishes together
+
+// Whether eight columns, from a multiple of eight on, are all there and aligned, and only bias and residual follow.
+INGOT_PTX bool CanFinishEight(const Problem& p) {
+  const uintptr_t addresses =
+      reinterpret_cast<uintptr_t>(p.y) | reinterpret_cast<uintptr_t>(p.bias) | reinterpret_cast<uintptr_t>(p.residual);
+  return p.activation == Activation::kNone && p.columns % kEight == 0 && addresses % 16 == 0;
+}
+
+INGOT_PTX void AddFloats(float (&v)[kEight], const float* from) {
+  const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
+  v[0] += low.x, v[1] += low.y, v[2] += low.z, v[3] += low.w;
+  v[4] += high.x, v[5] += high.y, v[6] += high.z, v[7] += high.w;
+}
+
+template <typename T>
+INGOT_PTX void FinishHalves(const Problem& p, int64_t at, float (&v)[kEight]) {
+  if (p.residual != nullptr) {
+    const uint4 from = *reinterpret_cast<const uint4*>(static_cast<const T*>(p.residual) + at);
+    const uint32_t pairs[] = {from.x, from.y, from.z, from.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      v[2 * i] += Pairs<T>::Low(pairs[i]);
+      v[2 * i + 1] += Pairs<T>::High(pairs[i]);
+    }
+  }
+  *reinterpret_cast<uint4*>(static_cast<T*>(p.y) + at) = make_uint4(
+      Pairs<T>::Pack(v[0], v[1]), Pairs<T>::Pack(v[2], v[3]), Pairs<T>::Pack(v[4], v[5]), Pairs<T>::Pack(v[6], v[7]));
+}
+
+// Writes the elements of a row from `column` on, a multiple of eight, as far as there are columns: eight at most.
+// `sums` is aligned to 16 bytes; vectors: CanFinishEight(p).
+INGOT_PTX void FinishUpToEight(const Problem& p, bool vectors, int row, int column, const float* sums) {
+  if (!vectors) {
+#pragma unroll 1
+    for (int i = 0; i < kEight && column + i < p.columns; ++i) Finish(p, row, column + i, sums[i]);
+    return;
+  }
+  if (column >= p.columns) return;
+  float v[kEight] = {};
+  AddFloats(v, sums);
+  if (p.bias != nullptr) AddFloats(v, p.bias + column);
+  const int64_t at = static_cast<int64_t>(row) * p.columns + column;
+  if (p.y_type == Element::kHalf) {
+    FinishHalves<__half>(p, at, v);
+  } else if (p.y_type == Element::kBfloat) {
+    FinishHalves<__nv_bfloat16>(p, at, v);
+  } else {
+    if (p.residual != nullptr) AddFloats(v, static_cast<const float*>(p.residual) + at);
+    float4* const to = reinterpret_cast<float4*>(static_cast<float*>(p.y) + at);
+    to[0] = make_float4(v[0], v[1], v[2], v[3]);
+    to[1] = make_float4(v[4], v[5], v[6], v[7]);
+  }
+}
+
 }  // namespace ingot::cuda::quantized_matmul

@@ -3,9 +3,10 @@
 // A block has a warp that loads X by TMA, kRows rows by 64 k at a time, into a ring in shared memory, and two
 // warpgroups that compute 64 columns of Y for all of these rows each. Their warps read the codes of a panel straight
 // from global memory, two steps ahead, and make operands of the next step while the tensor cores multiply those of the
-// last. Blocks stay: they compute one tile after another.
+// last. Blocks stay: they compute one tile after another, in bands of rows of Y.
 #include <algorithm>
 
+#include "cuda/bands.h"
 #include "cuda/quantized_matmul/epilogue.h"
 #include "cuda/tensor_map.h"
 
@@ -17,6 +18,9 @@ constexpr int kGroupColumns = 64;  // of Y, of a warpgroup
 constexpr int kTileColumns = kConsumers * kGroupColumns;
 constexpr int kThreads = (kConsumers + 1) * 128;
 constexpr int kMostStages = 8;
+// Rows of Y whose tiles are computed column by column. A row of X is four times the bytes of a column of W: 132 blocks
+// read least with about 1,000 rows by 4,000 columns under way, and with many columns X is read once from memory.
+constexpr int kBandRows = 1024;
 constexpr int kSharedBytes = 227 * 1024;
 // A warpgroup writes rows of Y through shared memory, so many at a time, 64 columns side by side.
 constexpr int kWriteRows = 32, kWriteStride = kGroupColumns + 4;
@@ -194,6 +198,7 @@ struct Consumer {
   INGOT_PTX void Write(float* shared, int first_row, int first_column, uint32_t barrier) const {
     const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32;
     float* to = shared + warp * kPanel + lane / 4;
+    const bool vectors = CanFinishEight(p);
 #pragma unroll
     for (int chunk = 0; chunk < kRows / kWriteRows; ++chunk) {
       if (first_row + chunk * kWriteRows >= p.rows) return;
@@ -206,11 +211,11 @@ struct Consumer {
               sums[(chunk * kWriteRows / 8 + tile) * 4 + j];
       }
       ptx::NamedSync(barrier, 128);
-      const int column = first_column + thread % kGroupColumns;
-      for (int i = thread / kGroupColumns; i < kWriteRows; i += 128 / kGroupColumns) {
+      const int place = thread % (kGroupColumns / kEight) * kEight;
+#pragma unroll 1
+      for (int i = thread / (kGroupColumns / kEight); i < kWriteRows; i += 128 * kEight / kGroupColumns) {
         const int row = first_row + chunk * kWriteRows + i;
-        if (row < p.rows && column < p.columns)
-          Finish(p, row, column, shared[i * kWriteStride + thread % kGroupColumns]);
+        if (row < p.rows) FinishUpToEight(p, vectors, row, first_column + place, shared + i * kWriteStride + place);
       }
     }
   }
@@ -235,19 +240,22 @@ __global__ void __launch_bounds__(kThreads, 1) Wgmma(const Problem p, const __gr
   }
   __syncthreads();
   const int row_tiles = (p.rows + kRows - 1) / kRows;
-  const int tiles = (p.columns + kTileColumns - 1) / kTileColumns * row_tiles;
+  const int column_tiles = (p.columns + kTileColumns - 1) / kTileColumns;
+  const int tiles = column_tiles * row_tiles;
+  constexpr int kBand = kBandRows / kRows;
   if (warpgroup == kConsumers) {
     ptx::SetMaxRegistersDown<40>();
     if (threadIdx.x % 128 != 0) return;
     ptx::PrefetchTensorMap(&x_map);
     Place place;
     for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
+      const int first_row = device::FindInBands(tile, row_tiles, column_tiles, kBand).row * kRows;
       for (int step = 0; step < p.steps; ++step) {
         const uint32_t barrier = full + static_cast<uint32_t>(place.stage) * 8;
         ptx::BarrierWait(empty + static_cast<uint32_t>(place.stage) * 8, place.phase ^ 1);
         ptx::BarrierArriveExpect(barrier, kStageBytes<kRows>);
         ptx::TensorLoad(x + static_cast<uint32_t>(place.stage * kStageBytes<kRows>), &x_map, barrier, step * kStep,
-                        tile % row_tiles * kRows);
+                        first_row);
         place.Advance(kStages<kRows>);
       }
     }
@@ -257,10 +265,11 @@ __global__ void __launch_bounds__(kThreads, 1) Wgmma(const Problem p, const __gr
   Consumer<T, kCodes, kRows, kGeneral> consumer(p, x, full, empty);
   float* write = reinterpret_cast<float*>(shared + kRing) + warpgroup * kWriteRows * kWriteStride;
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
-    const int first_column = tile / row_tiles * kTileColumns + warpgroup * kGroupColumns;
+    const device::TilePlace at = device::FindInBands(tile, row_tiles, column_tiles, kBand);
+    const int first_column = at.column * kTileColumns + warpgroup * kGroupColumns;
     consumer.Multiply(first_column / kPanel + static_cast<int>(threadIdx.x) % 128 / 32);
     ptx::NamedSync(1 + static_cast<uint32_t>(warpgroup), 128);  // the last tile has been read from `write`
-    consumer.Write(write, tile % row_tiles * kRows, first_column, 1 + static_cast<uint32_t>(warpgroup));
+    consumer.Write(write, at.row * kRows, first_column, 1 + static_cast<uint32_t>(warpgroup));
   }
 #endif
 }

@@ -23,6 +23,8 @@ void CheckWgmma(CudaContext& context);
 void CheckTensorMap(CudaContext& context);
 // (int32 [threads]) -> int32 [4, threads]: sums over the block, through the means named in checks_barriers.cu.
 void CheckBarriers(CudaContext& context);
+// () -> int32 [rows columns, 2]: row and column of each tile; ints: rows, columns, rows of a band.
+void CheckBands(CudaContext& context);
 // (float32 [1024]) -> float32 [1024], through a pipeline of cp.async; ints: what is wrong (0 nothing;
 // checks_failures.cu).
 void CheckFailures(CudaContext& context);

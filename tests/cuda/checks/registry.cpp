@@ -9,6 +9,7 @@ namespace ingot {
 namespace {
 
 constexpr std::array kKernels = {
+    CudaKernel{"check_bands", CheckBands, {{0, 0}, {1, 1}, 0, 3, 0}, "checks.h"},
     CudaKernel{"check_barriers", CheckBarriers, {{1, 1}, {1, 1}, 0, 0, 0}, "checks.h"},
     CudaKernel{"check_failures", CheckFailures, {{1, 1}, {1, 1}, 0, 1, 0}, "checks.h"},
     CudaKernel{"check_load_matrix", CheckLoadMatrix, {{1, 1}, {1, 1}, 0, 0, 0}, "checks.h"},
