@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import ingot
+from ingot.cli.main import main
+from ingot.runtime import Artifact
 from tests.lower.cuda.interpreter import Program, by_emulator, by_numpy
 
 needs_onnxruntime = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
@@ -154,3 +158,17 @@ def test_a_transformer_runs_in_int8(tmp_path: Path, activations: str, run_kernel
     assert len(named(program, "qlinear_matmul")) == 6 and len(named(program, "attention")) == 1
     for n, t in ((1, 9), (2, 14)):
         agrees(program, model, feeds_of(model, 7, n, t))
+
+
+@needs_onnxruntime
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_inspect_shows_what_runs_in_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = quantized(residual_network(), tmp_path, "UInt8", (41, 37))
+    ingot.compile(model, tmp_path / "m.ingot", target="cuda:sm_80+sm_90", samples=0)
+    assert main(["inspect", str(tmp_path / "m.ingot")]) == 0
+    shown = capsys.readouterr().out
+    assert "it has code for sm_80, sm_90" in shown and "on the CPU" not in shown
+    assert shown.count("kernel qlinear_conv") == 6 and shown.count("kernel qlinear_matmul") == 1
+    launches = [launch for entry in Artifact.open(tmp_path / "m.ingot").manifest["targets"][0]["code"]["functions"].values()
+                for launch in entry["launches"]]
+    assert launches and all(launch["spills"] == 0 for launch in launches)
