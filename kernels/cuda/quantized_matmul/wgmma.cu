@@ -18,9 +18,6 @@ constexpr int kGroupColumns = 64;  // of Y, of a warpgroup
 constexpr int kTileColumns = kConsumers * kGroupColumns;
 constexpr int kThreads = (kConsumers + 1) * 128;
 constexpr int kMostStages = 8;
-// Rows of Y whose tiles are computed column by column. A row of X is four times the bytes of a column of W: 132 blocks
-// read least with about 1,000 rows by 4,000 columns under way, and with many columns X is read once from memory.
-constexpr int kBandRows = 1024;
 constexpr int kSharedBytes = 227 * 1024;
 // A warpgroup writes rows of Y through shared memory, so many at a time, 64 columns side by side.
 constexpr int kWriteRows = 32, kWriteStride = kGroupColumns + 4;
@@ -34,6 +31,10 @@ template <int kRows>
 constexpr int kUsedBytes = kStages<kRows> * kStageBytes<kRows> + kWriteBytes + 2 * kMostStages * 8;
 
 #if INGOT_HOPPER
+
+// Rows of Y whose tiles are computed column by column. A row of X is four times the bytes of a column of W: 132 blocks
+// read least with about 1,000 rows by 4,000 columns under way, and with many columns X is read once from memory.
+constexpr int kBandRows = 1024;
 
 // Where a thread is in the ring.
 struct Place {
