@@ -100,6 +100,14 @@ def test_a_map_may_pass_through_a_branch() -> None:
     np.testing.assert_array_equal(ours.run([{0: 4.0}, np.array(False)])[0], np.ones((1, 5)))
 
 
+def test_a_shape_fixes_or_names_how_many_entries_a_map_has(tmp_path: Path) -> None:
+    for extent in (3, "some"):
+        ingot.compile(model("string", "float32"), tmp_path / "map.ingot", shapes={"x": [extent]}, samples=0)
+        assert [(i.name, list(i.shape)) for i in ingot.load(tmp_path / "map.ingot").inputs] == [("x_keys", [extent]), ("x_values", [extent])]
+    with pytest.raises(ingot.CompileError, match=r"input 'x_keys' has 1 dimensions; the shape \[2, 3\] has 2"):
+        ingot.compile(model("string", "float32"), tmp_path / "map.ingot", shapes={"x": [2, 3]})
+
+
 def test_the_names_of_a_maps_tensors_must_be_free() -> None:
     source = model("string", "float32")
     source.graph.input.append(helper.make_tensor_value_info("x_values", TensorProto.FLOAT, [1]))

@@ -39,7 +39,8 @@ def import_model(
         model: The model. Its large initializers are read only when they are written.
         source: What messages call the model: its file name.
         base_dir: The folder that external data lies in.
-        shapes: For inputs by name, extents (ints) or names of symbolic dimensions that replace the declared ones.
+        shapes: For inputs by name, extents (ints) or names of symbolic dimensions that replace the declared ones; a map's is
+            of its entries.
         constants: For inputs by name, arrays that replace them: the compiled model no longer has those inputs.
         states: Outputs by the inputs that they become (importer/states.py); None: pairs whose names say so.
 
@@ -85,7 +86,7 @@ def import_model(
                         continue
                     tensors = []
                     for part in _tensor_inputs(declared, model.graph, source):
-                        spec = _input_spec(part, symbols, (shapes or {}).get(part.name), source)
+                        spec = _input_spec(part, symbols, (shapes or {}).get(declared.name), source)
                         var = relax.Var(re.sub(r"\W", "_", spec.name) or "input", relax.TensorType([dims.expr(d) for d in spec.shape], spec.dtype))
                         tensors.append(Value(cx, spec.dtype, spec.shape, spec.name, _expr=var))
                         inputs.append(spec)
