@@ -20,7 +20,8 @@ class VisionModel:
 
     ``sizes`` are the image sizes that one artifact is run at, the first also that of the export; with one size, height and width are fixed.
     ``candidates`` is for detectors, whose outputs are boxes, scores, labels and images: how many boxes (of each label) they choose from, for an
-    image of the first size. All of an ``extended`` model is in another one too.
+    image of the first size. All of an ``extended`` model is in another one too,
+    or it takes minutes.
     """
 
     build: Callable[[], nn.Module]
@@ -174,6 +175,44 @@ def _detr() -> nn.Module:
     return settled(build, (160, 192), {"model.class_labels_classifier": (1.5, 0.0)})
 
 
+def _rt_detr() -> nn.Module:
+    from transformers import RTDetrConfig, RTDetrForObjectDetection
+    from transformers.models.rt_detr.configuration_rt_detr_resnet import RTDetrResNetConfig
+
+    backbone = RTDetrResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], layer_type="basic",
+                                  out_features=["stage2", "stage3", "stage4"])
+    config = RTDetrConfig(backbone_config=backbone, use_timm_backbone=False, freeze_backbone_batch_norms=False, encoder_in_channels=[64, 96, 128],
+                          encoder_hidden_dim=64, encoder_ffn_dim=128, encoder_attention_heads=4, d_model=64, num_queries=30,
+                          decoder_in_channels=[64, 64, 64], decoder_ffn_dim=128, decoder_layers=2, decoder_attention_heads=4, num_labels=20,
+                          attn_implementation="eager")
+
+    def build() -> nn.Module:
+        model = RTDetrForObjectDetection(config)
+        for child in model.modules():
+            if isinstance(child, nn.BatchNorm2d):
+                nn.init.ones_(child.weight)  # transformers draws it near 0, under which the statistics of later layers mean nothing
+        return QueryDetector(model, False, 0.6)
+
+    heads = ({"model.model.enc_score_head": (1.5, -2.0)}, {"model.model.decoder.class_embed.1": (1.5, -2.0)})
+    return settled(build, (160, 192), heads)
+
+
+def _yolos() -> nn.Module:
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    config = YolosConfig(hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192, image_size=[160, 192], patch_size=16,
+                         num_detection_tokens=30, num_labels=20, use_mid_position_embeddings=True, attn_implementation="eager")
+
+    def build() -> nn.Module:
+        model = YolosForObjectDetection(config)
+        for name, parameter in model.vit.named_parameters():
+            if "embeddings" in name or name.endswith("tokens"):
+                nn.init.normal_(parameter, std=0.3)  # zeros: all untrained tokens would find the same box
+        return QueryDetector(model, True, 0.5)
+
+    return settled(build, (160, 192), {"model.class_labels_classifier.layers.2": (1.5, 0.0), "model.bbox_predictor.layers.2": (1.0, 0.0)})
+
+
 def _segformer() -> nn.Module:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
@@ -192,6 +231,8 @@ VISION: dict[str, VisionModel] = {
     "ssd": VisionModel(_ssd, sizes=((320, 288), (352, 416)), candidates=20 * 9900),
     "faster_rcnn": VisionModel(_rcnn(False), candidates=20 * 160, extended=True),
     "detr": VisionModel(_detr, candidates=50),
+    "rt_detr": VisionModel(_rt_detr, candidates=30, extended=True),
+    "yolos": VisionModel(_yolos, candidates=30),
     "unet": VisionModel(_unet),
     "deeplab_v3plus": VisionModel(_deeplab),
     "mask_rcnn": VisionModel(_rcnn(True), candidates=20 * 160),

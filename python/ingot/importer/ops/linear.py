@@ -8,6 +8,7 @@ from tvm import relax, te, topi
 
 from ingot.importer import dims
 from ingot.importer.context import Context
+from ingot.importer.dims import Dim
 from ingot.importer.ops.checks import check_equal
 from ingot.importer.registry import onnx_op
 from ingot.importer.values import Value
@@ -21,7 +22,21 @@ def matmul(cx: Context, a: Value, b: Value) -> Value:
             raise cx.error(f"shapes {dims.text(a.shape)} and {dims.text(b.shape)} cannot be multiplied: {inner[0]} and {inner[1]} differ")
         cx.check(dims.expr(inner[0]).equal(dims.expr(inner[1])), f"extents {inner[0]} and {inner[1]} differ")
         return cx.te(topi.matmul, a, b, name="matmul")
+    if a.ndim == b.ndim and not cx.broadcasts_plainly(a.shape[:-2], b.shape[:-2]):
+        a, b = _of_one_batch(cx, a, b)
     return cx.op(relax.op.matmul(a.expr, b.expr))
+
+
+def _of_one_batch(cx: Context, a: Value, b: Value) -> tuple[Value, Value]:
+    """Stacks of matrices whose extents are written differently, as after reshapes; that they are equal is checked while running."""
+    batch: list[tuple[Dim, Dim]] = []
+    for p, q in zip(a.shape[:-2], b.shape[:-2], strict=True):
+        if dims.equal(p, q) or dims.equal(p, 1) or dims.equal(q, 1) or (isinstance(p, int) and isinstance(q, int)):
+            batch.append((p, q))
+            continue
+        cx.check(dims.expr(p).equal(dims.expr(q)), f"extents {dims.show(p)} and {dims.show(q)} of matrices that are multiplied differ")
+        batch.append((p, p) if isinstance(p, int) else (q, q))
+    return cx.reshape(a, [*(p for p, _ in batch), *a.shape[-2:]]), cx.reshape(b, [*(q for _, q in batch), *b.shape[-2:]])
 
 
 @onnx_op("Gemm", since=7)
