@@ -26,9 +26,9 @@ from ingot.passes.trace import bindings
 _CONVOLUTIONS = {"relax.nn.conv1d": "NWC", "relax.nn.conv2d": "NHWC"}
 #: What a kernel does with scaled sums (kernels/cuda/matmul/qlinear.h); each once, or not at all.
 _ORDER = ("round", "bias", "round", "residual", "activation")
-#: Operators that dequantize what they read in the same generated code.
-_GENERATED = tuple(f"relax.{name}" for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "mean", "sum", "max", "min", "sigmoid",
-                                                "tanh", "exp", "nn.relu", "nn.gelu", "nn.silu", "nn.leakyrelu", "concat", "quantize"))
+#: Operators that are fused with what dequantizes their operands; reductions and pools are not.
+_GENERATED = tuple(f"relax.{name}" for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "sigmoid", "tanh", "exp", "erf",
+                                                "nn.relu", "nn.gelu", "nn.silu", "nn.leakyrelu", "quantize"))
 _NOT_SCALED, _SCALED, _DIVIDED, _BOUNDED, _CODES = "int32", "float32", "float32 / scale", "float32 with a lower limit", "codes"
 
 
@@ -113,9 +113,9 @@ class _Integers(Rewriter):
                 self.taken.remove(previous[variable])
 
     def _is_fused(self, variable: Any) -> bool:
-        """Whether generated code alone reads a variable."""
+        """Whether generated code that computes each element by itself alone reads a variable."""
         readers = self.readers[variable]
-        return len(readers) == self.uses[variable] and all(calls(r, "relax.call_tir", *_GENERATED) for r in readers)
+        return len(readers) == self.uses[variable] and all(calls(r, *_GENERATED) for r in readers)
 
     def take(self, variable: Any) -> _Call | None:
         """The call that a variable would be, for another to go on from, if nothing else reads the variable."""
