@@ -5,8 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 
 from ingot.lower.cpu import abi
@@ -16,6 +18,25 @@ from ingot.lower.targets import Target
 SYMBOL_PREFIX = "ingot."
 
 
+def _allocates(function: tirx.PrimFunc) -> bool:
+    found = False
+
+    def visit(node: Any) -> Any:
+        nonlocal found
+        found = True
+        return node
+
+    for kind in (tirx.AllocBuffer, s_tir.SBlock):
+        tvm_ffi.structural_map(function.body, (kind, visit))
+    return found
+
+
+def _compacted(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+    """What functions allocate, as small as what they use of it; the others, in which TVM would bound accesses for minutes, stay as they are."""
+    those = {variable: f for variable, f in module.functions.items() if _allocates(f)}
+    return tvm.IRModule({**module.functions, **s_tir.transform.CompactBufferAllocation()(tvm.IRModule(those)).functions})
+
+
 def _scheduled_to_loops() -> list[tvm.transform.Pass]:
     """Blocks and buffers → loops over flat memory; TVM's s_tir pipeline without its GPU parts."""
     return [
@@ -23,7 +44,7 @@ def _scheduled_to_loops() -> list[tvm.transform.Pass]:
         s_tir.transform.LowerInitBlock(),
         s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
         s_tir.transform.ConvertBlocksToOpaque(),
-        s_tir.transform.CompactBufferAllocation(),
+        tvm.transform.module_pass(_compacted, opt_level=0, name="ingot.CompactBufferAllocation"),
         s_tir.transform.LowerMatchBuffer(),
         s_tir.transform.StmtSimplify(),
         s_tir.transform.LowerOpaqueBlock(),
