@@ -85,7 +85,8 @@ void ThreadPool::StartWorkers() {
   started_ = true;
   workers_.reserve(static_cast<size_t>(threads_ - 1));
   try {
-    while (static_cast<int32_t>(workers_.size()) < threads_ - 1) workers_.emplace_back([this] { Work(); });
+    while (static_cast<int32_t>(workers_.size()) < threads_ - 1)
+      workers_.emplace_back([this, own = workers_.size() + 1] { Work(own); });
   } catch (const std::system_error&) {
     // The process may have no more threads. Those that started, and the caller's, do the work.
   }
@@ -101,14 +102,16 @@ int ThreadPool::Launch(Task task, void* data, int32_t num_tasks) {
   num_tasks_ = num_tasks > 0 ? num_tasks : threads_;
   failed_.store(false, std::memory_order_relaxed);
   pending_.store(num_tasks_, std::memory_order_relaxed);
-  const uint64_t region = signal_.load(std::memory_order_relaxed) + 1;
-  unclaimed_.store(region << 32 | static_cast<uint32_t>(num_tasks_), std::memory_order_release);
-  signal_.store(static_cast<uint32_t>(region), std::memory_order_seq_cst);
+  const auto count = static_cast<uint64_t>(num_tasks_);
+  for (size_t i = 0; i < shares_.size(); ++i) {
+    shares_[i].unclaimed.store((count * i / shares_.size()) << 32 | count * (i + 1) / shares_.size(),
+                               std::memory_order_release);
+  }
+  signal_.fetch_add(1, std::memory_order_seq_cst);
   signal_.notify_all();
 
   t_context.in_region = true;
-  while (RunOneTask()) {
-  }
+  RunTasks(0);
   t_context.in_region = false;
   AwaitTasks();
   const bool failed = failed_.load(std::memory_order_relaxed);
@@ -116,13 +119,29 @@ int ThreadPool::Launch(Task task, void* data, int32_t num_tasks) {
   return failed ? -1 : 0;
 }
 
-bool ThreadPool::RunOneTask() {
-  uint64_t seen = unclaimed_.load(std::memory_order_acquire);
+void ThreadPool::RunTasks(size_t own) {
+  while (RunOneTask(own, false)) {
+  }
+  for (size_t i = 1; i < shares_.size(); ++i) {
+    while (RunOneTask((own + i) % shares_.size(), true)) {
+    }
+  }
+}
+
+bool ThreadPool::RunOneTask(size_t share, bool from_end) {
+  std::atomic<uint64_t>& unclaimed = shares_[share].unclaimed;
+  uint64_t seen = unclaimed.load(std::memory_order_acquire);
+  uint64_t first = 0;
+  uint64_t end = 0;
+  uint64_t left = 0;
   do {
-    if (static_cast<uint32_t>(seen) == 0) return false;
-  } while (!unclaimed_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire));
+    first = seen >> 32;
+    end = seen & 0xFFFFFFFF;
+    if (first == end) return false;
+    left = from_end ? seen - 1 : seen + (uint64_t{1} << 32);
+  } while (!unclaimed.compare_exchange_weak(seen, left, std::memory_order_acq_rel, std::memory_order_acquire));
   TaskEnvironment environment{nullptr, num_tasks_};
-  const int32_t id = num_tasks_ - static_cast<int32_t>(static_cast<uint32_t>(seen));
+  const auto id = static_cast<int32_t>(from_end ? end - 1 : first);
   if (task_(id, &environment, data_) != 0) failed_.store(true, std::memory_order_relaxed);
   if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
   return true;
@@ -137,13 +156,12 @@ void ThreadPool::AwaitTasks() {
   }
 }
 
-void ThreadPool::Work() {
+void ThreadPool::Work(size_t own) {
   Workspace workspace;
   t_context = {this, &workspace, true};
   while (!stopping_.load(std::memory_order_acquire)) {
     const uint32_t signal = signal_.load(std::memory_order_seq_cst);
-    while (RunOneTask()) {
-    }
+    RunTasks(own);
     bool woken = false;
     SpinUntil([&] {
       woken = signal_.load(std::memory_order_relaxed) != signal;

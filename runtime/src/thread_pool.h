@@ -19,12 +19,14 @@ struct TaskEnvironment {
 };
 using Task = int (*)(int32_t task_id, TaskEnvironment* environment, void* data);
 
-// Runs one parallel region at a time. A region that starts while another one runs, from inside it or from another
-// session, runs on its caller's thread alone: threads never outnumber the pool's. Workers start with the first region,
-// spin briefly between the regions of a run, and sleep otherwise.
+// Runs one parallel region at a time. Each thread begins with its own share of the tasks, the same part of every
+// region, so that what it finds in its caches is what it wrote in the region before; then it takes tasks from the ends
+// of the others' shares. A region that starts while another one runs, from inside it or from another session, runs on
+// its caller's thread alone: threads never outnumber the pool's. Workers start with the first region, spin briefly
+// between the regions of a run, and sleep otherwise.
 class ThreadPool {
  public:
-  explicit ThreadPool(int32_t threads) : threads_(threads) {}
+  explicit ThreadPool(int32_t threads) : threads_(threads), shares_(static_cast<size_t>(threads)) {}
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -57,8 +59,9 @@ class ThreadPool {
 
  private:
   void StartWorkers();
-  void Work();
-  bool RunOneTask();
+  void Work(size_t own);
+  void RunTasks(size_t own);
+  bool RunOneTask(size_t share, bool from_end);
   void AwaitTasks();
 
   const int32_t threads_;
@@ -68,9 +71,12 @@ class ThreadPool {
   std::atomic<bool> busy_{false};  // held while a region runs
   bool started_ = false;           // guarded by busy_
 
-  // The region. Its number in the upper half and its unclaimed tasks in the lower are one word: a claim succeeds only
-  // on the region that it was read from, and that region cannot end before the claimed task has.
-  std::atomic<uint64_t> unclaimed_{0};
+  // The region. A thread's unclaimed tasks are one word: the first of them in the upper half, the end in the lower. The
+  // region cannot end before a claimed task has, so who claims one may read the region.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> unclaimed{0};
+  };
+  std::vector<Share> shares_;
   std::atomic<uint32_t> signal_{0};  // counts regions; what workers sleep on
   std::atomic<int32_t> pending_{0};  // tasks that have not finished
   std::atomic<bool> failed_{false};

@@ -42,6 +42,22 @@ def test_few_blocks_of_columns_are_shared_by_rows_too(rows: int, columns: int, s
 
 
 @few
+@given(rows=st.sampled_from([1, 5, 90, 300, 700]), depth=st.sampled_from([1536, 2304, 4094]), columns=st.sampled_from([40, 192, 330]),
+       known=st.booleans(), threads=st.integers(1, 2), seed=st.integers(0, 99))
+def test_deep_products_go_in_parts_of_k(rows: int, depth: int, columns: int, known: bool, threads: int, seed: int) -> None:
+    """Weights of which a block of columns is larger than what a second-level cache is to hold of them."""
+    rng = np.random.default_rng(seed)
+    x, r = rng.standard_normal((rows, depth)).astype(np.float32), rng.standard_normal((rows, columns)).astype(np.float32)
+    w, b = rng.standard_normal((depth, columns)).astype(np.float32), rng.standard_normal(columns).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["s"]), helper.make_node("Add", ["s", "r"], ["y"])]
+    extent = rows if known else "rows"
+    built = model(nodes, {"x": ("float32", [extent, depth]), "r": ("float32", [extent, columns])}, ["y"], {"w": w, "b": b})
+    outputs, kernels = run(built, {"x": x, "r": r}, threads)
+    assert relative_error(outputs["y"], x.astype(np.float64) @ w + b + r) < TOLERANCE
+    assert len(kernels) == 1
+
+
+@few
 @given(size=st.tuples(st.integers(5, 19), st.integers(5, 19)), window=st.tuples(st.integers(1, 4), st.integers(1, 4)), stride=st.integers(1, 3),
        dilation=st.integers(1, 2), pads=st.tuples(*[st.integers(0, 2)] * 4), channels=st.integers(1, 9), columns=st.integers(1, 40),
        groups=st.sampled_from([1, 2, 3]), batch=st.integers(1, 3), seed=st.integers(0, 99))

@@ -73,7 +73,7 @@ class _Program:
         known = rows if isinstance(rows, int) else None
         if known is not None and isinstance(work, int) and known * work <= CHUNK:
             return loop("row", rows, lambda r: self.columns(r, 0, self.width))
-        if known == 1 or (known is None and isinstance(work, int) and len(self.extents) == 2):
+        if (known is not None and known < 8) or (known is None and isinstance(work, int) and len(self.extents) == 2):
             step = self.vectors * self.lanes * max(1, self.width // (self.vectors * self.lanes) // 8)
             return parallel("block", ceildiv(self.width, step), lambda b: loop("row", rows, lambda r: self.columns(
                 r, simplify(b * step), nest.minimum(step, self.width - b * step))))
