@@ -3,7 +3,7 @@
 #include "cuda/convolution/qlinear_conv.h"
 #include "cuda/matmul/prepare.h"
 #include "cuda/matmul/products.h"
-#include "cuda/matmul/qlinear.h"
+#include "cuda/matmul/qlinear_call.h"
 
 namespace ingot {
 

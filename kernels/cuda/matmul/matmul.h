@@ -16,8 +16,8 @@
 // Constant weights are best stored with layout 0. Any extents will do; products whose K (with layout 1: K and N) is a
 // multiple of 16 bytes need no copy of their operands first.
 // variant: 0 takes the path and the number of slices of K that suit the problem; path + 100 slices (ProductPath of
-// products.h; 0 slices: as many as suit) forces them, for benchmarks; 9 is cuBLASLt (cublaslt.h), which 0 takes too where
-// it is there, and faster (library.cu). One that cannot compute the problem is an error.
+// products.h; 0 slices: as many as suit) forces them, for benchmarks; 9 is cuBLASLt (cublaslt.h), which 0 takes too
+// where it is there, and faster (library.cu). One that cannot compute the problem is an error.
 #pragma once
 
 #include "cuda/kernel.h"

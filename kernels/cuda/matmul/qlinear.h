@@ -24,22 +24,10 @@
 // qlinear_conv (convolution/qlinear_conv.h) is the same of images.
 #pragma once
 
-#include <span>
-#include <string_view>
-
 #include "cuda/kernel.h"
-#include "cuda/matmul/products.h"
 
 namespace ingot {
 
-constexpr size_t kQlinearFloats = 12;
-
 void QlinearMatmul(CudaContext& context);
-
-// The kernels of X's type, after a check of X, W and the GPU.
-const ProductKernels& QlinearProducts(CudaContext& context, std::string_view kernel);
-
-// Tells the epilogue of Y, whose last axis has `columns` elements, and of inputs 2 to 5. Steps are set before.
-void DescribeQlinear(CudaContext& context, std::string_view kernel, int64_t columns, int64_t activation, Epilogue& e);
 
 }  // namespace ingot

@@ -4,6 +4,7 @@
 #include "cuda/matmul/checks.h"
 #include "cuda/matmul/prepare.h"
 #include "cuda/matmul/qlinear.h"
+#include "cuda/matmul/qlinear_call.h"
 
 namespace ingot {
 namespace {
