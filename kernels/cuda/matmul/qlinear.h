@@ -28,6 +28,8 @@
 
 namespace ingot {
 
+constexpr size_t kQlinearFloats = 12;
+
 void QlinearMatmul(CudaContext& context);
 
 }  // namespace ingot

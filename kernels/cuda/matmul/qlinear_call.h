@@ -5,10 +5,9 @@
 
 #include "cuda/kernel.h"
 #include "cuda/matmul/products.h"
+#include "cuda/matmul/qlinear.h"
 
 namespace ingot {
-
-constexpr size_t kQlinearFloats = 12;
 
 // The kernels of X's type, after a check of X, W and the GPU.
 const ProductKernels& QlinearProducts(CudaContext& context, std::string_view kernel);
