@@ -43,8 +43,11 @@ class Comparison:
 
 
 def compare(models: Mapping[str, str | Path], inputs: Mapping[str, npt.NDArray[Any]], *, threads: int, precision: str = "f32",
-            rounds: int = 8, seconds: float = 0.5, warmup: int = 3) -> Comparison:
+            rounds: int = 32, seconds: float = 0.125, warmup: int = 3) -> Comparison:
     """Measures each contestant (``models``: its name → its model file) ``rounds`` times, for about ``seconds`` each.
+
+    Turns are short, so that all meet the same states of a machine that others use too: cores whose speed changes for seconds at a time. Models that
+    run longer than a turn get fewer, in the same time, but 8 at the least.
 
     ``precision`` is what they are asked to compute floats in.
 
@@ -56,7 +59,9 @@ def compare(models: Mapping[str, str | Path], inputs: Mapping[str, npt.NDArray[A
         np.savez(stored, **inputs)  # type: ignore[arg-type]
         workers = {name: stack.enter_context(_Worker(name, path, threads, precision, stored)) for name, path in models.items()}
         outputs = {name: worker.outputs(Path(folder) / f"{name}.npz") for name, worker in workers.items()}
-        counts = {name: max(1, min(1000, int(seconds / min(worker.times(warmup))))) for name, worker in workers.items()}
+        runs = {name: min(worker.times(warmup)) for name, worker in workers.items()}
+        counts = {name: max(1, min(1000, int(seconds / run))) for name, run in runs.items()}
+        rounds = min(rounds, max(8, int(rounds * seconds / max(runs.values()))))
         times: dict[str, list[float]] = {name: [] for name in workers}
         for turn in range(rounds):
             order = list(workers) if turn % 2 == 0 else list(reversed(workers))
