@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BENCH_JSON ?= build/bench.json
+GENERATION ?= build/generation
 PY := $(VENV)/bin/python
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 TORCH := torch==2.13.0
@@ -15,7 +16,7 @@ CPP := $(shell find runtime kernels examples tests -name '*.cpp' -o -name '*.cc'
 TIDY := $(filter-out %_neon.cpp %_neon_dotprod.cpp %_neon_i8mm.cpp,$(shell find runtime/src kernels -name '*.cpp' -not -path 'kernels/cuda/*' 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-all test-fast test-aarch64 test-sanitize cuda test-cuda bench-cuda lint format bench report clean
+.PHONY: help setup build demo test test-all test-fast test-aarch64 test-sanitize cuda test-cuda bench-cuda lint format bench report bench-generation clean
 
 help: ## list these commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -81,6 +82,9 @@ bench: setup ## compare with the runtimes that are installed, on the models of t
 
 report: ## write docs/performance.md and .svg from what `make bench` measured (BENCH_JSON: one or several reports)
 	$(PY) -m benchmarks.report $(BENCH_JSON) docs/performance.md
+
+bench-generation: setup ## measure generated text beside llama.cpp and onnxruntime and write its page; MEASURE="int4 ring" picks some
+	$(PY) -m benchmarks.generation $(GENERATION) --measure $(MEASURE) --write
 
 clean: ## remove build outputs, keep .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
