@@ -223,7 +223,9 @@ class CallReader {
     bool takes = is_int8;
     if constexpr (kTakesFp8) takes |= call_.k.element == Element::kFp8;
     if (!takes) FailKernel(name, " has scales, which go with int8", kTakesFp8 ? " and float8_e4m3fn alone" : " alone");
-    if (!Is(*given, kDLFloat, 32) || !HasShape(*given, {call_.pools, call_.slots, call_.kv_heads}))
+    const std::initializer_list<int64_t> shape{call_.pools, call_.slots,
+                                               call_.kv_heads};  // nvcc loses these braces within a call
+    if (!Is(*given, kDLFloat, 32) || !HasShape(*given, shape))
       FailKernel("scales of ", name, " are float32 [", call_.pools, ", ", call_.slots, ", ", call_.kv_heads, "], not ",
                  TypeText(*given));
     return Data<const float>(*given);

@@ -47,6 +47,7 @@ class _Tile:
     later: Any
     share: prefetch.Share
     part: _Part | None = None
+    whole: bool = False  # all of its rows exist
 
 
 @dataclass
@@ -180,24 +181,30 @@ class _Program:
         return prefetch.Share(simplify(tirx.floormod(number, likely)), likely)
 
     def rows_left(self, tile: _Tile) -> Any:
-        """A whole tile; at the end of the rows one that is not much taller than what is left."""
+        """A whole tile; at the end of the rows one that is not much taller than what is left, or shorter ones."""
         rows = self.what.rows
-        whole = self.tile(tile)
-        if isinstance(self.rows, int) and self.rows % rows == 0:
-            return whole
         short = [r for r in (1, max(2, rows // 2)) if r < rows]
+        whole = self.tile(replace(tile, whole=True))
         if isinstance(self.rows, int):
             left = self.rows % rows
-            fitting = next((r for r in short if r >= left), rows)
-            if fitting == rows:
+            if left == 0:
                 return whole
-            if self.rows < rows:
-                return self.tile(replace(tile, rows=fitting))
-            return branch(tile.first + rows <= self.rows, whole, self.tile(replace(tile, rows=fitting)))
+            fitting = next((r for r in short if r >= left), rows)
+            end = self.tile(replace(tile, rows=fitting, whole=fitting == left))
+            return end if self.rows < rows else branch(tile.first + rows <= self.rows, whole, end)
         alone = tile.share if isinstance(tile.share.tiles, int) else prefetch.Share(index(0), 1)  # of few rows a short tile may be the only one
-        for r in reversed(short):
-            whole = branch(self.rows - tile.first <= r, self.tile(replace(tile, rows=r, share=alone)), whole)
-        return whole
+        end = None
+        if short:
+            lower = replace(tile, rows=short[-1], share=alone)
+            end = loop("lower", ceildiv(self.rows - tile.first, short[-1]), lambda i: self.tile(self.moved(lower, i * short[-1])))
+        if len(short) > 1:
+            end = branch(self.rows - tile.first <= 1, self.tile(replace(tile, rows=1, share=alone, whole=True)), end)
+        return branch(tile.first + rows <= self.rows, whole, end)
+
+    def moved(self, tile: _Tile, rows: Any) -> _Tile:
+        """A tile some rows further."""
+        part = tile.part and replace(tile.part, place=simplify(tile.part.place + rows * self.what.tile.columns))
+        return replace(tile, first=simplify(tile.first + rows), part=part)
 
     # ---- One tile -------------------------------------------------------------------------------------------
 
@@ -210,7 +217,7 @@ class _Program:
         # Stored rather than bound to names: TVM's code generator simplifies what contains a bound name with the name's value in place, which
         # with symbolic extents takes seconds for each function.
         bound = [clamped.allocate(), places.allocate(), *(sequence(
-            clamped.store(i, simplify(base + self.row(tile, i, clamped=True))), places.store(i, self.start(clamped.load(i), group)))
+            clamped.store(i, simplify(base + self.row(tile, i))), places.store(i, self.start(clamped.load(i), group)))
             for i in range(tile.rows))]
         starts = [places.load(i) for i in range(tile.rows)]
         zero = tirx.Broadcast(tirx.const(0, self.dtype), lanes)
@@ -242,10 +249,10 @@ class _Program:
         """A row of one product among the rows of all."""
         return simplify(tirx.floordiv(tile.block, self.what.blocks) * self.rows + row) if self.what.batch > 1 else row
 
-    def row(self, tile: _Tile, i: int, clamped: bool = False) -> Any:
+    def row(self, tile: _Tile, i: int) -> Any:
         """The i-th row of a tile; rows past the end read the last one, and are not stored."""
         row = simplify(tile.first + i)
-        return nest.minimum(row, self.rows - 1) if clamped else row
+        return row if tile.whole else nest.minimum(row, self.rows - 1)
 
     def start(self, row: Any, group: Any) -> Any:
         """Where in X the window of a row starts."""
@@ -336,7 +343,7 @@ class _Program:
                     self.absolute(tile, row), simplify(column + v * lanes + lane), source.load(simplify(at + v * lanes + lane))))
 
             vectors = [vector(v) for v in range(what.vectors)]
-            return branch(row < self.rows, sequence(*vectors)) if not self.always(tile) else sequence(*vectors)
+            return branch(row < self.rows, sequence(*vectors)) if not tile.whole else sequence(*vectors)
 
         if direct:
             return sequence(*[one(sums, i, i * wide) for i in range(tile.rows)])
@@ -355,13 +362,9 @@ class _Program:
                     self.absolute(tile, at), simplify(column + v * lanes + lane), copy.load(simplify(i * wide + v * lanes + lane)))))
             else:
                 stored = loop("c", left, lambda c: self.after.store(self.absolute(tile, at), simplify(column + c), copy.load(simplify(i * wide + c))))
-            return stored if self.always(tile) else branch(at < self.rows, stored)
+            return stored if tile.whole else branch(at < self.rows, stored)
 
         return sequence(saved, loop("row", tile.rows, row))
-
-    def always(self, tile: _Tile) -> bool:
-        """Whether every tile of this height lies within the rows."""
-        return isinstance(self.rows, int) and self.rows % self.what.rows == 0
 
     def saved(self, tile: _Tile, sums: Local) -> tuple[Local, list[Any]]:
         """A copy of the sums that may be indexed by loops: indexing the sums themselves would keep them out of registers."""
