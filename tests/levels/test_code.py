@@ -56,12 +56,13 @@ def disassembled(artifact: Path, target: str, folder: Path) -> list[Instruction]
 
 
 def innermost_loops(code: list[Instruction]) -> list[list[Instruction]]:
-    """The stretches that a jump at their end repeats, without those that hold another."""
+    """The stretches that a jump at their end repeats, without those that hold another; loops that only fetch to caches are none."""
     index = {instruction.address: i for i, instruction in enumerate(code)}
     ends: dict[int, int] = {}
     for i, instruction in enumerate(code):
         start = index.get(instruction.jump) if instruction.jump is not None else None
-        if start is not None and start < i:
+        fetches = start is not None and i - start < 12 and any(f.text.startswith(("prefetch", "prfm")) for f in code[start:i])
+        if start is not None and start < i and not fetches:
             ends.setdefault(i, start)
     inner = [(start, end) for end, start in ends.items() if not any(start <= s and e <= end and (s, e) != (start, end) for e, s in ends.items())]
     return [code[start : end + 1] for start, end in inner]

@@ -14,7 +14,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call
 
-from ingot.lower.cpu.nest import substitute
+from ingot.lower.cpu.nest import is_choice, substitute
 
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; the first has few bits, so that n times it is exact
@@ -39,12 +39,52 @@ def expand(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def _named_anew(store: Any) -> Any:
-    """A statement whose names stand in no other: what is computed for several vectors is written out for each."""
+    """A statement whose names stand in no other, and around its whole value.
+
+    What is computed for several vectors is written out for each. TVM's vectorizer looks at the arguments of calls within calls more than once, and
+    refuses a name that it meets again. Where a choice guards what is read, names stay behind it.
+    """
+    names: list[tuple[Any, Any]] = []
+    guarded = False
+
+    def choice(node: Any) -> Any:
+        nonlocal guarded
+        guarded = guarded or is_choice(node)
+        return node
+
     def rename(node: Any) -> Any:
         variable = tirx.Var(node.var.name, node.var.ty)
-        return tirx.Let(variable, node.value, substitute(node.body, {node.var: variable}))
+        body = substitute(node.body, {node.var: variable})
+        if guarded:
+            return tirx.Let(variable, node.value, body)
+        for i, (name, value) in enumerate(names):  # those within the body were found before
+            names[i] = name, substitute(value, {node.var: variable})
+        names.append((variable, node.value))
+        return body
 
-    return tvm_ffi.structural_map(store, (tirx.Let, rename))
+    tvm_ffi.structural_map(store, (Call, choice))
+    store = tvm_ffi.structural_map(store, (tirx.Let, rename))
+    value = store.value
+    for name, bound in reversed(_ordered(names)):
+        value = tirx.Let(name, bound, value)
+    return tirx.BufferStore(store.buffer, value, store.indices) if names else store
+
+
+def _ordered(names: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Names and their values, each after those that its value is computed from."""
+    reads: list[set[Any]] = []
+    for _, value in names:
+        found: set[Any] = set()
+        tvm_ffi.structural_map(value, (tirx.Var, lambda v, found=found: found.add(v) or v))
+        reads.append(found)
+    rest, ordered = list(range(len(names))), list[tuple[Any, Any]]()
+    while rest:
+        pending = {names[i][0] for i in rest}
+        ready = [i for i in rest if not reads[i] & pending]
+        assert ready, "names that need each other"
+        ordered += [names[i] for i in ready]
+        rest = [i for i in rest if i not in ready]
+    return ordered
 
 
 def _call(node: Any) -> Any:

@@ -21,6 +21,9 @@ from ingot.lower.targets import Target
 
 _LINE = 64  # bytes of a cache line
 _EVERY = 4  # steps along k from one fetch to the next where the number of tiles is not known
+#: LLVM writes loops of up to so many instructions out, and then loads so far ahead that sums leave their registers, except with AVX-512, whose
+#: multiply-adds read elements from memory.
+_WRITTEN_OUT = 320
 
 #: An instruction of an architecture as a function of LLVM's that neither reads nor writes what generated code can see: LLVM's own intrinsic counts as
 #: a use of all memory, which keeps sums out of registers.
@@ -63,20 +66,22 @@ class Plan:
         return loop("line", self.lines, lambda j: _fetch(self.w, first + j * line))
 
 
-def plan(w: Flat, what: Contraction, share: Share, steps: int, extent: int) -> Plan:
+def plan(w: Flat, what: Contraction, share: Share, steps: int, extent: int, target: Target) -> Plan:
     """Spreads the cache lines of the weights of ``steps`` steps evenly over the tiles of rows and along k: a burst would wait for itself.
 
     ``extent`` is that of the innermost loop over k. Addresses past the end of the weights are fetched in vain.
     """
     row = what.tile.columns * what.together
     total = -(-steps * row * _item(w) // _LINE)
+    tile = what.tile
+    least = 1 if tile.lanes == 16 and target.lanes(4) == 16 else -(-_WRITTEN_OUT // (tile.rows * tile.vectors + tile.rows + tile.vectors))
     if isinstance(share.tiles, int):
         each = -(-total // share.tiles)  # lines for each tile
-        every = max(1, min(extent, steps // each))
-        every = next((e for e in range(every, every // 2, -1) if extent % e == 0), every)
+        every = min(extent, max(least, steps // each))
+        every = next((e for e in range(every, max(least - 1, every // 2), -1) if extent % e == 0), every)
         times = steps // extent * (extent // every)
         return Plan(w, row, share, times, every, -(-each // times))
-    every = min(extent, _EVERY)
+    every = min(extent, max(least, _EVERY))
     times = steps // extent * (extent // every)
     return Plan(w, row, share, times, every, simplify(tirx.floordiv(share.tiles * times + (total - 1), share.tiles * times)))
 

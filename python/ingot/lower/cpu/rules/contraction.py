@@ -293,7 +293,7 @@ class _Program:
         else:
             before = index(0)
         extent, stride = loops[-1]
-        fetches = None if tile.later is None else prefetch.plan(self.after.view(self.w), what, tile.share, self.depth, extent)
+        fetches = None if tile.later is None else prefetch.plan(self.after.view(self.w), what, tile.share, self.depth, extent, self.target)
         every = fetches.every if fetches else extent
 
         def steps(first: Any, count: int, offset: Any, at: Any) -> Any:
