@@ -50,11 +50,11 @@ struct Epilogue {
 // int32 in place of floats.
 enum class SumKind { kFloats, kNarrowFloats, kIntegers };
 
-template <typename Sum>
-constexpr SumKind KindOfSums(int bytes) {
-  if (std::is_same_v<Sum, int32_t>) return SumKind::kIntegers;
-  return bytes == 1 ? SumKind::kNarrowFloats : SumKind::kFloats;
-}
+// Of products of numbers of `bytes` bytes.
+template <typename Sum, size_t bytes>
+constexpr SumKind kKindOfSums = std::is_same_v<Sum, int32_t> ? SumKind::kIntegers
+                                : bytes == 1                 ? SumKind::kNarrowFloats
+                                                             : SumKind::kFloats;
 
 namespace device {
 

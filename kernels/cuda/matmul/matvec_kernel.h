@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(32 * kMatvecMostWarps, 1)
       float v[kEight];
 #pragma unroll
       for (int c = 0; c < kEight; ++c) v[c] = device::SumBits(all[c]);
-      device::StoreEight<KindOfSums<Sum>(Math::kBytes)>(e, matrix, i / 2, column + i % 2 * 8, v);
+      device::StoreEight<kKindOfSums<Sum, Math::kBytes>>(e, matrix, i / 2, column + i % 2 * 8, v);
     }
     __syncthreads();  // the sums can be replaced
   }

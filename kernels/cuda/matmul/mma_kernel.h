@@ -372,7 +372,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
   float* const warp_stage = reinterpret_cast<float*>(shared) + warp * device::kWarpStage<Shape::kPass>;
 #pragma unroll
   for (int i = 0; i < Shape::kBlocksM; ++i) {
-    device::StoreWarpRows<Shape::kPass, Shape::kBlocksN, KindOfSums<Sum>(Math::kBytes)>(
+    device::StoreWarpRows<Shape::kPass, Shape::kBlocksN, kKindOfSums<Sum, Math::kBytes>>(
         e, slice * p.matrices + tile.matrix, row + warp_row + 16 * i, column + warp_column,
         reinterpret_cast<const Sum(&)[4 * Shape::kBlocksN]>(sums[i]), warp_stage);
   }

@@ -193,7 +193,7 @@ __device__ __forceinline__ void MultiplyTiles(const MatmulProblem& p, const Epil
       ptx::WgmmaPin(sums);
       if (lane == 0) ptx::BarrierArrive(previous);
     }
-    constexpr SumKind kSums = KindOfSums<Sum>(sizeof(typename Shape::Type));
+    constexpr SumKind kSums = kKindOfSums<Sum, sizeof(typename Shape::Type)>;
     StoreWarpRows<Shape::kPass, Shape::kColumns / 8, kSums>(e, unit.slice * p.matrices + unit.tile.matrix, row, column,
                                                             sums, warp_stage);
   }
