@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import TensorProto, helper
 
 from tests.lower.build import model, relative_error, run
 
@@ -114,3 +116,23 @@ def test_a_padded_image_with_its_channels_last(channels: int, size: tuple[int, i
     np.testing.assert_array_equal(outputs["y"], expected)
     if channels <= 8 and size[1] > 1 and (channels > 1 or any(pads)):  # one channel is last already: what is not padded stays as it is
         assert kernels == ["map (interleaved)"]
+
+
+def test_lengths_behind_two_convolutions_as_exporters_write_them() -> None:
+    """Floor divisions from truncating ones: what is rounded the wrong way is found by comparing signs, in numbers and truth values by turns."""
+    nodes: list[Any] = []
+
+    def apply(op: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, list(inputs), [f"t{len(nodes)}"], **attributes))
+        return str(nodes[-1].output[0])
+
+    length = "x"
+    for window, stride in (("ten", "five"), ("three", "two")):
+        rest = apply("Sub", length, window)
+        signs = apply("Xor", apply("Less", rest, "zero"), apply("Less", stride, "zero"))
+        wrong = apply("Cast", apply("And", signs, apply("Cast", apply("Mod", rest, stride), to=TensorProto.BOOL)), to=TensorProto.INT64)
+        length = apply("Add", apply("Sub", apply("Div", rest, stride), wrong), "one")
+    constants = {name: np.array(n, np.int64) for name, n in {"zero": 0, "one": 1, "two": 2, "three": 3, "five": 5, "ten": 10}.items()}
+    x = np.arange(16, 50000, 977, dtype=np.int64)
+    outputs, _ = run(model(nodes, {"x": ("int64", ["n"])}, [length], constants), {"x": x})
+    np.testing.assert_array_equal(outputs[length], ((x - 10) // 5 + 1 - 3) // 2 + 1)

@@ -171,11 +171,18 @@ def _expanded(value: Any, inlinable: dict[Any, Stage], reduction: bool = False) 
             element.name = tirx.Var("x", str(element.load.source.ty.dtype) if number is None else "float32")
             if number is not None:
                 element.value, whole[element.name] = number
+            elif "int" in str(element.load.source.ty.dtype):
+                element.value = _opaque(element.value)
     value = inlined(value)
     for element in reversed(elements):
         if element.name is not None:
             value = tirx.Let(element.name, element.value, value)
     return value
+
+
+def _opaque(value: Any) -> Any:
+    """An integer that TVM's analyzer does not look into: of a name it would ask bounds anew for each use, in chains of divisions for minutes."""
+    return tirx.bitwise_or(value, tirx.const(0, str(value.ty.dtype)))
 
 
 def _is_conditional(value: Any) -> bool:
