@@ -184,15 +184,21 @@ class _Program:
         """A whole tile; at the end of the rows one that is not much taller than what is left, or shorter ones."""
         rows = self.what.rows
         short = [r for r in (1, max(2, rows // 2)) if r < rows]
-        whole = self.tile(replace(tile, whole=True))
+        if isinstance(self.rows, int) and self.rows % rows == 0:
+            return self.tile(replace(tile, whole=True))
+        # Neither clamped nor guarded, MobileNetV2 takes 0.93 of the time; in int8 ResNet-50 took 1.1 times as long.
+        exact = self.what.arithmetic == "float32"
+        whole = self.tile(replace(tile, whole=exact))
         if isinstance(self.rows, int):
             left = self.rows % rows
-            if left == 0:
-                return whole
             fitting = next((r for r in short if r >= left), rows)
             end = self.tile(replace(tile, rows=fitting, whole=fitting == left))
             return end if self.rows < rows else branch(tile.first + rows <= self.rows, whole, end)
         alone = tile.share if isinstance(tile.share.tiles, int) else prefetch.Share(index(0), 1)  # of few rows a short tile may be the only one
+        if not exact:
+            for r in reversed(short):
+                whole = branch(self.rows - tile.first <= r, self.tile(replace(tile, rows=r, share=alone)), whole)
+            return whole
         end = None
         if short:
             lower = replace(tile, rows=short[-1], share=alone)
