@@ -48,9 +48,9 @@ def _sound(samples: int) -> np.ndarray[Any, Any]:
 
 
 def _ingot(models: Models, threads: int) -> Transcribe:
-    from ingot.generate import Options, Speech, Transcriber
+    from ingot.generate import Options, Transcriber
 
-    transcriber = Transcriber(ingot.load(models.path("whisper.ingot"), threads=threads), speech=Speech(language="en"))
+    transcriber = Transcriber(ingot.load(models.path("whisper.ingot"), threads=threads))
     sound = _sound(transcriber.window)
 
     def run(count: int) -> list[int]:
@@ -63,11 +63,11 @@ def _ingot(models: Models, threads: int) -> Transcribe:
 
 def _onnxruntime(models: Models, threads: int) -> Transcribe:
     from benchmarks.whisper_onnx import Pair
-    from ingot.generate import Speech, Transcriber
+    from ingot.generate import Transcriber
 
     transformers: Any = import_module("transformers")
     config = json.loads((models.path("whisper") / "config.json").read_text())
-    asked = Transcriber(ingot.load(models.path("whisper.ingot"), threads=1), speech=Speech(language="en"))
+    asked = Transcriber(ingot.load(models.path("whisper.ingot"), threads=1))
     start, samples = asked.start(), asked.window
     extractor = transformers.WhisperFeatureExtractor(feature_size=config["num_mel_bins"])
     features = extractor(_sound(samples), sampling_rate=asked.rate, return_tensors="np").input_features.astype(np.float32)

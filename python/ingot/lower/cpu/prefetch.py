@@ -74,7 +74,7 @@ def plan(w: Flat, what: Contraction, share: Share, steps: int, extent: int, targ
     row = what.tile.columns * what.together
     total = -(-steps * row * _item(w) // _LINE)
     tile = what.tile
-    least = 1 if tile.lanes == 16 and target.lanes(4) == 16 else -(-_WRITTEN_OUT // (tile.rows * tile.vectors + tile.rows + tile.vectors))
+    least = 1 if target.lanes(4) == 16 else -(-_WRITTEN_OUT // (tile.rows * tile.vectors + tile.rows + tile.vectors))
     if isinstance(share.tiles, int):
         each = -(-total // share.tiles)  # lines for each tile
         every = min(extent, max(least, steps // each))

@@ -129,15 +129,15 @@ def _rows(output: Stage, lanes: int) -> Any:
 
         return sequence([part(*p) for p in parts])
 
-    return _shared(rows, width, row)
+    return shared(rows, width, row)
 
 
-def _shared(rows: Any, width: Any, row: Callable[[Any], Any]) -> Any:
-    """``row(r)`` for rows of ``width`` elements, which the threads share if they are many."""
+def shared(rows: Any, width: Any, row: Callable[[Any], Any], alone: int = CHUNK) -> Any:
+    """``row(r)`` for rows of ``width`` elements, which the threads share if all are more than ``alone``."""
     together = max(1, CHUNK // 4 // max(1, width)) if isinstance(width, int) else 1
     if isinstance(rows, int):
         together = min(together, max(1, rows // 4))
-    return forked(product([width, rows]), CHUNK, lambda: loop("row", rows, row), lambda: parallel(
+    return forked(product([width, rows]), alone, lambda: loop("row", rows, row), lambda: parallel(
         "rows", ceildiv(rows, together), lambda t: loop("row", nest.minimum(together, rows - t * together) if together > 1 else 1,
                                                         lambda r: row(simplify(t * together + r)))))
 
@@ -203,7 +203,7 @@ def _interleaved(output: Stage, channels: _Channels, lanes: int) -> Any:
 
         return sequence([part(c, *p) for c, parts in enumerate(channels.parts) for p in parts])
 
-    return sequence(words.declare() if words is not None else None, _shared(rows, product(extents[-2:]), row))
+    return sequence(words.declare() if words is not None else None, shared(rows, product(extents[-2:]), row))
 
 
 def _nested(value: Any) -> Any:

@@ -16,8 +16,8 @@ from tvm.ir.expr import TensorLoad
 
 from ingot.lower.cpu import nest
 from ingot.lower.cpu.fused import Fused, Stage, combination, loads
-from ingot.lower.cpu.nest import Local, ceildiv, constant, index, loop, parallel, product, sequence, simplify
-from ingot.lower.cpu.rules.maps import CHUNK, contiguous, forked, lanes_of, stretch
+from ingot.lower.cpu.nest import Local, constant, index, loop, product, sequence, simplify
+from ingot.lower.cpu.rules.maps import CHUNK, contiguous, lanes_of, shared, stretch
 from ingot.lower.targets import Target
 
 _CHAINS = 4  # vectors of partial results: additions that do not wait for one another
@@ -83,12 +83,7 @@ class _Program:
         """The function anew."""
         rows = product(self.extents)
         longest = max((constant(product(s.reduced_extents)) for s in self.stages if s.init is not None), key=lambda e: e if isinstance(e, int) else 0)
-        together = max(1, CHUNK // 4 // max(1, longest)) if isinstance(longest, int) else 1
-        if isinstance(rows, int):
-            together = min(together, max(1, rows // 4))
-        body = forked(product([rows, longest]), CHUNK // 4, lambda: loop("row", rows, self.row), lambda: parallel(
-            "rows", ceildiv(rows, together), lambda t: loop("row", nest.minimum(together, rows - t * together) if together > 1 else 1,
-                                                            lambda r: self.row(simplify(t * together + r)))))
+        body = shared(rows, longest, self.row, CHUNK // 4)
         function = self.fused.function
         return tirx.PrimFunc(list(function.params), body, function.ret_type, function.attrs)
 
