@@ -89,6 +89,29 @@ const void* PaddedRows(CudaContext& context, std::string_view kernel, const DLTe
   return copy;
 }
 
+MatmulProblem ByteLayer(std::string_view kernel, const DLTensor& x, const DLTensor& w, const DLTensor& y) {
+  if (x.ndim < 1 || w.ndim != 2 || y.ndim != x.ndim || w.shape[1] != x.shape[x.ndim - 1] ||
+      y.shape[y.ndim - 1] != w.shape[0] || !std::equal(x.shape, x.shape + x.ndim - 1, y.shape)) {
+    FailKernel(kernel, " of X ", ShapeText(x), " and W ", ShapeText(w), " does not give Y ", ShapeText(y),
+               "; it takes [..., K] and [N, K], and gives [..., N]");
+  }
+  MatmulProblem p;
+  p.n = CheckedInt(kernel, "N", w.shape[0]);
+  p.m = CheckedInt(kernel, "the number of X's rows", ElementCount(ShapeOf(x).first(static_cast<size_t>(x.ndim) - 1)));
+  p.k = CheckedInt(kernel, "K", (w.shape[1] + 15) / 16 * 16);
+  p.w_depth = p.k;
+  return p;
+}
+
+void ReadByteLayer(CudaContext& context, std::string_view kernel, const DLTensor& x, const DLTensor& w,
+                   MatmulProblem& p) {
+  p.x_pitch = p.w_pitch = p.k;
+  p.x_matrix = p.x_pitch * p.m;
+  p.w_matrix = p.w_pitch * p.n;
+  p.x = PaddedRows(context, kernel, x, 1, w.shape[1], p.x_pitch);
+  p.w = PaddedRows(context, kernel, w, 1, w.shape[1], p.w_pitch);
+}
+
 cudaError_t PadRows(const void* from, void* to, int element_bytes, int64_t matrices, int64_t rows, int64_t columns,
                     int64_t pitch, cudaStream_t stream) {
   const dim3 grid = BlocksFor(matrices * rows * pitch);

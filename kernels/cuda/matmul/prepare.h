@@ -14,6 +14,14 @@ namespace ingot {
 const void* PaddedRows(CudaContext& context, std::string_view kernel, const DLTensor& tensor, int element_bytes,
                        int64_t columns, int64_t pitch);
 
+// A layer of numbers of 8 bits: X [..., K] times the transpose of W [N, K] gives Y [..., N]. K is filled up to 16s.
+// Throws where the shapes do not fit.
+MatmulProblem ByteLayer(std::string_view kernel, const DLTensor& x, const DLTensor& w, const DLTensor& y);
+
+// The operands of a ByteLayer.
+void ReadByteLayer(CudaContext& context, std::string_view kernel, const DLTensor& x, const DLTensor& w,
+                   MatmulProblem& p);
+
 // Copies `matrices` matrices [rows, columns] of elements of 1, 2 or 4 bytes to [rows, pitch], filled up with zeros.
 cudaError_t PadRows(const void* from, void* to, int element_bytes, int64_t matrices, int64_t rows, int64_t columns,
                     int64_t pitch, cudaStream_t stream);

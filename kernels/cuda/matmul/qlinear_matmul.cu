@@ -102,28 +102,14 @@ void QlinearMatmul(CudaContext& context) {
   const DLTensor& x = context.Input(0);
   const DLTensor& w = context.Input(1);
   const DLTensor& y = context.Output(0);
-  if (x.ndim < 1 || w.ndim != 2 || y.ndim != x.ndim || w.shape[1] != x.shape[x.ndim - 1] ||
-      y.shape[y.ndim - 1] != w.shape[0] || !std::equal(x.shape, x.shape + x.ndim - 1, y.shape)) {
-    FailKernel(kName, " of X ", ShapeText(x), " and W ", ShapeText(w), " does not give Y ", ShapeText(y),
-               "; it takes [..., K] and [N, K], and gives [..., N]");
-  }
-  const int64_t k = x.shape[x.ndim - 1];
-  MatmulProblem p;
-  p.n = CheckedInt(kName, "N", w.shape[0]);
-  p.m = CheckedInt(kName, "the number of X's rows", ElementCount(ShapeOf(x).first(static_cast<size_t>(x.ndim) - 1)));
-  p.k = CheckedInt(kName, "K", (k + 15) / 16 * 16);
-  p.w_depth = p.k;
+  MatmulProblem p = ByteLayer(kName, x, w, y);
   Epilogue e;
   e.rows = p.m;
   e.columns = p.n;
   e.pitch = p.n;
   DescribeQlinear(context, kName, p.n, context.ints()[0], e);
   if (ElementCount(y) == 0) return;
-  p.x_pitch = p.w_pitch = p.k;
-  p.x_matrix = p.x_pitch * p.m;
-  p.w_matrix = p.w_pitch * p.n;
-  p.x = PaddedRows(context, kName, x, 1, k, p.x_pitch);
-  p.w = PaddedRows(context, kName, w, 1, k, p.w_pitch);
+  ReadByteLayer(context, kName, x, w, p);
   RunProducts(context, kName, kernels, OperandMode::kRowsOfK, p, e, context.ints()[1]);
 }
 

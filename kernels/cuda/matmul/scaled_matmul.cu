@@ -37,17 +37,7 @@ void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKe
     FailKernel(kernel, " needs compute capability ", kernels.least_capability / 10, ".", kernels.least_capability % 10,
                ", and this GPU has ", context.capability() / 10, ".", context.capability() % 10);
   }
-  if (x.ndim < 1 || w.ndim != 2 || y.ndim != x.ndim || w.shape[1] != x.shape[x.ndim - 1] ||
-      y.shape[y.ndim - 1] != w.shape[0] || !std::equal(x.shape, x.shape + x.ndim - 1, y.shape)) {
-    FailKernel(kernel, " of X ", ShapeText(x), " and W ", ShapeText(w), " does not give Y ", ShapeText(y),
-               "; it takes [..., K] and [N, K], and gives [..., N]");
-  }
-  MatmulProblem p;
-  const int64_t k = x.shape[x.ndim - 1];
-  p.n = CheckedInt(kernel, "N", w.shape[0]);
-  p.m = CheckedInt(kernel, "the number of X's rows", ElementCount(ShapeOf(x).first(static_cast<size_t>(x.ndim) - 1)));
-  p.k = CheckedInt(kernel, "K", (k + 15) / 16 * 16);
-  p.w_depth = p.k;
+  MatmulProblem p = ByteLayer(kernel, x, w, y);
 
   Epilogue e;
   e.integers = !fp8;
@@ -60,7 +50,7 @@ void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKe
   if (blocks != (of_w == ScaleGranularity::kBlock)) {
     FailKernel(kernel, ": only one of X and W has scales of blocks; both have them, or neither");
   }
-  const int64_t parts = (k + 127) / 128;
+  const int64_t parts = (w.shape[1] + 127) / 128;
   if (blocks) {
     p.x_blocks = ScalesOf(kernel, "X", context.Input(2), p.m * parts);
     p.w_blocks = ScalesOf(kernel, "W", context.Input(3), (p.n + int64_t{127}) / 128 * parts);
@@ -72,11 +62,7 @@ void ScaledMatmul(CudaContext& context, std::string_view kernel, const ProductKe
   }
   DescribeResult(kernel, y, context.OptionalInput(4), context.OptionalInput(5), p.n, context.ints()[2], {}, e);
   if (ElementCount(y) == 0) return;
-  p.x_pitch = p.w_pitch = p.k;
-  p.x_matrix = p.x_pitch * p.m;
-  p.w_matrix = p.w_pitch * p.n;
-  p.x = PaddedRows(context, kernel, x, 1, k, p.x_pitch);
-  p.w = PaddedRows(context, kernel, w, 1, k, p.w_pitch);
+  ReadByteLayer(context, kernel, x, w, p);
   RunProducts(context, kernel, kernels, blocks ? OperandMode::kBlockScales : OperandMode::kRowsOfK, p, e,
               context.ints()[3]);
 }
