@@ -104,7 +104,7 @@ def decode(cx: Context, x: Value) -> Value:
     if wide != "float32":
         unused = tirx.const(8 - INTEGERS[x.dtype][1], wide)
         return cx.elementwise(lambda b: tirx.shift_right(tirx.shift_left(b.astype(wide), unused), unused), bytes_, name="decode")
-    table = cx.constant(np.arange(256, dtype=np.uint8).view(numpy_dtype(x.dtype)).astype(np.float32))
+    table = cx.constant(numbers_of(x.dtype))
 
     def look_up(t: te.Tensor, numbers: te.Tensor) -> te.Tensor:
         return te.compute(t.shape, lambda *i: numbers(t(*i).astype("int32")), name="decode")
@@ -125,12 +125,17 @@ def encode(cx: Context, x: Value, dtype: str, *, saturate: bool = True, round_mo
         function = _power_code(saturate, round_mode)
         wide = cx.cast(wide, "float32")
     else:
-        function = _float_code(encoding(dtype), saturate, wide.dtype)
+        function = float_code(encoding(dtype), saturate, wide.dtype)
     return tagged(cx, cx.elementwise(function, wide, dtype="uint8", name="encode"), dtype)
 
 
-def _float_code(form: Encoding, saturate: bool, dtype: str) -> Callable[[Any], Any]:
-    """A number's code, rounded to nearest, ties to even."""
+def numbers_of(dtype: str) -> np.ndarray:
+    """The float32 that each of the 256 codes of a small float stands for."""
+    return np.arange(256, dtype=np.uint8).view(numpy_dtype(dtype)).astype(np.float32)
+
+
+def float_code(form: Encoding, saturate: bool, dtype: str) -> Callable[[Any], Any]:
+    """What makes a code of an expression of ``dtype``, float32 or float64: rounded to nearest, ties to even."""
     width, stored, bias, integer = (32, 23, 127, "int32") if dtype == "float32" else (64, 52, 1023, "int64")
 
     def whole(value: int) -> Any:

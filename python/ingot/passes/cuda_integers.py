@@ -1,7 +1,8 @@
-"""Contractions of integers (passes/integers.py) become calls of kernels, ``qlinear_matmul`` and ``qlinear_conv`` (kernels/cuda), with what follows.
+"""Contractions of codes (passes/integers.py) become calls of kernels, ``qlinear_matmul`` and ``qlinear_conv`` (kernels/cuda), with what follows.
 
-int32 sums are scaled, and a bias, a residual, an activation and what is rounded to codes between these are part of the call, in the order that the
-kernels have (:data:`_ORDER`). What does not fit is left to generated code, which reads what the call gives: codes, or float32.
+Codes are int8, whose sums are int32, or float8_e4m3fn with sums of float32. Sums are scaled, and a bias, a residual, an activation and what is rounded
+to codes between these are part of the call, in the order that the kernels have (:data:`_ORDER`). What does not fit is left to generated code, which
+reads what the call gives: codes, or float32.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _ORDER = ("round", "bias", "round", "residual", "activation")
 #: Operators that are fused with what dequantizes their operands; reductions and pools are not.
 _GENERATED = tuple(f"relax.{name}" for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "sigmoid", "tanh", "exp", "erf",
                                                 "nn.relu", "nn.gelu", "nn.silu", "nn.leakyrelu", "quantize"))
-_NOT_SCALED, _SCALED, _DIVIDED, _BOUNDED, _CODES = "int32", "float32", "float32 / scale", "float32 with a lower limit", "codes"
+_NOT_SCALED, _SCALED, _DIVIDED, _BOUNDED, _CODES = "sums", "float32", "float32 / scale", "float32 with a lower limit", "codes"
+#: Types of codes, and those of their sums.
+_SUMS = {"int8": "int32", "float8_e4m3fn": "float32"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class _Call:
     result: _Codes = _Codes()
 
     @property
+    def codes(self) -> str:
+        """The type of codes."""
+        return str(self.x.ty.dtype)
+
+    @property
     def whole(self) -> bool:
         """Whether a kernel can give it."""
         return self.state in (_SCALED, _CODES)
@@ -79,7 +87,7 @@ class _Call:
 
 
 def cuda_integers(graph: Graph) -> Graph:
-    """Rewrites products and channels-last convolutions of int8 codes by constant int8 weights to calls of kernels."""
+    """Rewrites products and channels-last convolutions of codes by constant codes to calls of kernels."""
     return _Integers(graph).run(_visit)
 
 
@@ -211,10 +219,10 @@ def _convolution(graph: _Integers, value: Any) -> _Call | None:
 
 
 def _multiplied(graph: _Integers, value: Any) -> Weight | None:
-    """The weight of a contraction of int8 by a constant, none of whose extents is 0."""
+    """The weight of a contraction of codes by a constant, none of whose extents is 0."""
     x, w = value.args
     weight = graph.weight(w)
-    if weight is None or weight.dtype != "int8" or str(x.ty.dtype) != "int8" or str(value.ty.dtype) != "int32":
+    if weight is None or weight.dtype not in _SUMS or str(x.ty.dtype) != weight.dtype or str(value.ty.dtype) != _SUMS[weight.dtype]:
         return None
     return None if any(dims.equal(e, 0) for e in (*extents_of(x), *weight.shape)) else weight
 
@@ -256,7 +264,7 @@ def _scaled(graph: _Integers, call: _Call, value: Any, other: Any) -> _Call | No
 
 def _quantized(graph: _Integers, call: _Call, value: Any, other: Any) -> _Call | None:
     scale, zero = (scalar(graph, a) for a in value.args[1:])
-    if call.state not in (_SCALED, _DIVIDED) or scale is None or zero is None or scale <= 0 or str(value.attrs.out_dtype) != "int8":
+    if call.state not in (_SCALED, _DIVIDED) or scale is None or zero is None or scale <= 0 or str(value.attrs.out_dtype) != call.codes:
         return None
     inverse = (call.result.inverse if call.state == _DIVIDED else 1.0) * float(np.float32(1) / np.float32(scale))
     return replace(call, state=_CODES, result=_Codes(inverse, zero)) if 0 < inverse < math.inf else None
@@ -286,7 +294,7 @@ def _sum(graph: _Integers, call: _Call, value: Any, other: Any) -> _Call | None:
 def _added_codes(graph: _Integers, call: _Call, other: Any) -> _Call | None:
     """A residual that is dequantized: the kernel reads its codes."""
     made: Any = graph.before.get(other)
-    if not calls(made, "relax.dequantize") or str(made.args[0].ty.dtype) != "int8" or (other in graph.calls and graph.uses[other] > 1):
+    if not calls(made, "relax.dequantize") or str(made.args[0].ty.dtype) != call.codes or (other in graph.calls and graph.uses[other] > 1):
         return None
     scale, zero = (scalar(graph, a) for a in made.args[1:])
     if scale is None or zero is None:

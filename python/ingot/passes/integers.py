@@ -5,6 +5,8 @@ their integers, whose int32 sums are scaled once: ``(x - zx) · w · (sx · sw)`
 quantize) is element-wise and fuses behind it. Integers travel between these as *codes*, in the type that the target's arithmetic reads:
 16 bits with the zero point taken off, so that pads are 0, or 8 bits with the zero point kept, whose part in the sums is then taken off.
 
+Small floats (float8_e4m3fn) are codes as well, without a zero point, where the target multiplies them: their sums are float32.
+
 Between a product of two activations and the softmax that it leads to, and behind that softmax, quantized numbers are left as they were
 before: attention (passes/attention.py) keeps scores in registers, in float32.
 """
@@ -32,6 +34,9 @@ _CONVOLUTIONS: dict[str, Callable[..., Any]] = {
 _MOVES = ("relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.broadcast_to", "relax.strided_slice")
 _BETWEEN = ("relax.multiply", "relax.divide", "relax.add", "relax.where", "relax.reshape", "relax.astype", "relax.tanh")
 _EIGHT = ("int8", "uint8")
+_SMALL_FLOAT = "float8_e4m3fn"
+#: The first GPUs that multiply small floats.
+_SMALL_FLOAT_CAPABILITY = 89
 _MOST_STEPS = 40
 
 
@@ -40,8 +45,10 @@ def integer_contractions(graph: Graph, settings: Settings) -> Graph:
 
     A graph without any is left as it is: what it quantizes for its own sake is divided by the scale, as ONNX says.
     """
-    weights = _multiplied_weights(graph)
-    return _Integers(graph, _codes_type(weights, settings)).run(_visit) if weights else graph
+    small = settings.target.is_cuda and min(settings.target.architectures) >= _SMALL_FLOAT_CAPABILITY
+    types = (*_EIGHT, _SMALL_FLOAT) if small else _EIGHT
+    weights = [w for w in _multiplied_weights(graph) if w.dtype in types]
+    return _Integers(graph, _codes_type(weights, settings), types).run(_visit) if weights else graph
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class _QuantizedWeight:
 
 
 def _multiplied_weights(graph: Graph) -> list[Weight]:
-    """The 8-bit weights that products and convolutions read dequantized."""
+    """The weights that products and convolutions read dequantized."""
     weights = dict(zip(list(graph.function.params)[len(graph.function.params) - len(graph.weights):], graph.weights, strict=True))
     bound = {b.var: b.value for b in bindings(graph.function)}
     found = []
@@ -83,7 +90,7 @@ def _multiplied_weights(graph: Graph) -> list[Weight]:
             while calls(bound.get(operand), "relax.dequantize", "relax.permute_dims"):
                 operand = bound[operand].args[0]
             found.append(from_array("constant", operand.value.numpy()) if isinstance(operand, tvm.ir.GenericConst) else weights.get(operand))
-    return [w for w in found if w is not None and w.dtype in _EIGHT]
+    return [w for w in found if w is not None]
 
 
 def _codes_type(weights: list[Weight], settings: Settings) -> str:
@@ -99,9 +106,10 @@ def _codes_type(weights: list[Weight], settings: Settings) -> str:
 
 
 class _Integers(Rewriter):
-    def __init__(self, graph: Graph, x: str) -> None:
+    def __init__(self, graph: Graph, x: str, types: tuple[str, ...]) -> None:
         super().__init__(graph)
-        self.x = x  # the type of codes
+        self.x = x  # the type of integers' codes
+        self.types = types  # of quantized numbers that are looked at
         self.codes: dict[Any, tuple[Any, int]] = {}  # a quantized variable with a zero point of its own → its codes and their offset
         self.quantized: dict[Any, _Quantized] = {}  # dequantized variables
         self.constants: dict[Any, _QuantizedWeight] = {}  # dequantized constants
@@ -121,7 +129,9 @@ class _Integers(Rewriter):
         """The codes of a quantized variable, and the number that stands for 0."""
         if source not in self.codes:
             dtype = str(source.ty.dtype)
-            if self.x == "int16":
+            if dtype == _SMALL_FLOAT:
+                self.codes[source] = (source, 0)
+            elif self.x == "int16":
                 wide = self.emit(relax.op.astype(source, "int16"))
                 self.codes[source] = (self.emit(relax.op.subtract(wide, self.number(zero, "int16"))) if zero else wide, 0)
             elif self.x == dtype:
@@ -153,7 +163,7 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
 def _quantize(rewriter: _Integers, call: Any) -> Any:
     scale, zero = scalar(rewriter, call.args[1]), scalar(rewriter, call.args[2])
     dtype = str(call.attrs.out_dtype)
-    if scale is None or zero is None or dtype not in _EIGHT:
+    if scale is None or zero is None or dtype not in rewriter.types:
         return None
     known = rewriter.quantized.get(call.args[0])
     if known is not None and known.scale == scale and known.zero == zero and str(known.source.ty.dtype) == dtype:
@@ -163,7 +173,7 @@ def _quantize(rewriter: _Integers, call: Any) -> Any:
     if np.isfinite(inverse):  # a multiplication, within one unit in the last place of the division, and several times as fast
         scaled, one = rewriter.emit(relax.op.multiply(scaled, rewriter.number(float(inverse), "float32"))), relax.const(np.float32(1))
     axis = int(call.attrs.axis)
-    if rewriter.x in ("int16", dtype):
+    if rewriter.x in ("int16", dtype) or dtype == _SMALL_FLOAT:
         source = rewriter.emit(relax.op.quantize(scaled, one, call.args[2], axis, dtype))
         rewriter.codes_of(source, int(zero))
     else:  # the other type of 8 bits: the same numbers, moved
@@ -182,18 +192,18 @@ def _dequantize(rewriter: _Integers, call: Any) -> Any:
     if weight is not None:
         scales, zeros = rewriter.weight(scale), rewriter.weight(zero)
         result = rewriter.emit(call)
-        if weight.dtype in _EIGHT and scales is not None and zeros is not None:
+        if weight.dtype in rewriter.types and scales is not None and zeros is not None:
             rewriter.constants[result] = _QuantizedWeight(weight, scales, zeros, int(call.attrs.axis))
         return result
     factor, offset = scalar(rewriter, scale), scalar(rewriter, zero)
-    if factor is None or offset is None or str(source.ty.dtype) not in _EIGHT:
+    if factor is None or offset is None or str(source.ty.dtype) not in rewriter.types:
         return None
     codes, moved = rewriter.codes_of(source, int(offset))
     result = rewriter.moved.get(source)
     if result is not None and rewriter.quantized[result].scale == factor and rewriter.quantized[result].zero == offset:
         return result
-    result = rewriter.emit(relax.op.dequantize(codes, scale, relax.const(moved, "int16" if rewriter.x == "int16" else codes.ty.dtype),
-                                               out_dtype=str(call.attrs.out_dtype)))
+    narrow = "int8" if str(codes.ty.dtype) == _SMALL_FLOAT else codes.ty.dtype  # relax.dequantize has no zero of a small float
+    result = rewriter.emit(relax.op.dequantize(codes, scale, relax.const(moved, narrow), out_dtype=str(call.attrs.out_dtype)))
     rewriter.quantized[result] = _Quantized(codes, moved, source, factor, int(offset))
     return result
 
@@ -220,6 +230,9 @@ def _contraction(rewriter: _Integers, call: Any) -> Any:
     x, w = rewriter.quantized.get(call.args[0]), rewriter.constants.get(call.args[1])
     if x is None or w is None or str(call.ty.dtype if call.ty is not None else "float32") != "float32":
         return None
+    small = str(x.codes.ty.dtype) == _SMALL_FLOAT
+    if small != (w.integers.dtype == _SMALL_FLOAT):
+        return None
     convolution = call.op.name in _CONVOLUTIONS
     channel = 0 if convolution else 1
     rank = len(w.integers.shape)
@@ -229,25 +242,27 @@ def _contraction(rewriter: _Integers, call: Any) -> Any:
     per_column = _size(w.scale) != 1 or _size(w.zero) != 1
     if (per_column and w.axis % rank != channel) or _size(w.scale) not in (1, columns) or _size(w.zero) not in (1, columns):
         return None
-    dtype, integers = _without_zero(w, channel)
+    dtype, integers = (_SMALL_FLOAT, w.integers) if small else _without_zero(w, channel)
     if dtype == "int16" and rewriter.x != "int16":
         return None  # dot products of bytes take weights of 8 bits
     spread = (1, columns, *[1] * (rank - 2)) if convolution else (columns,)
     weights = rewriter.constant(integers)
-    sums = _sums(rewriter, call, x, weights)
+    sums = _sums(rewriter, call, x, weights, "float32" if small else "int32")
     if x.offset:
         axes = tuple(a for a in range(rank) if a != channel)
         total = integers.map(lambda a: (a.astype(np.int32).sum(axis=axes) * x.offset).astype(np.int32).reshape(spread), spread, ":sums", "int32")
         sums = rewriter.emit(relax.op.subtract(sums, rewriter.constant(total)))
     factor = w.scale.map(lambda a: np.broadcast_to(np.float32(x.scale) * a.reshape(-1).astype(np.float32), columns).reshape(spread).copy(), spread,
                          f":times{x.scale!r}", "float32")
-    return rewriter.emit(relax.op.multiply(rewriter.emit(relax.op.astype(sums, "float32")), rewriter.constant(factor)))
+    if not small:
+        sums = rewriter.emit(relax.op.astype(sums, "float32"))
+    return rewriter.emit(relax.op.multiply(sums, rewriter.constant(factor)))
 
 
-def _sums(rewriter: _Integers, call: Any, x: _Quantized, weights: Any) -> Any:
-    """The int32 sums of codes by weights; pads are codes of 0."""
+def _sums(rewriter: _Integers, call: Any, x: _Quantized, weights: Any, dtype: str) -> Any:
+    """The sums of codes by weights; pads are codes of 0."""
     if call.op.name == "relax.matmul":
-        return rewriter.emit(relax.op.matmul(x.codes, weights, out_dtype="int32"))
+        return rewriter.emit(relax.op.matmul(x.codes, weights, out_dtype=dtype))
     operator = _CONVOLUTIONS[call.op.name]
     pads = [int(p) for p in call.attrs.padding]
     codes = x.codes
@@ -257,7 +272,7 @@ def _sums(rewriter: _Integers, call: Any, x: _Quantized, weights: Any) -> Any:
         codes = rewriter.emit(relax.op.nn.pad(codes, width, "constant", x.offset))
         pads = [0] * len(pads)
     return rewriter.emit(operator(codes, weights, strides=list(call.attrs.strides), padding=pads, dilation=list(call.attrs.dilation),
-                                  groups=int(call.attrs.groups), out_dtype="int32"))
+                                  groups=int(call.attrs.groups), out_dtype=dtype))
 
 
 def _size(weight: Weight) -> int:

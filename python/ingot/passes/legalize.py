@@ -8,6 +8,8 @@ from typing import Any
 import tvm
 from tvm import relax, te, tirx
 
+from ingot.importer.narrow import FLOATS
+
 Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
@@ -57,18 +59,25 @@ def _relu(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
 
 def _quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Quotients by the scale to the nearest integer, ties to even, plus the zero point, saturated; NaN becomes the least (ONNX QuantizeLinear)."""
+    """Quotients by the scale to the nearest integer, ties to even, plus the zero point, saturated; NaN becomes the least (ONNX QuantizeLinear).
+
+    Small floats are cast to, which rounds and saturates on GPUs; for CPUs passes/small_floats.py has replaced them.
+    """
     dtype, axis = str(call.attrs.out_dtype), int(call.attrs.axis)
-    low, high = tirx.min_value(dtype), tirx.max_value(dtype)
 
     def quantize(x: te.Tensor, scale: Any, zero: Any) -> te.Tensor:
         def at(*i: Any) -> Any:
-            moved = _plus(tirx.nearbyint(_over(x(*i), _number(scale, axis, i))), _number(zero, axis, i))
-            return tirx.min(tirx.max(moved, low.astype("float32")), high.astype("float32")).astype(dtype)
+            quotient = _over(x(*i), _number(scale, axis, i))
+            return quotient.astype(dtype) if dtype in FLOATS else _saturated(_plus(tirx.nearbyint(quotient), _number(zero, axis, i)), dtype)
 
         return te.compute(x.shape, at, name="quantize")
 
     return bb.call_te(quantize, call.args[0], _unless(call.args[1], 1), _unless(call.args[2], 0), primfunc_name_hint="quantize")
+
+
+def _saturated(whole: Any, dtype: str) -> Any:
+    low, high = (limit(dtype).astype("float32") for limit in (tirx.min_value, tirx.max_value))
+    return tirx.min(tirx.max(whole, low), high).astype(dtype)
 
 
 def _dequantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

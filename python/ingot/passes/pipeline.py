@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import tvm
 from tvm import relax
@@ -26,10 +26,12 @@ from ingot.passes.integers import integer_contractions
 from ingot.passes.layout import channels_last
 from ingot.passes.legalize import OVERRIDES
 from ingot.passes.pack import pack_weights
+from ingot.passes.pieces import independent_rows
 from ingot.passes.quantized_matmul import CUDA_LAYOUT, quantized_matmuls
 from ingot.passes.recurrent import narrow_recurrent_weights
 from ingot.passes.scale import fold_scales
 from ingot.passes.settings import Settings
+from ingot.passes.small_floats import small_floats
 from ingot.passes.trace import Trace, trace_fusion
 
 
@@ -40,7 +42,7 @@ class Optimized:
     mod: tvm.IRModule
     weights: dict[str, tuple[Weight, ...]]
     trace: Trace
-    log: list[str] = field(default_factory=list)
+    rows: str | None = None  # the dimension whose rows can be computed one without another (passes/pieces.py)
 
 
 #: Operators that the program does as views, without code.
@@ -49,6 +51,7 @@ VIEWS = ("relax.reshape",)
 
 #: What happens to the graph before any operator becomes code, in order. Each keeps the variables' names (passes/trace.py).
 GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
+    ("small floats", lambda graph, settings: small_floats(graph)),
     ("integers", integer_contractions),  # before dequantized weights fold to float32
     ("quantized matmul", lambda graph, settings: quantized_matmuls(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
@@ -97,6 +100,8 @@ def optimize(imported: Imported, settings: Settings, note: Callable[[str], None]
             note(f"{step.info.name}: {before} → {_count(stage)} bindings, {_tir_count(stage)} TIR functions")
         return stage
 
+    rows = None if settings.target.is_cuda else independent_rows(imported, llvm)
+    note(f"rows: {rows or 'none'} can be computed one without another")
     with llvm:
         mod = run(imported.mod, transform.CanonicalizeBindings(), transform.EliminateCommonSubexpr(), transform.DeadCodeElimination())
         weights = imported.weights_of()
@@ -118,7 +123,7 @@ def optimize(imported: Imported, settings: Settings, note: Callable[[str], None]
         before = _tir_count(mod)
         mod = name_extents(mod)
         note(f"name extents: {before} → {_tir_count(mod)} TIR functions")
-    return Optimized(mod, weights, trace)
+    return Optimized(mod, weights, trace, rows)
 
 
 def _count(mod: tvm.IRModule) -> int:

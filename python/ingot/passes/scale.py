@@ -31,7 +31,7 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
             continue
         result_axis, weight_axis = _CHANNELS[heavy.op.name]
         weights, scale = rewriter.weight(heavy.args[1]), rewriter.weight(factor)
-        if weights is None or scale is None or (weight_axis == -1 and len(weights.shape) != 2):
+        if weights is None or scale is None or weights.dtype != scale.dtype or (weight_axis == -1 and len(weights.shape) != 2):
             continue
         rank = len(product.ty.shape.values)
         shape = (1,) * (rank - len(scale.shape)) + scale.shape

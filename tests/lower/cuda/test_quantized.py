@@ -1,4 +1,4 @@
-"""Statically quantized models for a GPU: in int8, with what follows a product as part of its kernel, they give what onnxruntime does."""
+"""Statically quantized models for a GPU, with what follows products as part of their kernels, beside onnxruntime (int8) and float64 (float8)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 import ingot
 from ingot.cli.main import main
 from ingot.runtime import Artifact
+from tests.lower.cuda import float8
 from tests.lower.cuda.interpreter import Program, by_emulator, by_numpy
 
 needs_onnxruntime = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
@@ -173,3 +174,93 @@ def test_inspect_shows_what_runs_in_int8(tmp_path: Path, capsys: pytest.CaptureF
     launches = [launch for entry in Artifact.open(tmp_path / "m.ingot").manifest["targets"][0]["code"]["functions"].values()
                 for launch in entry["launches"]]
     assert launches and all(launch["spills"] == 0 for launch in launches)
+
+
+# ---- float8_e4m3fn -------------------------------------------------------------------------------------------------
+
+
+def same(found: np.ndarray, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> None:
+    """Sums and scales are float32; a number that is close to a tie before may become the next code, an eighth of it away, and few are."""
+    expected = float8.reference(model, feeds)
+    off = np.abs(found - expected) / np.abs(expected).max()
+    assert found.shape == expected.shape and off.max() <= 1 / 16 and np.mean(off > 1e-5) < 0.05, (off.max(), np.mean(off > 1e-5))
+
+
+@pytest.mark.parametrize("run_kernel", [by_numpy, pytest.param(by_emulator, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("results", [False, True])
+def test_a_network_of_convolutions_runs_in_float8(results: bool, run_kernel: Callable[..., Any]) -> None:
+    network = residual_network()
+    model = float8.quantized(network, feeds_of(network, 0, 2, 41, 37), results)
+    program = Program(model, run_kernel=run_kernel)
+    assert not any(s.get("host") for s in program.steps) and not named(program, "convolution", "matmul", "quantized_matmul")
+    convolutions = named(program, "qlinear_conv")
+    assert len(convolutions) == 6 and len(named(program, "qlinear_matmul")) == 1
+    assert any("depthwise" in s.get("function", "") for s in program.steps)
+    values = program.target["program"]["functions"][0]["values"]
+    assert {values[s["inputs"][i]]["dtype"] for s in convolutions for i in range(2)} == {"float8_e4m3fn"}
+    assert sum(s["inputs"][5] >= 0 for s in convolutions) == 2  # residuals are added by the kernels
+    for n, h, w in ((1, 41, 37), (3, 32, 19)):
+        feeds = feeds_of(network, 7, n, h, w)
+        same(program.run(feeds)["y"], model, feeds)
+
+
+@pytest.mark.parametrize("run_kernel", [by_numpy, pytest.param(by_emulator, marks=pytest.mark.slow)])
+def test_a_transformer_runs_in_float8(run_kernel: Callable[..., Any]) -> None:
+    layer = encoder()
+    model = float8.quantized(layer, feeds_of(layer, 0, 2, 9), False)
+    program = Program(model, run_kernel=run_kernel)
+    assert not any(s.get("host") for s in program.steps) and not named(program, "matmul", "quantized_matmul")
+    assert len(named(program, "qlinear_matmul")) == 6 and len(named(program, "attention")) == 1
+    for n, t in ((1, 9), (2, 14)):
+        feeds = feeds_of(layer, 7, n, t)
+        same(program.run(feeds)["y"], model, feeds)
+
+
+def test_gpus_without_float8_compute_such_models_in_float32() -> None:
+    network = residual_network()
+    model = float8.quantized(network, feeds_of(network, 0, 2, 41, 37), True)
+    program = Program(model, target="cuda:sm_80+sm_90")
+    assert not named(program, "qlinear_conv", "qlinear_matmul") and len(named(program, "convolution")) == 6
+    feeds = feeds_of(network, 7, 2, 23, 35)
+    same(program.run(feeds)["y"], model, feeds)
+
+
+def test_cpus_compute_such_models_in_float32(tmp_path: Path) -> None:
+    layer = encoder()
+    model = float8.quantized(layer, feeds_of(layer, 0, 2, 9), False)
+    ingot.compile(model, tmp_path / "m.ingot", samples=0)
+    feeds = feeds_of(layer, 7, 2, 14)
+    same(ingot.load(tmp_path / "m.ingot").run(feeds)["y"], model, feeds)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_inspect_shows_what_runs_in_float8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = residual_network()
+    ingot.compile(float8.quantized(network, feeds_of(network, 0, 2, 41, 37), True), tmp_path / "m.ingot", target="cuda:sm_90", samples=0)
+    assert main(["inspect", str(tmp_path / "m.ingot")]) == 0
+    shown = capsys.readouterr().out
+    assert "on the CPU" not in shown and shown.count("kernel qlinear_conv") == 6 and shown.count("kernel qlinear_matmul") == 1
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:sm_80"])
+def test_numbers_become_float8_and_back_with_a_scale_for_each_position_of_an_axis(tmp_path: Path, target: str) -> None:
+    graph = onnx.parser.parse_graph("""g (float[n, 3, m] x) => (float8e4m3fn[n, 3, m] codes, float[n, 3, m] y) {
+        codes = QuantizeLinear<axis = 1>(x, scale, zero)
+        y = DequantizeLinear<axis = 1>(codes, scale, zero)
+    }""")
+    scale = np.array([0.5, 3.0, 0.01], np.float32)
+    graph.initializer.extend([numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(np.zeros(3, float8.E4M3), "zero")])
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    rng = np.random.default_rng(0)
+    numbers = np.concatenate([[np.inf, -np.inf, np.nan, -0.0, 1e-45, 448, 464, 465, 1e38], np.arange(-40, 40) / 2**9,
+                              rng.standard_normal(240) * 2.0 ** rng.integers(-12, 12, 240)])
+    x = np.stack([np.stack([numbers * s for s in scale.tolist()]), np.stack([numbers[::-1]] * 3)]).astype(np.float32)
+    if target == "cpu":
+        ingot.compile(model, tmp_path / "m.ingot", target=target, samples=0)
+        found = dict(ingot.load(tmp_path / "m.ingot").run({"x": x}))
+    else:
+        found = Program(model, target=target).run({"x": x})
+    with np.errstate(all="ignore"):
+        codes = np.clip(x / scale[:, None], -448, 448).astype(float8.E4M3)
+    np.testing.assert_array_equal(np.asarray(found["codes"]).view(np.uint8), codes.view(np.uint8))
+    np.testing.assert_array_equal(found["y"], codes.astype(np.float32) * scale[:, None])

@@ -69,16 +69,23 @@ def rounded(cx: Context, x: Value, zero: Value | None, dtype: str) -> Value:
     return convert(cx, cx.elementwise(function, *inputs, dtype=inner, name="round"), dtype)
 
 
+#: Types of quantized numbers that passes know. float8_e4m3fn has no zero point: theirs is an int8 of 0.
+_KNOWN = ("int8", "uint8", "int16", "uint16", "int32", "float8_e4m3fn")
+
+
 def simple(x: Value, scale: Value, zero: Value | None, dtype: str, block: int) -> bool:
     """Whether Relax's own operators say it, which passes recognize: float32 by one scale, or one for each position of an axis."""
     static = [d for v in (scale, zero) if v is not None for d in v.shape]
-    floats = {v.dtype for v in (x, scale) if v.dtype not in ("int8", "uint8", "int16", "uint16", "int32")}
-    return (not block and floats == {"float32"} and dtype in ("int8", "uint8", "int16", "uint16", "int32") and dims.is_static(static)
+    floats = {v.dtype for v in (x, scale) if v.dtype not in _KNOWN}
+    return (not block and floats == {"float32"} and dtype in _KNOWN and dims.is_static(static)
             and scale.ndim <= 1 and (zero is None or scale.shape == zero.shape))
 
 
 def parameters(cx: Context, x: Value, scale: Value, zero: Value | None, axis: int, dtype: str) -> tuple[Any, Any]:
     """Scale and zero point as Relax's operators take them: without axes, or with one."""
+    if dtype in narrow.FLOATS:
+        _check_zero(cx, zero)
+        zero, dtype = None, "int8"
     found = []
     for value in (scale, zero if zero is not None else cx.constant(np.zeros([int(d) for d in scale.shape]), dtype)):
         spread(cx, value, x, axis, 0)  # checks the shape
@@ -94,7 +101,7 @@ def quantize_linear(cx: Context, x: Value, scale: Value, zero: Value | None = No
         raise cx.error(f"output_dtype is {dtype_of(cx, output_dtype)}, but the zero point is {dtype}")
     if dtype not in (*narrow.TYPES, "int8", "uint8", "int16", "uint16") or dtype == "float8_e8m0fnu":
         raise cx.error(f"numbers cannot be quantized to {dtype}")
-    if simple(x, scale, zero, dtype, block_size) and not precision:
+    if simple(x, scale, zero, dtype, block_size) and not precision and (saturate or dtype not in narrow.FLOATS):
         return cx.op(relax.op.quantize(x.expr, *parameters(cx, x, scale, zero, axis, dtype), axis % max(1, x.ndim), dtype))
     within = dtype_of(cx, precision) if precision else scale.dtype if scale.dtype in (*NARROW_FLOATS, "float32", "float64") else "float32"
     # In narrow precision, the quotient is rounded to it, whatever the machine divides in.

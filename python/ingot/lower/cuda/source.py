@@ -165,7 +165,10 @@ class Emitter:
 
     def narrowed(self, value: str, dtype: str) -> str:
         """A computed value as it is stored."""
-        return f"Narrow<{stored(dtype)}>({value})" if dtype in NARROW else value
+        if dtype not in NARROW:
+            return value
+        rounded = f"Rounded<{stored(dtype)}>("  # a cast, whose text is a whole one: what is rounded is stored as it is
+        return f"Narrow<{stored(dtype)}>({value.removeprefix(rounded)}" if value.startswith(rounded) else f"Narrow<{stored(dtype)}>({value})"
 
     # ---- Expressions --------------------------------------------------------------------------------------------
 
