@@ -46,7 +46,7 @@ void Executor::ThrowFault() {
   faults_->Throw(model_.program());
 }
 
-Frame& Executor::Enter(int32_t function, std::span<const int64_t> input_extents, size_t depth) {
+Frame& Executor::FrameOf(int32_t function, std::span<const int64_t> input_extents) {
   auto& frames = frames_[static_cast<size_t>(function)];
   const auto found = std::find_if(frames.begin(), frames.end(), [&](const auto& frame) {
     return std::ranges::equal(frame->input_extents(), input_extents);
@@ -57,7 +57,11 @@ Frame& Executor::Enter(int32_t function, std::span<const int64_t> input_extents,
     frames.push_front(model_.NewFrame(function, input_extents));
     if (frames.size() > kMostFrames) frames.pop_back();
   }
-  Frame& frame = *frames.front();
+  return *frames.front();
+}
+
+Frame& Executor::Enter(int32_t function, std::span<const int64_t> input_extents, size_t depth) {
+  Frame& frame = FrameOf(function, input_extents);
   while (arenas_.size() <= depth) arenas_.push_back(std::make_unique<Arena>(model_.device()));
   arenas_[depth]->Reserve(frame.plan()->arena_bytes);
   frame.SetArena(arenas_[depth]->data());

@@ -28,8 +28,9 @@ class Executor {
   explicit Executor(Model& model);
   ~Executor();
 
-  // The frame of a function for inputs of these extents, at a depth of calls (0: the main function). It stays valid
-  // until the function is entered again.
+  // The frame of a function for inputs of these extents. It stays valid until kMostFrames others have been asked for.
+  Frame& FrameOf(int32_t function, std::span<const int64_t> input_extents);
+  // The same with memory to run in, at a depth of calls (0: the main function).
   Frame& Enter(int32_t function, std::span<const int64_t> input_extents, size_t depth);
   // Runs a frame whose inputs and outputs have been pointed at memory.
   void Execute(Frame& frame, size_t depth, Profile* profile);

@@ -77,6 +77,7 @@ class Frame {
   // A view whose shape was computed while running: the same bytes?
   void CheckView(const Step& step) const;
   void FillLateDims(const Step& step);
+  int64_t symbol(int32_t index) const { return symbols_[static_cast<size_t>(index)]; }
   int64_t expression(int32_t index) const { return expressions_[static_cast<size_t>(index)]; }
   const int64_t* args(const Step& step) const { return args_.data() + step.args; }
 

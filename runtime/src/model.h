@@ -51,12 +51,17 @@ class Model {
   // A frame of a function for inputs of these extents, with its memory plan.
   std::unique_ptr<Frame> NewFrame(int32_t function, std::span<const int64_t> input_extents);
 
+  // How many of `rows` the main function should be run for at a time, when `whole` is its frame for all of them.
+  int64_t RowsAtATime(const Frame& whole, int64_t rows) const;
+
   // The bytes of the main function's arena when the dimensions have these extents.
   size_t ArenaBytes(std::span<const int64_t> dims);
 
  private:
   // The extents of the main function's inputs when the dimensions have these.
   std::vector<int64_t> InputExtents(std::span<const int64_t> dims) const;
+  // The same for the rows that it is run for at a time.
+  std::vector<int64_t> InputExtentsAtATime(std::span<const int64_t> dims) const;
   void PlanAtBounds();
   void LoadCode(int32_t device);
 

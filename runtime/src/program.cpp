@@ -427,6 +427,22 @@ void CheckDepth(const Node& functions, const Program& program) {
   }
 }
 
+// The index of the dimension whose rows are independent of each other.
+int32_t ReadRows(const Node& node, const Artifact& artifact, const Function& main) {
+  const auto& dimensions = artifact.dimensions();
+  const auto found =
+      std::ranges::find_if(dimensions, [&](const Dimension& dimension) { return dimension.name == node.String(); });
+  if (found == dimensions.end()) node.Fail("the model has no dimension '", node.String(), "'");
+  const auto leads = [&](const TensorInfo& info) { return !info.dims.empty() && info.dims[0] == found->name; };
+  if (!artifact.states().empty() || !std::ranges::all_of(artifact.outputs(), leads))
+    node.Fail("not every output has '", node.String(), "' as its axis 0, or the model has states");
+  // An output that is an input, or another output, has no memory of its own that rows could be written to.
+  for (size_t i = 0; i < main.outputs.size(); ++i) {
+    if (main.OwnRoot(i) == kAbsent) return kAbsent;
+  }
+  return static_cast<int32_t>(found - dimensions.begin());
+}
+
 }  // namespace
 
 Program ReadProgram(const Artifact& artifact, const Node& node, const TargetCode& code) {
@@ -444,6 +460,8 @@ Program ReadProgram(const Artifact& artifact, const Node& node, const TargetCode
   CheckSignature(functions.At(0), "output", artifact.outputs(), artifact.states(), main, main.outputs);
   CheckStates(functions.At(0), artifact, main);
   if (code.device != nullptr) program.data_dependence = FindDataDependence(main);
+  if (const auto rows = node.Find("rows"); rows && code.device == nullptr)
+    program.rows = ReadRows(*rows, artifact, main);
   if (main.symbols.size() < artifact.dimensions().size())
     functions.At(0).Fail("the main function has fewer symbols than the model dimensions");
   for (size_t i = 0; i < count; ++i) {

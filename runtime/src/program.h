@@ -126,7 +126,10 @@ struct Function {
 
 struct Program {
   std::vector<Function> functions;  // functions[0] is the model
-  std::string data_dependence;      // of a GPU's: why functions[0] cannot be captured as a graph, or ""
+  // The dimension that is axis 0 of every output, and of every input that has it, and whose rows can be computed one
+  // without another; or kAbsent.
+  int32_t rows = kAbsent;
+  std::string data_dependence;  // of a GPU's: why functions[0] cannot be captured as a graph, or ""
 };
 
 // What the names of functions in a program stand for: one of the two.

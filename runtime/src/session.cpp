@@ -161,10 +161,14 @@ void Session::RunOnce() {
   executor_.strings().Clear();
   if (states_.count() > 0 && (states_.changed() || main_ == nullptr)) PrepareStates();
   const ThreadPool::Run run(model_->pool(), executor_.workspace());
-  if (main_ == nullptr) main_ = &executor_.Enter(0, extents_, 0);
+  if (main_ == nullptr) Prepare();
   PointInputs();
   PointOutputs();
-  executor_.Execute(*main_, 0, profiling_ ? &profile_ : nullptr);
+  if (rows_at_a_time_ < rows_) {
+    RunInPieces();
+  } else {
+    executor_.Execute(*main_, 0, profiling_ ? &profile_ : nullptr);
+  }
   // Outputs may show the same memory: all strings are copied before the first buffer is let go of.
   for (size_t i = 0; i < outputs_.size(); ++i) PackOutput(i);
   const size_t given = model_->artifact().outputs().size();
@@ -184,6 +188,41 @@ void Session::RunOnce() {
   if (states_.count() > 0) states_.MarkUsed();
   executor_.strings().Clear();
   main_->ReleaseOwners();
+}
+
+// The frame for the present extents, and how many rows of a batch are run at a time.
+void Session::Prepare() {
+  const int32_t rows = model_->program().rows;
+  Frame& whole = executor_.FrameOf(0, extents_);
+  rows_ = rows == kAbsent ? 0 : whole.symbol(rows);
+  rows_at_a_time_ = model_->RowsAtATime(whole, rows_);
+  main_ = rows_at_a_time_ < rows_ ? &whole : &executor_.Enter(0, extents_, 0);
+}
+
+// Runs the rows of a batch some after others; the frame for all of them says where inputs and outputs are.
+void Session::RunInPieces() {
+  const Function& function = main_->function();
+  const Artifact& artifact = model_->artifact();
+  const std::string_view dimension = artifact.dimensions()[static_cast<size_t>(model_->program().rows)].name;
+  const int64_t runs = profile_.runs;
+  std::vector<int64_t> extents = extents_;
+  for (int64_t first = 0; first < rows_; first += rows_at_a_time_) {
+    const int64_t rows = std::min(rows_at_a_time_, rows_ - first);
+    const auto has_rows = [&](const TensorInfo& info) { return !info.dims.empty() && info.dims[0] == dimension; };
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      if (has_rows(artifact.inputs()[i])) extents[inputs_[i].first_extent] = rows;
+    }
+    Frame& piece = executor_.Enter(0, extents, 0);
+    const auto point = [&](int32_t root, bool in_rows) {
+      const size_t skipped = in_rows ? main_->Bytes(root) / static_cast<size_t>(rows_) * static_cast<size_t>(first) : 0;
+      piece.SetPointer(root, static_cast<std::byte*>(main_->tensor(root).data) + skipped);
+    };
+    for (size_t i = 0; i < inputs_.size(); ++i) point(function.inputs[i], has_rows(artifact.inputs()[i]));
+    for (size_t i = 0; i < outputs_.size(); ++i) point(function.OwnRoot(i), true);
+    executor_.Execute(piece, 0, profiling_ ? &profile_ : nullptr);
+    piece.ReleaseOwners();
+  }
+  if (profiling_) profile_.runs = runs + 1;
 }
 
 // The shapes and rows of states that this run sees.

@@ -70,6 +70,8 @@ class Session {
   };
 
   void RunOnce();
+  void Prepare();
+  void RunInPieces();
   void PrepareStates();
   void PointInputs();
   bool Staged(const OutputSlot& output) const { return executor_.memory().device() != nullptr && output.on_host; }
@@ -88,7 +90,9 @@ class Session {
   States states_;
   std::vector<int64_t> extents_;  // the shapes of all inputs and states
   std::vector<OutputSlot> outputs_;
-  Frame* main_ = nullptr;  // of the last run; nullptr if shapes have changed since
+  Frame* main_ = nullptr;  // for these extents; nullptr if shapes have changed since the last run
+  int64_t rows_ = 0;       // of the batch
+  int64_t rows_at_a_time_ = 0;
   bool ran_ = false;
   bool profiling_ = false;
   Profile profile_;

@@ -62,6 +62,7 @@ def describe(path: str, dims: Mapping[str, int], target: str | None = None) -> d
         "best_target": best,
         "memory": _memory(path, dims, manifest, best),
         "shown_target": shown["name"],
+        "rows": shown["program"].get("rows"),
         "steps": _steps(shown["program"], shown["code"].get("functions", {})),
     }
 
@@ -128,7 +129,8 @@ def _print(found: Mapping[str, Any]) -> None:
                                                              "ring" if t.get("ring") else t["kind"]) for t in found["states"]])
     if found["dims"]:
         printing.heading("symbolic dimensions")
-        printing.table(["name", "largest"], [(d["name"], "any" if d["max"] is None else d["max"]) for d in found["dims"]])
+        printing.table(["name", "largest", ""], [(d["name"], "any" if d["max"] is None else d["max"],
+                                                  "large ones in pieces" if d["name"] == found["rows"] else "") for d in found["dims"]])
     printing.heading("targets")
     printing.table(["name", "code", "functions", ""], [
         (t["name"], printing.size(t["code_bytes"]), t["functions"], "loads on this machine" if t["name"] == found["best_target"] else "")

@@ -346,6 +346,7 @@ class ProgramBuilder:
                  host: Callable[[str], bool] | None = None) -> None:
         """``host`` says which kernels run on the CPU although the code is for another device."""
         self.mod = optimized.mod
+        self.rows = optimized.rows
         self.parameters = optimized.weights
         self.imported = imported
         self.trace = optimized.trace
@@ -376,7 +377,7 @@ class ProgramBuilder:
                     builder.expressions.declare(symbol)
                 builder.caches = {i for i, s in enumerate(self.imported.states, len(self.imported.inputs)) if s.kind == "cache"}
             functions.append(builder.build(function, parameters, self.trace.get(name, [])))
-        return {"functions": functions}
+        return {"functions": functions, **({"rows": self.rows} if self.rows is not None else {})}
 
 
 def _pendings(ty: Any) -> list[_Pending]:
