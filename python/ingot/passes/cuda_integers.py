@@ -1,7 +1,7 @@
 """Contractions of codes (passes/integers.py) become calls of kernels, ``qlinear_matmul`` and ``qlinear_conv`` (kernels/cuda), with what follows.
 
-Codes are int8, whose sums are int32, or float8_e4m3fn with sums of float32. Sums are scaled, and a bias, a residual, an activation and what is rounded
-to codes between these are part of the call, in the order that the kernels have (:data:`_ORDER`). What does not fit is left to generated code, which
+Codes are int8, whose sums are int32, or float8_e4m3fn with sums of float32. Sums are scaled; a bias, a residual, an activation and what is rounded to
+codes between these are part of the call, in the order that the kernels have (:data:`_ORDER`). What does not fit is left to generated code, which
 reads what the call gives: codes, or float32.
 """
 
