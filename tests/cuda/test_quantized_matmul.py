@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from products import ROUNDING, STEP
+from products import ROUNDING, STEP, activated
 from quantized_cases import ACTIVATIONS, FORMATS, Call, Data, finished, load, make, pack_groups, weights
 
 packing = load("cuda/packing.py")
@@ -139,6 +139,35 @@ def test_many_rows_of_columns_in_eights(rest: dict[str, Any], dtype: str) -> Non
     check(case, make(case), variant=WGMMA + 8)
 
 
+# Variants by the most rows that they take.
+GATED = [(3, "float32", 0, 0), (8, "bfloat16", STREAMED, 0), (8, "bfloat16", STREAMED + 30_000, 80), (20, "float16", TILES + 20_002, 0),
+         (8, "float16", BULK + 203, 0), (8, "bfloat16", DIRECT + 10_101, 0), (30, "bfloat16", DIRECT + 30_202, 80),
+         (70, "bfloat16", WGMMA + 8, 0), (150, "float16", WGMMA + 16, 0), (66, "float32", WGMMA + 8, 0), (40, "bfloat16", 0, 80)]
+
+
+@pytest.mark.parametrize(("rows", "dtype", "variant", "capability"), GATED)
+@pytest.mark.parametrize(("columns", "rest"), [(144, {"activation": "silu"}), (80, {"activation": "gelu_tanh", "bias": True, "residual": True})],
+                         ids=str)
+def test_gates_are_multiplied_by_what_they_belong_to(columns: int, rest: dict[str, Any], rows: int, dtype: str, variant: int,
+                                                     capability: int) -> None:
+    case = Case(rows, columns, 264, "int8" if dtype == "float16" else "int4", 128, dtype=dtype, rounds=variant != 0, **rest)
+    data = make(case)
+    data.scales[:] /= 256 if case.format == "int8" else 8  # products of two sums do not overflow
+    residual = data.residual[:, : columns // 2].copy() if data.residual is not None else None
+    sums, bound = reference(replace(case, activation=""), replace(data, residual=None))
+    is_gate = np.arange(columns) % 16 < 8
+    gate, other, near, far = sums[:, is_gate], sums[:, ~is_gate], bound[:, is_gate], bound[:, ~is_gate]
+    factor = activated(gate, case.activation)
+    expected = factor * other + (0 if residual is None else residual.astype(np.float64))
+    near = 1.13 * near + 16 * UNIT * np.abs(gate)  # no activation is steeper
+    limit = np.abs(factor) * far + near * (np.abs(other) + far) + (UNIT + ROUNDING[dtype]) * np.abs(expected) + STEP[dtype]
+    kind = FORMATS[case.format]
+    inputs = [data.x, packing.pack_codes(kind, data.codes), pack_groups(data.scales), None, data.bias, residual]
+    ints = [kind.code, case.group, int(case.rounds), 0, 8 + ACTIVATIONS[case.activation], variant]
+    found, = harness.run("quantized_matmul", inputs, [((rows, columns // 2), data.x.dtype)], ints=ints, capability=capability)
+    assert (np.abs(found.astype(np.float64) - expected) <= limit).all()
+
+
 @pytest.mark.parametrize(("rows", "columns", "tile"), [(1100, 264, 64), (70, 400, 64), (1030, 130, 256)])
 def test_each_tile_of_many_is_computed_once(rows: int, columns: int, tile: int) -> None:
     """Y is the residual, in place: what is computed twice is added twice."""
@@ -230,6 +259,8 @@ def test_what_does_not_fit_is_an_error() -> None:
     assert "group is 24; it is a power of two" in message([1, 24, 1, 0, 0])
     assert "group of activations is 8" in message([1, 32, 1, 8, 0])
     assert "no activation 5" in message([1, 32, 1, 0, 5])
+    assert "no activation 8" in message([1, 32, 1, 0, 16], codes=(3, 512), scales=(3, 2, 16), columns=24)
+    assert "gates for eight columns at a time, not 20" in message([1, 32, 1, 0, 12])
     assert "packed W is [2, 512], not [2, 1024]" in message([0, 32, 1, 0, 0])
     assert "packed W is [2, 512], not [3, 512]" in message([1, 32, 1, 0, 0], columns=40)
     assert "scales is [2, 2, 16], not [2, 3, 16]" in message([1, 16, 1, 0, 0])

@@ -219,10 +219,12 @@ __global__ void __launch_bounds__(kMostWarps * 32) Bulk(const Problem p, const L
   for (int i = thread; i < p.rows * kColumns; i += static_cast<int>(blockDim.x)) {
     const int row = i / kColumns, column = static_cast<int>(blockIdx.x) * kColumns + i % kColumns;
     if (column >= p.columns) continue;
-    const float* from = parts + row * kSumStride + i % kColumns;
-    float sum = from[0];
-    for (int warp = 1; warp < static_cast<int>(blockDim.x) / 32; ++warp) sum += from[warp * p.rows * kSumStride];
-    Finish(p, row, column, sum);
+    Finish(p, row, column, [&](int further) {
+      const float* from = parts + row * kSumStride + i % kColumns + further;
+      float sum = from[0];
+      for (int warp = 1; warp < static_cast<int>(blockDim.x) / 32; ++warp) sum += from[warp * p.rows * kSumStride];
+      return sum;
+    });
   }
 #endif
 }

@@ -237,7 +237,8 @@ __global__ void __launch_bounds__(kMostWarps<kTiles> * 32, 1) Direct(const Probl
   if (gridDim.y == 1) {
     for (int i = thread; i < count; i += threads) {
       const int row = i / columns, column = i % columns;
-      if (first_column + column < p.columns) Finish(p, row, first_column + column, worker.Sum(row, column, columns));
+      if (first_column + column < p.columns)
+        Finish(p, row, first_column + column, [&](int further) { return worker.Sum(row, column + further, columns); });
     }
     return;
   }
@@ -247,10 +248,9 @@ __global__ void __launch_bounds__(kMostWarps<kTiles> * 32, 1) Direct(const Probl
   unsigned long long* arrivals = layout.arrivals + static_cast<int64_t>(blockIdx.x) * gridDim.y;
   if (!AllArrived(arrivals)) return;
   for (int i = thread; i < count; i += threads) {
-    float sum = __ldcg(parts + i);
-    for (int split = 1; split < static_cast<int>(gridDim.y); ++split) sum += __ldcg(parts + split * count + i);
     const int column = first_column + i % columns;
-    if (column < p.columns) Finish(p, i / columns, column, sum);
+    if (column < p.columns)
+      Finish(p, i / columns, column, [&](int further) { return SumOfParts(parts + i + further, count); });
   }
   if (threadIdx.x < gridDim.y) arrivals[threadIdx.x] = 0;
 }

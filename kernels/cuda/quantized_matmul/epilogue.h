@@ -20,11 +20,9 @@ INGOT_PTX float Activate(Activation activation, float x) {
   }
 }
 
-// Writes element (row, column) of Y, which exist.
-INGOT_PTX void Finish(const Problem& p, int row, int column, float sum) {
-  if (p.bias != nullptr) sum += p.bias[column];
-  sum = Activate(p.activation, sum);
-  const int64_t at = static_cast<int64_t>(row) * p.columns + column;
+// Writes element (row, column) of Y, which exist, from what is to be added to the residual.
+INGOT_PTX void Write(const Problem& p, int row, int column, float sum) {
+  const int64_t at = static_cast<int64_t>(row) * p.y_columns + column;
   if (p.residual != nullptr) sum += ReadNumber(static_cast<const uint8_t*>(p.residual), p.y_type, at);
   switch (p.y_type) {
     case Element::kHalf:
@@ -38,13 +36,30 @@ INGOT_PTX void Finish(const Problem& p, int row, int column, float sum) {
   }
 }
 
-constexpr int kEight = 8;  // columns that a thread finishes together
+INGOT_PTX float WithBias(const Problem& p, int column, float sum) {
+  return p.bias != nullptr ? sum + p.bias[column] : sum;
+}
 
-// Whether eight columns, from a multiple of eight on, are all there and aligned, and only bias and residual follow.
+// What the sums of a gate's column and of the one that it belongs to become.
+INGOT_PTX float Gated(const Problem& p, int column, float gate, float sum) {
+  return Activate(p.activation, WithBias(p, column, gate)) * WithBias(p, column + kEight, sum);
+}
+
+// Writes what comes of a column of W, which exists, in a row: an element of Y, or nothing where the one of its gate
+// does. sum_of(i): the sum of the column i further.
+template <typename SumOf>
+INGOT_PTX void Finish(const Problem& p, int row, int column, const SumOf& sum_of) {
+  if (!p.gated) return Write(p, row, column, Activate(p.activation, WithBias(p, column, sum_of(0))));
+  if ((column & kEight) == 0)
+    Write(p, row, column / kPanel * kEight + column % kEight, Gated(p, column, sum_of(0), sum_of(kEight)));
+}
+
+// Whether eight columns, from a multiple of eight on, are all there and aligned, and only bias and residual follow, or
+// gates.
 INGOT_PTX bool CanFinishEight(const Problem& p) {
   const uintptr_t addresses =
       reinterpret_cast<uintptr_t>(p.y) | reinterpret_cast<uintptr_t>(p.bias) | reinterpret_cast<uintptr_t>(p.residual);
-  return p.activation == Activation::kNone && p.columns % kEight == 0 && addresses % 16 == 0;
+  return (p.gated || p.activation == Activation::kNone) && p.columns % kEight == 0 && addresses % 16 == 0;
 }
 
 INGOT_PTX void AddFloats(float (&v)[kEight], const float* from) {
@@ -68,19 +83,9 @@ INGOT_PTX void FinishHalves(const Problem& p, int64_t at, float (&v)[kEight]) {
       Pairs<T>::Pack(v[0], v[1]), Pairs<T>::Pack(v[2], v[3]), Pairs<T>::Pack(v[4], v[5]), Pairs<T>::Pack(v[6], v[7]));
 }
 
-// Writes the elements of a row from `column` on, a multiple of eight, as far as there are columns: eight at most.
-// `sums` is aligned to 16 bytes; vectors: CanFinishEight(p).
-INGOT_PTX void FinishUpToEight(const Problem& p, bool vectors, int row, int column, const float* sums) {
-  if (!vectors) {
-#pragma unroll 1
-    for (int i = 0; i < kEight && column + i < p.columns; ++i) Finish(p, row, column + i, sums[i]);
-    return;
-  }
-  if (column >= p.columns) return;
-  float v[kEight] = {};
-  AddFloats(v, sums);
-  if (p.bias != nullptr) AddFloats(v, p.bias + column);
-  const int64_t at = static_cast<int64_t>(row) * p.columns + column;
+// Writes the eight elements of a row of Y from `column` on, where CanFinishEight(p).
+INGOT_PTX void WriteEight(const Problem& p, int row, int column, float (&v)[kEight]) {
+  const int64_t at = static_cast<int64_t>(row) * p.y_columns + column;
   if (p.y_type == Element::kHalf) {
     FinishHalves<__half>(p, at, v);
   } else if (p.y_type == Element::kBfloat) {
@@ -91,6 +96,27 @@ INGOT_PTX void FinishUpToEight(const Problem& p, bool vectors, int row, int colu
     to[0] = make_float4(v[0], v[1], v[2], v[3]);
     to[1] = make_float4(v[4], v[5], v[6], v[7]);
   }
+}
+
+// Writes what comes of the columns of W from `column` on, a multiple of eight, as far as there are columns: eight at
+// most. `sums`, which has all of their panel and may be changed, is aligned to 16 bytes; vectors: CanFinishEight(p).
+INGOT_PTX void FinishUpToEight(const Problem& p, bool vectors, int row, int column, float* sums) {
+  if (!vectors) {
+#pragma unroll 1
+    for (int i = 0; i < kEight && column + i < p.columns; ++i)
+      Finish(p, row, column + i, [&](int further) { return sums[i + further]; });
+    return;
+  }
+  if (column >= p.columns) return;
+  if (p.gated) {
+    if ((column & kEight) != 0) return;
+#pragma unroll 1
+    for (int i = 0; i < kEight; ++i) sums[i] = Gated(p, column + i, sums[i], sums[i + kEight]);
+  }
+  float v[kEight] = {};
+  AddFloats(v, sums);
+  if (p.bias != nullptr && !p.gated) AddFloats(v, p.bias + column);
+  WriteEight(p, row, p.gated ? column / 2 : column, v);
 }
 
 }  // namespace ingot::cuda::quantized_matmul

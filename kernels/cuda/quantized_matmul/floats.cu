@@ -84,7 +84,9 @@ __global__ void __launch_bounds__(kThreads) Floats(const Problem p) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int row = first_row + row_of_thread + 8 * i, column = first_column + column_of_thread + 16 * j;
-        if (row < p.rows && column < p.columns) Finish(p, row, column, sums[i][j]);
+        const float other = p.gated ? __shfl_xor_sync(0xffffffffu, sums[i][j], kEight) : 0.0f;
+        if (row < p.rows && column < p.columns)
+          Finish(p, row, column, [&](int further) { return further == 0 ? sums[i][j] : other; });
       }
     }
   }

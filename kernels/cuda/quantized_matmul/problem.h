@@ -9,6 +9,7 @@
 namespace ingot::cuda::quantized_matmul {
 
 constexpr int kPanel = 16;  // rows of W in a panel: columns of Y
+constexpr int kEight = 8;   // columns that a thread finishes together, or that are gates
 constexpr int kStep = 64;   // k in a step of the packed weights
 constexpr int kLeastGroup = 16;
 
@@ -26,6 +27,7 @@ struct Problem {
   const void* residual;  // nullptr: none
   void* y;
   int32_t rows, columns, depth;
+  int32_t y_columns;      // with gates half of `columns`
   int32_t panels, steps;  // steps of a panel
   int32_t groups;         // scales of a column
   int32_t group_shift;    // k that share a scale: 1 << group_shift, at most 2^30
@@ -35,6 +37,7 @@ struct Problem {
   Element y_type;  // and the residual's
   Codes codes;
   Activation activation;
+  bool gated;              // a panel's second eight columns are multiplied by the activation of its first eight
   uint32_t table[8];       // of kTable, in the type of the product: lower bytes of the 16 numbers, upper bytes
   float table_floats[16];  // of kTable, for products in float32
 };

@@ -19,6 +19,8 @@ using ingot::quantized_matmul::FloatOf;
 using ingot::quantized_matmul::Is;
 using ingot::quantized_matmul::Typed;
 
+constexpr int64_t kGates = 8;  // from this activation on
+
 // From so many rows on, products on Hopper are bound by arithmetic.
 constexpr int kLeastWgmmaRows = 33;
 // Measured on an H200, int4, K by N: weights straight into registers took 15 us for 8 rows and 19 us for 16 (4096 x
@@ -91,7 +93,11 @@ class Call {
                  ShapeText(y), " does not fit together");
     p.rows = Extent(ElementCount(ShapeOf(x).first(static_cast<size_t>(x.ndim - 1))), "rows");
     p.depth = Extent(x.shape[x.ndim - 1], "columns of X");
-    p.columns = Extent(y.shape[y.ndim - 1], "columns");
+    p.y_columns = Extent(y.shape[y.ndim - 1], "columns");
+    p.gated = context_.ints()[4] >= kGates;
+    if (p.gated && p.y_columns % kEight != 0)
+      FailKernel("quantized_matmul has gates for eight columns at a time, not ", p.y_columns);
+    p.columns = p.gated ? 2 * p.y_columns : p.y_columns;
     p.x_stride = p.depth;
     p.panels = static_cast<int32_t>(CeilDivide(p.columns, kPanel));
     p.steps = static_cast<int32_t>(CeilDivide(p.depth, kStep));
@@ -177,7 +183,7 @@ class Call {
   }
 
   void ReadEpilogue() {
-    const int64_t activation = context_.ints()[4];
+    const int64_t activation = context_.ints()[4] - (problem_.gated ? kGates : 0);
     if (activation < 0 || activation > static_cast<int64_t>(Activation::kSilu))
       FailKernel("quantized_matmul has no activation ", activation);
     problem_.activation = static_cast<Activation>(activation);

@@ -1,7 +1,9 @@
 // Products with quantized weights: Y[M, N] = residual + activation(X[M, K] W[N, K]^T + bias).
 //
 // Inputs, output and ints are those of the CPU kernel (cpu/quantized_matmul/quantized_matmul.h), but for the layout of
-// packed W, below, and one more, optional, entry of ints: the variant.
+// packed W, below, and one more, optional, entry of ints: the variant. An activation of 8 more than the CPU's is that
+// of gates: W has 2 N rows, of each panel eight gates and then the eight that these belong to, as biases have, and Y[M,
+// N] = residual + activation(gate) * other; N is a multiple of 8.
 //
 // X of float16 and bfloat16 is multiplied in tensor cores by weights of its type, sums are float32. Codes of int8 and
 // int4, less a zero of int8, are exact in that type, those that are looked up are rounded to it; what is multiplied

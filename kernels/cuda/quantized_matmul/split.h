@@ -28,4 +28,11 @@ INGOT_PTX bool AllArrived(unsigned long long* arrivals) {
   return all != 0;
 }
 
+// An element of all parts, so many elements apart.
+INGOT_PTX float SumOfParts(const float* parts, int apart) {
+  float sum = __ldcg(parts);
+  for (int split = 1; split < static_cast<int>(gridDim.y); ++split) sum += __ldcg(parts + split * apart);
+  return sum;
+}
+
 }  // namespace ingot::cuda::quantized_matmul

@@ -313,7 +313,8 @@ __global__ void __launch_bounds__(kWarpsN == 1  ? 1024
     for (int i = static_cast<int>(threadIdx.x); i < worker.rows * kColumns; i += static_cast<int>(blockDim.x)) {
       const int column = first_column + i % kColumns;
       if (column < p.columns)
-        Finish(p, worker.first_row + i / kColumns, column, worker.Sum(i / kColumns, i % kColumns));
+        Finish(p, worker.first_row + i / kColumns, column,
+               [&](int further) { return worker.Sum(i / kColumns, i % kColumns + further); });
     }
     return;
   }
@@ -325,10 +326,10 @@ __global__ void __launch_bounds__(kWarpsN == 1  ? 1024
   unsigned long long* arrivals = layout.arrivals + tile * gridDim.y;
   if (!AllArrived(arrivals)) return;
   for (int i = static_cast<int>(threadIdx.x); i < worker.rows * kColumns; i += static_cast<int>(blockDim.x)) {
-    float sum = __ldcg(parts + i);
-    for (int split = 1; split < static_cast<int>(gridDim.y); ++split) sum += __ldcg(parts + split * kPart + i);
     const int column = first_column + i % kColumns;
-    if (column < p.columns) Finish(p, worker.first_row + i / kColumns, column, sum);
+    if (column < p.columns)
+      Finish(p, worker.first_row + i / kColumns, column,
+             [&](int further) { return SumOfParts(parts + i + further, kPart); });
   }
   if (threadIdx.x < gridDim.y) arrivals[threadIdx.x] = 0;
 }

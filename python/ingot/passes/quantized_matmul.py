@@ -15,7 +15,7 @@ import numpy as np
 from tvm import relax
 
 from ingot.importer import dims
-from ingot.importer.quantized import QuantizedWeight, from_integers
+from ingot.importer.quantized import QuantizedWeight, from_integers, quantized_weight
 from ingot.importer.weights import Weight
 from ingot.lower.cpu.quantized_weights import ACTIVATIONS, FORMATS, Format, groups_of, is_group, pack_codes, pack_groups, packed_shape
 from ingot.lower.cuda import packing as cuda_packing
@@ -35,16 +35,20 @@ class Layout:
     """How a kernel reads codes.
 
     ``pack_codes`` and ``packed_shape`` are as in lower/cpu/quantized_weights.py; ``most_zero`` is the largest zero point of int8 for codes of 4 bits.
+    ``gates``: so many columns of gates stand before those that are multiplied by their activations; 0 if the kernel has no gates.
     """
 
     name: str
     pack_codes: Callable[[Format, np.ndarray], np.ndarray]
     packed_shape: Callable[[Format, int, int], tuple[int, ...]]
     most_zero: int | None = None
+    gates: int = 0
 
 
 CPU_LAYOUT = Layout("", pack_codes, packed_shape)
-CUDA_LAYOUT = Layout(":cuda", cuda_packing.pack_codes, cuda_packing.packed_shape, cuda_packing.MOST_NIBBLE_ZERO)
+CUDA_LAYOUT = Layout(":cuda", cuda_packing.pack_codes, cuda_packing.packed_shape, cuda_packing.MOST_NIBBLE_ZERO, cuda_packing.GATES)
+#: What is added to the number of an activation that is one of gates (kernels/cuda/quantized_matmul).
+_GATES = 8
 
 
 def quantized_matmuls(graph: Graph, layout: Layout = CPU_LAYOUT) -> Graph:
@@ -64,6 +68,7 @@ class _Call:
     columns: int
     bias: Weight | None = None
     activation: str = ""
+    gated: bool = False
     residual: Any = None
 
 
@@ -96,7 +101,7 @@ class _Products(Rewriter):
             "ingot.kernel.quantized_matmul",
             relax.Tuple([relax.Tuple([]) if i is None else i for i in inputs]),
             relax.ShapeExpr([]),
-            relax.Tuple([relax.prim_value(i) for i in (*call.ints, ACTIVATIONS[call.activation])]),
+            relax.Tuple([relax.prim_value(i) for i in (*call.ints, ACTIVATIONS[call.activation] + _GATES * call.gated)]),
             relax.Tuple([]),
             ty_args=relax.TensorType(dtype=dtype, ndim=len(shape)),
         ))
@@ -146,7 +151,7 @@ def _find(products: _Products, variable: Any, value: Any) -> _Call | None:
     if calls(value, *UNARY):
         return _activated(products, value.args[0], UNARY[value.op.name])
     if calls(value, "relax.multiply"):
-        return gated(products, value) or _dynamic(products, value)
+        return gated(products, value) or _with_gates(products, value) or _dynamic(products, value)
     return None
 
 
@@ -257,6 +262,75 @@ def _activated(products: _Products, variable: Any, name: str) -> _Call | None:
         return None
     products.taken.add(variable)
     return replace(call, activation=name)
+
+
+def _with_gates(products: _Products, value: Any) -> _Call | None:
+    """The halves of a product of which one, activated, is multiplied by the other: one call, whose result has half of the columns."""
+    for activated, other in (value.args, reversed(value.args)) if products.layout.gates else ():
+        gate, activation = _activation_of(products, activated)
+        first, second = _half(products, gate), _half(products, other)
+        if first is None or second is None or not first[0].same_as(second[0]) or first[1] == second[1] or not products.used_once(other):
+            continue
+        product, count = first[0], products.layout.gates
+        call, made = products.take(product, readers=2), products.before.get(product)
+        weight = products.quantized(made.args[1]) if calls(made, "relax.matmul") else None
+        if call is None or call.activation or call.residual is not None or call.bias is not None or weight is None or weight.axis != 0:
+            continue
+        interleaved = _with(products, call.x, _interleaved(weight, first[1], count)) if call.columns % (2 * count) == 0 else None
+        if interleaved is not None:
+            products.taken.add(product)
+            return replace(interleaved, columns=call.columns // 2, activation=activation, gated=True)
+    return None
+
+
+def _activation_of(products: _Products, variable: Any) -> tuple[Any, str]:
+    """What a variable that is read once is the activation of, if nothing else reads that, and which."""
+    value: Any = products.before.get(variable)
+    if not products.used_once(variable):
+        return None, ""
+    if calls(value, *UNARY):
+        return (value.args[0], UNARY[value.op.name]) if products.used_once(value.args[0]) else (None, "")
+    for x, sigmoid in (value.args, reversed(value.args)) if calls(value, "relax.multiply") else ():
+        inner: Any = products.before.get(sigmoid)
+        if calls(inner, "relax.sigmoid") and inner.args[0].same_as(x) and products.uses[x] == 2 and products.used_once(sigmoid):
+            return x, "silu"
+    return None, ""
+
+
+def _half(products: _Products, variable: Any) -> tuple[Any, int] | None:
+    """The tensor of whose last axis a variable is the first half (0) or the second (1)."""
+    value: Any = products.before.get(variable)
+    if not calls(value, "relax.strided_slice"):
+        return None
+    shape = extents_of(value.args[0])
+    axes, begin, end = (_numbers(a) for a in value.args[1:4])
+    if axes is None or begin is None or end is None or len(value.args) > 4 or axes not in ([len(shape) - 1], [-1]) or not isinstance(shape[-1], int):
+        return None
+    half = shape[-1] // 2
+    return next(((value.args[0], i) for i in range(2) if (begin[0], end[0]) == (i * half, (i + 1) * half) and 2 * half == shape[-1]), None)
+
+
+def _numbers(value: Any) -> list[int] | None:
+    """A tuple of integers."""
+    fields = list(value.fields) if isinstance(value, relax.Tuple) else []
+    numbers = [dims.dim(f) for f in fields]
+    return [n for n in numbers if isinstance(n, int)] if numbers and all(isinstance(n, int) for n in numbers) else None
+
+
+def _interleaved(weight: QuantizedWeight, first: int, count: int) -> QuantizedWeight:
+    """A matrix [K, 2 N] with ``count`` columns of one half, the first (0) or the second (1), and as many of the other in turn."""
+    columns = weight.shape[1]
+    halves = np.arange(columns).reshape(2, columns // (2 * count), count)
+    order = halves[[first, 1 - first]].transpose(1, 0, 2).reshape(-1)
+
+    def moved(parameters: Weight) -> Weight:
+        return parameters.map(lambda a: a[:, order], parameters.shape, ":interleaved")
+
+    made = weight.once(("interleaved", first, count), lambda: quantized_weight(
+        weight.name, weight.dtype, moved(weight.codes), moved(weight.scales), None if weight.zeros is None else moved(weight.zeros), weight.bits,
+        weight.axis, weight.group, weight.integers, weight.values))
+    assert isinstance(made, QuantizedWeight)
+    return made
 
 
 def gated(products: Any, value: Any) -> Any:

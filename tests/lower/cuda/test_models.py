@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.levels.models import MODELS
 from tests.lower.build import relative_error
-from tests.lower.cuda.interpreter import Program, by_emulator
+from tests.lower.cuda.interpreter import Program, by_emulator, by_numpy
 
 #: Half of a unit in the last place of bfloat16 and float16, through a handful of layers.
 _NARROW = {"bf16": 2**-9 * 4, "f16": 2**-12 * 4}
@@ -176,3 +177,22 @@ def test_quantized_weights_are_packed_as_the_kernel_reads_them(scheme: str, tmp_
         for output, array in program.run(feeds).items():
             # Where it may, the kernel rounds what it multiplies to bfloat16.
             assert relative_error(array, np.asarray(expected[output])) <= 2**-8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize(("family", "activation"), [("llama", "silu"), ("gemma2", "gelu_tanh")])
+def test_gates_of_quantized_layers_are_part_of_their_product(language_models: Callable[[str], Path], family: str, activation: str) -> None:
+    from ingot.lower.cpu.quantized_weights import ACTIVATIONS
+    from tests.generate.families import build, logits
+
+    def run_kernel(name: str, *call: Any) -> Any:
+        return (by_emulator if name == "quantized_matmul" else by_numpy)(name, *call)
+
+    program = Program(str(language_models(family)), run_kernel=run_kernel, precision="bf16", cache="bf16", quantize="int8:g32:float")
+    gated = [s for s in program.steps if s.get("name") == "quantized_matmul" and s["ints"][4] == 8 + ACTIVATIONS[activation]]
+    assert len(gated) == 3 and not any("sigmoid" in s.get("function", "") for s in program.steps)
+    tokens = np.random.default_rng(1).integers(2, 300, (2, 7))
+    feeds = {"input_ids": tokens, "token_counts": np.full(2, 7), "logits_at": np.tile(np.arange(7), (2, 1))}
+    found = program.run(feeds, program.first_states(batch=2, context=160))["logits"]
+    assert relative_error(found, logits(build(family), tokens.tolist())) <= 4e-2  # of bfloat16, and of 8 bits

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ingot.lower.cpu.quantized_weights import Format
 
 PANEL, STEP = 16, 64  # rows of W in a panel, and k in a step
+#: Columns of gates in a panel, in front of those that they are for.
+GATES = 8
 #: The largest zero of int4 that products in 16 bits subtract exactly (136 + 120 is what bfloat16 counts up to).
 MOST_NIBBLE_ZERO = 120
 
