@@ -118,7 +118,8 @@ def test_a_padded_image_with_its_channels_last(channels: int, size: tuple[int, i
         assert kernels == ["map (interleaved)"]
 
 
-def test_lengths_behind_two_convolutions_as_exporters_write_them() -> None:
+@pytest.mark.parametrize("windows", [(10, 3), (10, 3, 3, 3, 3), (10, 3, 3, 3, 3, 2, 2, 2)], ids=len)
+def test_lengths_behind_convolutions_as_exporters_write_them(windows: tuple[int, ...]) -> None:
     """Floor divisions from truncating ones: what is rounded the wrong way is found by comparing signs, in numbers and truth values by turns."""
     nodes: list[Any] = []
 
@@ -127,12 +128,29 @@ def test_lengths_behind_two_convolutions_as_exporters_write_them() -> None:
         return str(nodes[-1].output[0])
 
     length = "x"
-    for window, stride in (("ten", "five"), ("three", "two")):
-        rest = apply("Sub", length, window)
-        signs = apply("Xor", apply("Less", rest, "zero"), apply("Less", stride, "zero"))
-        wrong = apply("Cast", apply("And", signs, apply("Cast", apply("Mod", rest, stride), to=TensorProto.BOOL)), to=TensorProto.INT64)
-        length = apply("Add", apply("Sub", apply("Div", rest, stride), wrong), "one")
-    constants = {name: np.array(n, np.int64) for name, n in {"zero": 0, "one": 1, "two": 2, "three": 3, "five": 5, "ten": 10}.items()}
     x = np.arange(16, 50000, 977, dtype=np.int64)
+    expected = x
+    for window in windows:
+        stride = 5 if window == 10 else 2
+        rest = apply("Sub", length, f"n{window}")
+        signs = apply("Xor", apply("Less", rest, "n0"), apply("Less", f"n{stride}", "n0"))
+        wrong = apply("Cast", apply("And", signs, apply("Cast", apply("Mod", rest, f"n{stride}"), to=TensorProto.BOOL)), to=TensorProto.INT64)
+        length = apply("Add", apply("Sub", apply("Div", rest, f"n{stride}"), wrong), "n1")
+        expected = (expected - window) // stride + 1
+    constants = {f"n{n}": np.array(n, np.int64) for n in (0, 1, 2, 3, 5, 10)}
     outputs, _ = run(model(nodes, {"x": ("int64", ["n"])}, [length], constants), {"x": x})
-    np.testing.assert_array_equal(outputs[length], ((x - 10) // 5 + 1 - 3) // 2 + 1)
+    np.testing.assert_array_equal(outputs[length], expected)
+
+
+@pytest.mark.parametrize("product", [False, True], ids=["alone", "behind a product"])
+def test_many_activations_one_after_another(product: bool) -> None:
+    """Six of x sigmoid(x): each reads the one before twice, and what TVM knows of it must not grow with each."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((7, 37)).astype(np.float32) * 4, rng.standard_normal((37, 37)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y0"]) if product else helper.make_node("Neg", ["x"], ["y0"])]
+    expected = x.astype(np.float64) @ w if product else -x.astype(np.float64)
+    for i in range(6):
+        nodes += [helper.make_node("Sigmoid", [f"y{i}"], [f"s{i}"]), helper.make_node("Mul", [f"y{i}", f"s{i}"], [f"y{i + 1}"])]
+        expected = expected / (1 + np.exp(-expected))
+    outputs, _ = run(model(nodes, {"x": ("float32", ["n", 37])}, ["y6"], {"w": w} if product else {}), {"x": x})
+    np.testing.assert_allclose(outputs["y6"], expected, rtol=2e-5, atol=2e-5)

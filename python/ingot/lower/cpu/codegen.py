@@ -11,7 +11,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from ingot.lower.cpu import abi
+from ingot.lower.cpu import abi, names
 from ingot.lower.targets import Target
 
 #: Symbols of generated functions start with this (artifact/link.py takes it off): one called `exp` would be what a call of C's `exp` reaches.
@@ -48,6 +48,7 @@ def _scheduled_to_loops() -> list[tvm.transform.Pass]:
         s_tir.transform.LowerMatchBuffer(),
         s_tir.transform.StmtSimplify(),
         s_tir.transform.LowerOpaqueBlock(),
+        tvm.transform.module_pass(names.pass_, opt_level=0, name="ingot.StoreLongChains"),
         tirx.transform.FlattenBuffer(),
         tirx.transform.BF16ComputeLegalize(),
         tirx.transform.NarrowDataType(32),

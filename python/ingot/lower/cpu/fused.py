@@ -181,7 +181,7 @@ def _expanded(value: Any, inlinable: dict[Any, Stage], reduction: bool = False) 
 
 
 def _opaque(value: Any) -> Any:
-    """An integer that TVM's analyzer does not look into: of a name it would ask bounds anew for each use, in chains of divisions for minutes."""
+    """An integer that TVM's analyzer does not look into: it fails over comparisons of vectors that it finds in a name's value."""
     return tirx.bitwise_or(value, tirx.const(0, str(value.ty.dtype)))
 
 
