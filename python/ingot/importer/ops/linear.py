@@ -22,7 +22,7 @@ def matmul(cx: Context, a: Value, b: Value) -> Value:
             raise cx.error(f"shapes {dims.text(a.shape)} and {dims.text(b.shape)} cannot be multiplied: {inner[0]} and {inner[1]} differ")
         cx.check(dims.expr(inner[0]).equal(dims.expr(inner[1])), f"extents {inner[0]} and {inner[1]} differ")
         return cx.te(topi.matmul, a, b, name="matmul")
-    if a.ndim == b.ndim and not cx.broadcasts_plainly(a.shape[:-2], b.shape[:-2]):
+    if min(a.ndim, b.ndim) > 2 and not cx.broadcasts_plainly(a.shape[:-2], b.shape[:-2]):
         a, b = _of_one_batch(cx, a, b)
     return cx.op(relax.op.matmul(a.expr, b.expr))
 
@@ -30,7 +30,8 @@ def matmul(cx: Context, a: Value, b: Value) -> Value:
 def _of_one_batch(cx: Context, a: Value, b: Value) -> tuple[Value, Value]:
     """Stacks of matrices whose extents are written differently, as after reshapes; that they are equal is checked while running."""
     batch: list[tuple[Dim, Dim]] = []
-    for p, q in zip(a.shape[:-2], b.shape[:-2], strict=True):
+    rank = max(a.ndim, b.ndim)
+    for p, q in zip([*[1] * (rank - a.ndim), *a.shape[:-2]], [*[1] * (rank - b.ndim), *b.shape[:-2]], strict=True):
         if dims.equal(p, q) or dims.equal(p, 1) or dims.equal(q, 1) or (isinstance(p, int) and isinstance(q, int)):
             batch.append((p, q))
             continue
