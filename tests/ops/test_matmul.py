@@ -11,7 +11,8 @@ from ingot.backend import IngotBackendRep, prepare
 
 
 def product(a: str, b: str) -> IngotBackendRep:
-    return prepare(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]>\ng (float{a} x, float{b} w) => (float y) {{ y = MatMul(x, w) }}'))
+    graph = f"g (float{a} x, float{b} w) => (float y) {{ y = MatMul(x, w) }}"
+    return prepare(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]>\n{graph}'))
 
 
 def stacks(*shapes: tuple[int, ...]) -> list[np.ndarray]:
