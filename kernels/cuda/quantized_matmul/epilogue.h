@@ -40,18 +40,24 @@ INGOT_PTX float WithBias(const Problem& p, int column, float sum) {
   return p.bias != nullptr ? sum + p.bias[column] : sum;
 }
 
-// What the sums of a gate's column and of the one that it belongs to become.
-INGOT_PTX float Gated(const Problem& p, int column, float gate, float sum) {
-  return Activate(p.activation, WithBias(p, column, gate)) * WithBias(p, column + kEight, sum);
+// What the sum of a column becomes, with that of the column that it is the gate of, if it is one.
+template <typename Other>
+INGOT_PTX float Finished(const Problem& p, int column, float sum, const Other& other) {
+  const float v = Activate(p.activation, WithBias(p, column, sum));
+  return p.gated ? v * WithBias(p, column + kEight, other()) : v;
 }
 
-// Writes what comes of a column of W, which exists, in a row: an element of Y, or nothing where the one of its gate
-// does. sum_of(i): the sum of the column i further.
+// Where what comes of a column of W stands in Y; nothing comes of those that have gates but with these.
+INGOT_PTX bool IsWritten(const Problem& p, int column) { return !p.gated || (column & kEight) == 0; }
+INGOT_PTX int ColumnOfY(const Problem& p, int column) {
+  return p.gated ? column / kPanel * kEight + column % kEight : column;
+}
+
+// Writes what comes of a column of W, which exists, in a row. sum_of(i): the sum of the column i further.
 template <typename SumOf>
 INGOT_PTX void Finish(const Problem& p, int row, int column, const SumOf& sum_of) {
-  if (!p.gated) return Write(p, row, column, Activate(p.activation, WithBias(p, column, sum_of(0))));
-  if ((column & kEight) == 0)
-    Write(p, row, column / kPanel * kEight + column % kEight, Gated(p, column, sum_of(0), sum_of(kEight)));
+  if (!IsWritten(p, column)) return;
+  Write(p, row, ColumnOfY(p, column), Finished(p, column, sum_of(0), [&] { return sum_of(kEight); }));
 }
 
 // Whether eight columns, from a multiple of eight on, are all there and aligned, and only bias and residual follow, or
@@ -101,22 +107,23 @@ INGOT_PTX void WriteEight(const Problem& p, int row, int column, float (&v)[kEig
 // Writes what comes of the columns of W from `column` on, a multiple of eight, as far as there are columns: eight at
 // most. `sums`, which has all of their panel and may be changed, is aligned to 16 bytes; vectors: CanFinishEight(p).
 INGOT_PTX void FinishUpToEight(const Problem& p, bool vectors, int row, int column, float* sums) {
-  if (!vectors) {
+  const int count = min(kEight, p.columns - column);
+  if (count <= 0 || !IsWritten(p, column)) return;
+  const bool finished = p.gated || !vectors;
 #pragma unroll 1
-    for (int i = 0; i < kEight && column + i < p.columns; ++i)
-      Finish(p, row, column + i, [&](int further) { return sums[i + further]; });
-    return;
+  for (int i = 0; finished && i < count; ++i) {  // one loop: code of activations takes registers
+    const float v = Finished(p, column + i, sums[i], [&] { return sums[i + kEight]; });
+    if (vectors) {
+      sums[i] = v;
+    } else {
+      Write(p, row, ColumnOfY(p, column) + i, v);
+    }
   }
-  if (column >= p.columns) return;
-  if (p.gated) {
-    if ((column & kEight) != 0) return;
-#pragma unroll 1
-    for (int i = 0; i < kEight; ++i) sums[i] = Gated(p, column + i, sums[i], sums[i + kEight]);
-  }
+  if (!vectors) return;
   float v[kEight] = {};
   AddFloats(v, sums);
-  if (p.bias != nullptr && !p.gated) AddFloats(v, p.bias + column);
-  WriteEight(p, row, p.gated ? column / 2 : column, v);
+  if (p.bias != nullptr && !finished) AddFloats(v, p.bias + column);
+  WriteEight(p, row, ColumnOfY(p, column), v);
 }
 
 }  // namespace ingot::cuda::quantized_matmul

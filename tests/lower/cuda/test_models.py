@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.levels.models import MODELS
 from tests.lower.build import relative_error
+from tests.lower.cuda import hollow
 from tests.lower.cuda.interpreter import Program, by_emulator, by_numpy
 
 #: Half of a unit in the last place of bfloat16 and float16, through a handful of layers.
@@ -196,3 +197,16 @@ def test_gates_of_quantized_layers_are_part_of_their_product(language_models: Ca
     feeds = {"input_ids": tokens, "token_counts": np.full(2, 7), "logits_at": np.tile(np.arange(7), (2, 1))}
     found = program.run(feeds, program.first_states(batch=2, context=160))["logits"]
     assert relative_error(found, logits(build(family), tokens.tolist())) <= 4e-2  # of bfloat16, and of 8 bits
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+def test_a_layer_of_a_quantized_decoder_is_eight_kernels(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 1000}
+    layer = ["normalization", "quantized_matmul", "rotary_cache", "attention", "quantized_matmul", "normalization", "quantized_matmul",
+             "quantized_matmul"]
+    found = hollow.launches(hollow.checkpoint(tmp_path, 3, **sizes), precision="bf16", cache="bf16", quantize="int4:g128")
+    kernels = [name for name in found if not name.startswith("ingot_")]
+    assert kernels == [*layer * 3, "normalization", "quantized_matmul"]
+    second = found.index("rotary_cache", found.index("rotary_cache") + 1) - 2
+    assert found[second : second + 16] == layer * 2  # nothing between
+    assert len(found) - len(kernels) <= 14  # of a step: indices, angles, the embedding
