@@ -72,12 +72,47 @@ class IngotBackendRep(BackendRep):
                 try:
                     compile_model(self._model, path, constants=constants or None, **{"states": {}, **self._options})
                 except NeedsConstantError as error:
-                    if error.input_name is None or error.input_name not in self.input_names or error.input_name in self.constant_inputs:
+                    deciding = _integers_behind(self._model.graph, error.input_name, self.input_names)
+                    deciding = [name for name in deciding if name not in self.constant_inputs]
+                    if not deciding:
                         raise
-                    self.constant_inputs.append(error.input_name)
+                    self.constant_inputs += deciding
                     return None
                 self._compiled[key] = Model.load(path)
         return self._compiled[key]
+
+
+def _integers_behind(graph: onnx.GraphProto, name: str | None, inputs: Sequence[str]) -> list[str]:
+    """The inputs that a value is, or is computed from: none if there is a tensor of floats among the latter, which is not for a compiler to know."""
+    if name is None or name in inputs:
+        return [name] if name is not None else []
+    producers = {output: node for node in _nodes(graph) for output in node.output}
+    kinds = {i.name: i.type.tensor_type.elem_type for i in graph.input}
+    behind, pending, seen = list[str](), [name], set[str]()
+    while pending:
+        current = pending.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current in inputs:
+            behind.append(current)
+        elif current in producers:
+            pending += _read(producers[current])
+    return behind if all(kinds[i] in (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL) for i in behind) else []
+
+
+def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a graph and of the bodies in it."""
+    return [n for node in graph.node for n in (node, *(inner for body in _bodies(node) for inner in _nodes(body)))]
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for a in node.attribute for g in ([a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs)]
+
+
+def _read(node: onnx.NodeProto) -> list[str]:
+    """The names that a node reads, in its bodies too."""
+    return [name for name in node.input if name] + [name for body in _bodies(node) for inner in _nodes(body) for name in inner.input if name]
 
 
 def _identity(value: Any) -> Any:
