@@ -79,3 +79,20 @@ def test_rounding_around_functions_of_quantized_numbers(kind: str) -> None:
     off = np.abs(run(made, {"x": values})[0]["g_d"] - expected) / constants["s_g"]
     # Ties are decided differently where a division is a multiplication: then a number is one step off.
     assert np.ptp(expected) > 30 * constants["s_g"] and off.max() < 1.01 and np.mean(off > 0.5) < 0.02, (off.max(), np.mean(off > 0.5))
+
+
+@pytest.mark.parametrize(("dtype", "zero"), [("uint8", 0), ("uint8", 3), ("uint8", 128), ("uint8", 255), ("int8", 0), ("int8", -128), ("int8", 127),
+                                             ("int8", -5)])
+def test_quantized_numbers_are_rounded_to_even_and_saturated(dtype: str, zero: int) -> None:
+    halves = np.arange(-600, 601, dtype=np.float32) / 2
+    neighbours = [np.nextafter(halves, np.float32(side)) for side in (-np.inf, np.inf)]
+    x = np.concatenate([halves, *neighbours, np.array([np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-45, 2**31, -(2**33), 8388609.5], np.float32)])
+    nodes = [helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]), helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["d"]),
+             helper.make_node("Add", ["d", "d"], ["e"]), helper.make_node("QuantizeLinear", ["e", "two", "zero"], ["y"])]
+    constants = {"one": np.float32(1), "two": np.float32(2), "zero": np.array(zero, dtype)}
+    outputs, _ = run(model(nodes, {"x": ("float32", ["n"])}, ["q", "d", "y"], constants), {"x": x})
+    limits = np.iinfo(dtype)
+    exact = np.clip(np.nan_to_num(np.rint(x.astype(np.float64)), nan=-np.inf) + zero, limits.min, limits.max)
+    np.testing.assert_array_equal(outputs["q"], exact.astype(dtype))
+    np.testing.assert_array_equal(outputs["d"], (exact - zero).astype(np.float32))
+    np.testing.assert_array_equal(outputs["y"], exact.astype(dtype))

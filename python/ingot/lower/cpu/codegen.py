@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from ingot.lower.targets import Target
 
 #: Symbols of generated functions start with this (artifact/link.py takes it off): one called `exp` would be what a call of C's `exp` reaches.
 SYMBOL_PREFIX = "ingot."
+#: Bytes of the largest array on the stack.
+_MOST_STACK = 16 << 10
 
 
 def _allocates(function: tirx.PrimFunc) -> bool:
@@ -35,6 +38,18 @@ def _compacted(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModu
     """What functions allocate, as small as what they use of it; the others, in which TVM would bound accesses for minutes, stay as they are."""
     those = {variable: f for variable, f in module.functions.items() if _allocates(f)}
     return tvm.IRModule({**module.functions, **s_tir.transform.CompactBufferAllocation()(tvm.IRModule(those)).functions})
+
+
+def _on_stack(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+    """Arrays of known size on the stack, where LLVM keeps them in registers; TVM would ask for workspaces for those of 1 KiB and more."""
+    def marked(node: Any) -> Any:
+        ty = node.buffer.ty
+        bytes_of_one = tvm.DataType(str(ty.dtype)).itemsize
+        if math.prod(e.value if isinstance(e, tirx.IntImm) else _MOST_STACK for e in ty.shape) * bytes_of_one > _MOST_STACK:
+            return node
+        return tirx.AllocBuffer(node.buffer, {**dict(node.annotations or {}), "disable_lower_builtin": tirx.IntImm("bool", 1)})
+
+    return tvm.IRModule({v: f.with_body(tvm_ffi.structural_map(f.body, (tirx.AllocBuffer, marked))) for v, f in module.functions.items()})
 
 
 def _scheduled_to_loops() -> list[tvm.transform.Pass]:
@@ -71,6 +86,7 @@ def _loops_to_intrinsics() -> list[tvm.transform.Pass]:
     return [
         tirx.transform.FP8StorageLegalize(),
         tirx.transform.BF16StorageLegalize(),
+        tvm.transform.module_pass(_on_stack, opt_level=0, name="ingot.KeepOnStack"),
         tirx.transform.LowerTVMBuiltin(),
         tirx.transform.LowerIntrin(),
     ]

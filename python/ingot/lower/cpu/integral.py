@@ -1,7 +1,10 @@
-"""Quantized numbers stay in float registers until they are stored.
+"""Quantized numbers stay in float registers until they are stored, and are rounded by an addition.
 
 ``quantize`` rounds and clamps in float32 and converts to an integer; a ``dequantize`` that was fused behind it converts back. Where the
 float is known to be a whole number within the integer's range, both conversions are left out.
+
+From 2^23 to 2^24 floats are the whole numbers: adding 1.5 * 2^23 to a small number rounds it, ties to even, and leaves the integer in the low
+bits. With what is clamped first, an addition stands for rounding and conversion, which take two instructions and three micro-operations.
 """
 
 from __future__ import annotations
@@ -16,6 +19,55 @@ from tvm.ir.expr import TensorLoad
 
 Range = tuple[float, float]
 _BYTE = 255  # the largest magnitude of an 8-bit number or zero point
+
+
+#: Its low 16 bits are 0.
+_WHOLE = 1.5 * 2**23
+
+
+def rounded_by_addition(body: Any) -> Any:
+    """Code in which ``min(max(nearbyint(x) + zero, low), high)``, converted to an integer or less a zero point, is rounded by an addition."""
+    def cast(node: Any) -> Any:
+        found = _clamped(node.value) if str(getattr(node.ty, "dtype", "")) in ("int8", "uint8", "int16") else None
+        if found is None:
+            return node
+        integer = tirx.reinterpret("int32", found[0])
+        return (integer if found[1] is None else integer + found[1].astype("int32")).astype(str(node.ty.dtype))
+
+    def difference(node: Any) -> Any:
+        found = _clamped(node.a)
+        if found is None or not _is_small(node.b):
+            return node
+        offset = _float(_WHOLE) + node.b
+        return found[0] - (offset if found[1] is None else offset - found[1].astype("float32"))
+
+    return tvm_ffi.structural_map(body, [(tirx.Cast, cast), (tirx.Sub, difference)])
+
+
+def _clamped(value: Any) -> tuple[Any, Any] | None:
+    """The clamped and rounded number without its zero point, plus 1.5 * 2^23, and the zero point, an integer, or None where there is none."""
+    if not (isinstance(value, tirx.Min) and isinstance(value.a, tirx.Max) and str(value.ty.dtype) == "float32"):
+        return None
+    low, high, whole = value.a.b, value.b, value.a.a
+    if not all(isinstance(v, tirx.FloatImm) and abs(v.value) <= _BYTE for v in (low, high)):
+        return None
+    zero = None
+    if isinstance(whole, tirx.Add) and _is_small(whole.b):
+        whole, zero = whole.a, whole.b.value
+    if not (isinstance(whole, Call) and getattr(whole.op, "name", "") == "tirx.nearbyint"):
+        return None
+    if zero is not None:
+        low, high = low - zero.astype("float32"), high - zero.astype("float32")
+    return tirx.min(tirx.max(whole.args[0], low), high) + _float(_WHOLE), zero
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a float is an integer of 8 bits."""
+    return isinstance(value, tirx.Cast) and str(value.value.ty.dtype) in ("int8", "uint8")
+
+
+def _float(value: float) -> Any:
+    return tirx.const(value, "float32")
 
 
 def simplified(value: Any, known: Mapping[Any, Range]) -> Any:

@@ -14,6 +14,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call
 
+from ingot.lower.cpu import integral
 from ingot.lower.cpu.nest import is_choice, substitute
 
 _LOG2E = 1.4426950408889634
@@ -31,7 +32,8 @@ _TANH_Q = (0.00025447766529396176, 0.024491453543305397, 0.46416500210762024, 1.
 
 def expand(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """A TIR function with the calls of this module's table written out, and names of its own in each statement."""
-    body = tvm_ffi.structural_map(tvm_ffi.structural_map(function.body, (Call, _call)), (tirx.BufferStore, _named_anew))
+    body = tvm_ffi.structural_map(integral.rounded_by_addition(function.body), (Call, _call))
+    body = tvm_ffi.structural_map(body, (tirx.BufferStore, _named_anew))
     if any("float16" in str(p.ty.dtype) for p in function.params if hasattr(p.ty, "storage_scope")):
         # Rounding to bfloat16 repeats its operand, and a name can be bound only once.
         body = tvm_ffi.structural_map(body, (tirx.Let, lambda node: substitute(node.body, {node.var: node.value})))
