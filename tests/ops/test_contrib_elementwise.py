@@ -110,9 +110,8 @@ def test_more_tokens_than_positions_are_an_error() -> None:
         compiled.run({k: v for k, v in inputs.items() if k in compiled.input_names})
 
 
-@pytest.mark.parametrize("last", [0, 1])
-@pytest.mark.parametrize("activation", [0, 1])
-@pytest.mark.parametrize("skip", [None, 2, 4])
+# Every pair of choices.
+@pytest.mark.parametrize(("skip", "activation", "last"), [(None, 0, 0), (None, 1, 1), (2, 1, 0), (2, 0, 1), (4, 0, 0), (4, 1, 1)])
 def test_groups_of_channels_are_normalized_and_activated(last: int, activation: int, skip: int | None) -> None:
     groups, channels, epsilon = 3, 12, 1e-5
     first = numbers(0, 2, channels, 4, 5)

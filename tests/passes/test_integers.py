@@ -11,7 +11,7 @@ from onnx import helper
 
 from tests.lower.build import model, run
 
-few = settings(max_examples=8, deadline=None)  # of a second each
+few = settings(max_examples=5, deadline=None)  # of a second each
 
 
 def quantize(x: np.ndarray, scale: float, zero: int, dtype: str) -> np.ndarray:
