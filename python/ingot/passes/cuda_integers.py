@@ -20,6 +20,7 @@ from ingot.importer import dims
 from ingot.importer.weights import Weight
 from ingot.passes.attention_operands import calls, extents_of, same_shape, scalar
 from ingot.passes.cuda_products import ACTIVATIONS
+from ingot.passes.fold import derived
 from ingot.passes.graph import Graph, Rewriter, variables
 from ingot.passes.quantized_matmul import UNARY
 from ingot.passes.trace import bindings
@@ -73,6 +74,11 @@ class _Call:
     def codes(self) -> str:
         """The type of codes."""
         return str(self.x.ty.dtype)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether sums have been scaled, and a bias added, at most."""
+        return self.rounded == (_Codes(), _Codes()) and self.residual is None and not self.activation
 
     @property
     def whole(self) -> bool:
@@ -258,8 +264,26 @@ def _scaled(graph: _Integers, call: _Call, value: Any, other: Any) -> _Call | No
     if call.state == _NOT_SCALED and str(call.ty.dtype) == "float32":
         weight = _for_columns(graph, call, other, "float32")
         return replace(call, state=_SCALED, factors=weight) if weight is not None else None
+    if (weight := _for_columns(graph, call, other, "float32")) is not None and call.columns > 1:
+        return _scaled_again(call, weight, np.multiply)
     inverse = scalar(graph, other) if call.state == _SCALED else None
     return replace(call, state=_DIVIDED, result=_Codes(inverse)) if inverse is not None and inverse > 0 and math.isfinite(inverse) else None
+
+
+def _divided(graph: _Integers, call: _Call, value: Any, other: Any) -> _Call | None:
+    weight = _for_columns(graph, call, other, "float32") if value.args[1].same_as(other) else None
+    return _scaled_again(call, weight, np.divide) if weight is not None else None
+
+
+def _scaled_again(call: _Call, by: Weight, how: Callable[..., np.ndarray]) -> _Call | None:
+    """With one more factor for each column: of a normalization behind a convolution, say, that was trained with rounding."""
+    if call.state != _SCALED or not call.is_linear or call.factors is None:
+        return None
+
+    def scaled(weight: Weight) -> Weight:
+        return derived(how, [weight, by], weight.shape, "float32")
+
+    return replace(call, factors=scaled(call.factors), bias=None if call.bias is None else scaled(call.bias))
 
 
 def _quantized(graph: _Integers, call: _Call, value: Any, other: Any) -> _Call | None:
@@ -284,6 +308,8 @@ def _sum(graph: _Integers, call: _Call, value: Any, other: Any) -> _Call | None:
     if str(value.ty.dtype) != "float32":
         return None
     bias = _for_columns(graph, call, other, "float32")
+    if bias is not None and call.bias is not None and call.state == _SCALED and call.is_linear:
+        return replace(call, bias=derived(np.add, [call.bias, bias], bias.shape, "float32"))
     if bias is not None:
         return call.then("bias", bias=bias)
     if graph.weight(other) is not None or not same_shape(extents_of(other), extents_of(value)):
@@ -336,5 +362,5 @@ def _for_columns(graph: _Integers, call: _Call, other: Any, dtype: str) -> Weigh
 
 
 _FOLLOWING: dict[str, Callable[[_Integers, _Call, Any, Any], _Call | None]] = {
-    "relax.subtract": _offset, "relax.astype": _cast, "relax.multiply": _scaled, "relax.quantize": _quantized, "relax.dequantize": _dequantized,
-    "relax.add": _sum, "relax.maximum": _at_least, "relax.minimum": _at_most, **dict.fromkeys(UNARY, _activated)}
+    "relax.subtract": _offset, "relax.astype": _cast, "relax.multiply": _scaled, "relax.divide": _divided, "relax.quantize": _quantized,
+    "relax.dequantize": _dequantized, "relax.add": _sum, "relax.maximum": _at_least, "relax.minimum": _at_most, **dict.fromkeys(UNARY, _activated)}

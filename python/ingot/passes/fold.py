@@ -9,7 +9,9 @@ import numpy as np
 from tvm import relax
 
 from ingot.importer import dims
+from ingot.importer.narrow import FLOATS, encoding
 from ingot.importer.weights import Weight, numpy_dtype
+from ingot.passes.attention_operands import calls
 from ingot.passes.graph import Graph, Rewriter
 
 Compute = Callable[..., np.ndarray]
@@ -18,6 +20,11 @@ Compute = Callable[..., np.ndarray]
 def fold_weights(graph: Graph) -> Graph:
     """Replaces operators on constants by constants."""
     return Rewriter(graph).run(fold)
+
+
+def fold_quantized(graph: Graph) -> Graph:
+    """Replaces constants that the model quantizes by quantized constants, as what was trained with rounding has its weights."""
+    return Rewriter(graph).run(lambda rewriter, variable, value: fold(rewriter, variable, value) if calls(value, "relax.quantize") else None)
 
 
 def fold(rewriter: Rewriter, variable: Any, value: Any) -> Any:
@@ -61,13 +68,34 @@ def _cast(call: Any, shape: tuple[int, ...]) -> Compute:
     return lambda a: a.astype(dtype)
 
 
+def _quantize(call: Any, shape: tuple[int, ...]) -> Compute:
+    axis, dtype = int(call.attrs.axis), str(call.attrs.out_dtype)
+
+    def compute(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+        spread, moved = _along(axis, x.ndim, scale, zero)
+        with np.errstate(all="ignore"):
+            quotient = x.astype(np.float32) / spread
+            if dtype in FLOATS:
+                most = float(encoding(dtype).maximum)
+                return np.clip(quotient, -most, most).astype(numpy_dtype(dtype))
+            limits = np.iinfo(dtype)
+            return np.clip(np.nan_to_num(np.rint(quotient) + moved, nan=limits.min), limits.min, limits.max).astype(dtype)
+
+    return compute
+
+
+def _along(axis: int, rank: int, *parameters: np.ndarray) -> list[np.ndarray]:
+    """Scales and zero points, shaped to broadcast."""
+    shape = [-1 if a == axis % rank else 1 for a in range(rank)] if rank else []
+    return [p.astype(np.float32).reshape(shape if p.ndim else []) for p in parameters]
+
+
 def _dequantize(call: Any, shape: tuple[int, ...]) -> Compute:
     axis, dtype = int(call.attrs.axis), numpy_dtype(str(call.attrs.out_dtype))
 
     def compute(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-        along = [-1 if a == axis % x.ndim else 1 for a in range(x.ndim)]
-        parameters = [p.astype(np.float32).reshape(along if p.ndim else []) for p in (scale, zero)]
-        return ((x.astype(np.float32) - parameters[1]) * parameters[0]).astype(dtype)
+        spread, moved = _along(axis, x.ndim, scale, zero)
+        return ((x.astype(np.float32) - moved) * spread).astype(dtype)
 
     return compute
 
@@ -77,6 +105,7 @@ _TABLE: dict[str, Callable[[Any, tuple[int, ...]], Compute]] = {
     "relax.reshape": lambda call, shape: lambda a: a.reshape(shape),
     "relax.broadcast_to": lambda call, shape: lambda a: np.broadcast_to(a, shape),
     "relax.astype": _cast,
+    "relax.quantize": _quantize,
     "relax.dequantize": _dequantize,
     "relax.add": _elementwise(np.add),
     "relax.subtract": _elementwise(np.subtract),

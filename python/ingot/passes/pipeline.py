@@ -20,7 +20,7 @@ from ingot.passes.cuda_precision import cuda_precision
 from ingot.passes.cuda_products import cuda_products
 from ingot.passes.cuda_rotary import cuda_rotary
 from ingot.passes.extents import name_extents
-from ingot.passes.fold import fold_weights
+from ingot.passes.fold import fold_quantized, fold_weights
 from ingot.passes.graph import Graph, each_function
 from ingot.passes.integers import integer_contractions
 from ingot.passes.layout import channels_last
@@ -51,6 +51,7 @@ VIEWS = ("relax.reshape",)
 
 #: What happens to the graph before any operator becomes code, in order. Each keeps the variables' names (passes/trace.py).
 GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
+    ("quantized weights", lambda graph, settings: fold_quantized(graph)),
     ("small floats", lambda graph, settings: small_floats(graph)),
     ("integers", integer_contractions),  # before dequantized weights fold to float32
     ("quantized matmul", lambda graph, settings: quantized_matmuls(graph)),
@@ -65,6 +66,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
 
 #: The same for GPUs, which have kernels for products and convolutions.
 CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
+    ("quantized weights", lambda graph, settings: fold_quantized(graph)),
     ("integers", integer_contractions),
     ("merge products", lambda graph, settings: merge_products(graph)),
     ("quantized matmul", lambda graph, settings: quantized_matmuls(graph, CUDA_LAYOUT)),
