@@ -273,7 +273,7 @@ def _with_gates(products: _Products, value: Any) -> _Call | None:
             continue
         product, count = first[0], products.layout.gates
         call, made = products.take(product, readers=2), products.before.get(product)
-        weight = products.quantized(made.args[1]) if calls(made, "relax.matmul") else None
+        weight = products.quantized(made.args[1]) if made is not None and calls(made, "relax.matmul") else None
         if call is None or call.activation or call.residual is not None or call.bias is not None or weight is None or weight.axis != 0:
             continue
         interleaved = _with(products, call.x, _interleaved(weight, first[1], count)) if call.columns % (2 * count) == 0 else None
