@@ -13,12 +13,14 @@ import ingot
 from ingot.cli.main import main
 from ingot.errors import CompileError, IngotError
 from ingot.generate import Batch, Options
+from tests.cache import made as once
 from tests.generate import streaming
 from tests.generate.families import VOCABULARY, build, save
 
 WINDOW, SINKS, CHUNK = 12, 3, 8
 SLOTS = SINKS + WINDOW + CHUNK - 1
 LENGTH = 5 * SLOTS
+SOURCES = ("tests/generate/families.py", "tests/generate/test_windows.py")
 Made = Callable[..., ingot.Model]
 
 
@@ -29,8 +31,16 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 
     def make(name: str, **options: object) -> ingot.Model:
         given: dict[str, object] = {"window": WINDOW, "sinks": SINKS, **options}
-        ingot.compile(save(name, tmp_path / "model"), tmp_path / "m.ingot", **given)  # type: ignore[arg-type]
-        return ingot.load(tmp_path / "m.ingot", threads=2)
+
+        def compile_in(folder: Path) -> object:
+            return ingot.compile(save(name, folder / "model"), folder / "m.ingot", **given)  # type: ignore[arg-type]
+
+        folder = tmp_path
+        if options:
+            compile_in(folder)
+        else:  # several tests use these
+            folder = once("windows", name, SOURCES, compile_in)
+        return ingot.load(folder / "m.ingot", threads=2)
 
     return make
 
@@ -57,8 +67,8 @@ def read(session: ingot.Session, tokens: np.ndarray, sizes: list[int]) -> np.nda
     return np.concatenate(found)
 
 
-# Learned positions; a part of each head rotated; grouped queries; layers with a shorter window and soft caps; one matrix for q, k, v.
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2", "qwen3", "phi3"])
+# Learned positions; a part of each head rotated; grouped queries; layers with a shorter window and soft caps. The others' positions are Llama's.
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2", *(pytest.param(n, marks=pytest.mark.extended) for n in ("qwen3", "phi3"))])
 def test_a_text_of_many_windows_is_that_of_streaming_llm(name: str, made: Made) -> None:
     model = made(name)
     assert {s.shape[1] for s in model.states if s.kind == "ring"} >= {f"window_{WINDOW}_sinks_{SINKS}"}
@@ -82,7 +92,7 @@ def test_sinks_are_as_far_away_as_in_the_cache(made: Made) -> None:
         np.testing.assert_allclose(read(a, far, [CHUNK])[-1], read(b, near, [CHUNK])[-1], atol=1e-3)
 
 
-@pytest.mark.parametrize("window", [1, 2, WINDOW])
+@pytest.mark.parametrize("window", [1, pytest.param(2, marks=pytest.mark.extended), WINDOW])
 def test_a_run_may_be_longer_than_the_window(window: int, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingot.export.decoder.CHUNK", 70)
     model = made("llama", window=window, cache="f32")
