@@ -272,7 +272,8 @@ def _with_gates(products: _Products, value: Any) -> _Call | None:
         if first is None or second is None or not first[0].same_as(second[0]) or first[1] == second[1] or not products.used_once(other):
             continue
         product, count = first[0], products.layout.gates
-        call, made = products.take(product, readers=2), products.before.get(product)
+        call = products.take(product, readers=2)
+        made: Any = products.before.get(product)
         weight = products.quantized(made.args[1]) if made is not None and calls(made, "relax.matmul") else None
         if call is None or call.activation or call.residual is not None or call.bias is not None or weight is None or weight.axis != 0:
             continue

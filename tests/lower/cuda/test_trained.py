@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 import ingot
+from ingot.cli.main import main
+from ingot.export.exported import Exported
 from ingot.export.torch import export_module
 from tests.lower.cuda.interpreter import Program
 
@@ -52,10 +55,22 @@ def trained() -> Any:
     return model
 
 
-def test_what_pytorch_trained_with_rounding_runs_in_int8(trained: Any, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exported = export_module(trained, (torch.randn(2, 3, 20, 18),), tmp_path, exporter="torchscript")
+        return export_module(trained, (torch.randn(2, 3, 20, 18),), tmp_path_factory.mktemp("trained"), exporter="torchscript")
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_inspect_shows_it(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ingot.compile(exported.path, tmp_path / "m.ingot", target="cuda:sm_80", samples=0)
+    assert main(["inspect", str(tmp_path / "m.ingot")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("kernel qlinear_conv") == 3 and shown.count("kernel qlinear_matmul") == 1 and "on the CPU" not in shown
+
+
+def test_what_pytorch_trained_with_rounding_runs_in_int8(trained: Any, exported: Exported, tmp_path: Path) -> None:
     model = onnx.load(exported.path)
     program = Program(model)
     assert not any(s.get("host") for s in program.steps)
