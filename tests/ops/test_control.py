@@ -199,3 +199,20 @@ def test_a_sequence_where_a_tensor_is_needed_is_an_error() -> None:
 def test_an_empty_optional_has_no_element_to_get() -> None:
     with pytest.raises(ingot.UnsupportedError, match="the optional has no element"):
         prepare(model("g (float[n] a) => (float[n] y) { o = Optional<type = float[n]>()\n y = OptionalGetElement(o) }"))
+
+
+def test_integers_that_decide_a_rank_are_constants_of_the_backend() -> None:
+    """What decides is computed from an input, in a body too: the backend compiles anew for each value of the input."""
+    text = """
+g (float[n] x, int64 k) => (float y) {
+    one = Constant <value_int: int = 1> ()
+    more = Add (k, one)
+    flat = Equal (more, one)
+    y = If (flat) <then_branch = a () => (u) { u = Identity (x) }, else_branch = b () => (v) { row = Constant <value_ints: ints = [0]> ()
+        v = Unsqueeze (x, row) }>
+}"""
+    compiled = prepare(model(text))
+    x = np.arange(5, dtype=np.float32)
+    for k, shape in ((0, (5,)), (3, (1, 5)), (0, (5,))):
+        assert compiled.run([x, np.int64(k)])[0].shape == shape
+    assert compiled.constant_inputs == ["k"]
