@@ -21,8 +21,10 @@ struct Ahead {
   int64_t size;
   int64_t count;
 
-  INGOT_INLINE void Fetch(int64_t row) const {
-    if (row < count) attention::Fetch(rows + places[row], size);
+  INGOT_INLINE void Fetch(int64_t row) const { Fetch(row, 0, size); }
+  // Elements [begin, end) of a row.
+  INGOT_INLINE void Fetch(int64_t row, int64_t begin, int64_t end) const {
+    if (row < count) attention::Fetch(rows + places[row] + begin, Least(end, size) - begin);
   }
 };
 
@@ -68,9 +70,10 @@ INGOT_INLINE void ScoreRows(const float* queries, int64_t query_stride, const T*
 }
 
 // out[r] = factors[r] out[r] + weights[r] values for kRows rows and `count` values; value i lies at values + places[i].
+// Meanwhile the rows of keys that follow are fetched.
 template <typename V, int kRows, typename T>
 INGOT_INLINE void OutputRows(const float* weights, const T* values, const int64_t* places, int64_t size, int64_t count,
-                             const float* factors, float* out, int64_t out_stride) {
+                             const float* factors, float* out, int64_t out_stride, const Ahead<T>& ahead) {
   const auto multiply = [&]<int kVectors>(int64_t column, auto&& load) __attribute__((always_inline)) {
     typename V::Float sums[kRows][kVectors];
 #pragma GCC unroll 8
@@ -80,6 +83,7 @@ INGOT_INLINE void OutputRows(const float* weights, const T* values, const int64_
         sums[r][v] = V::Load(out + r * out_stride + column + v * V::kLanes) * V::Set(factors[r]);
     for (int64_t i = 0; i < count; ++i) {
       const T* from = values + places[i] + column;
+      ahead.Fetch(i, column, column + kVectors * V::kLanes);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         const auto element = load(from + v * V::kLanes);
@@ -134,11 +138,11 @@ template <typename V, typename T>
   // As many keys as have 32 KiB of values: these are read column by column from the nearest caches. A quarter of that
   // and four times as much were slower.
   const int64_t most = 32768 / (problem.value_size * static_cast<int64_t>(sizeof(T)) + 1);
-  Block block;
-  ForBlocks(problem, unit, Greatest(16, Least(kBlockKeys, most / 16 * 16)), [&](int64_t first, int64_t keys) {
-    Locate<V>(problem, unit, first, keys, block);
-    const float* queries = QueriesOf(problem, scratch, first);
+  const auto run = [&](const Block& block, const Block& next) {
+    const int64_t keys = block.count;
+    const float* queries = QueriesOf(problem, scratch, block.first);
     const Ahead<T> ahead{v, block.v, problem.value_size, keys};
+    Ahead<T> next_keys{k, next.k, problem.size, next.count};
     ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
       ScoreRows<V, kRows>(queries + row * query_stride, query_stride, k, block.k, problem.size, keys,
                           scratch.scores + row * kBlockKeys, ahead);
@@ -148,9 +152,22 @@ template <typename V, typename T>
     if constexpr (kScaled) ScaleKeys<V>(scratch.scores, rows, block.v_scales, keys);
     ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
       OutputRows<V, kRows>(scratch.scores + row * kBlockKeys, v, block.v, problem.value_size, keys,
-                           scratch.factors + row, scratch.out + row * out_stride, out_stride);
+                           scratch.factors + row, scratch.out + row * out_stride, out_stride, next_keys);
+      next_keys.count = 0;  // once is enough
     });
+  };
+  Block blocks[2];
+  blocks[0].count = blocks[1].count = 0;
+  int64_t number = 0;
+  ForBlocks(problem, unit, Greatest(16, Least(kBlockKeys, most / 16 * 16)), [&](int64_t first, int64_t keys) {
+    Block& block = blocks[number % 2];
+    Locate<V>(problem, unit, first, keys, block);
+    if (number++ > 0) run(blocks[number % 2], block);
   });
+  if (number == 0) return;
+  Block& last = blocks[(number - 1) % 2];
+  blocks[number % 2].count = 0;
+  run(last, blocks[number % 2]);
 }
 
 }  // namespace ingot::attention
