@@ -204,11 +204,11 @@ void Session::RunInPieces() {
   const Function& function = main_->function();
   const Artifact& artifact = model_->artifact();
   const std::string_view dimension = artifact.dimensions()[static_cast<size_t>(model_->program().rows)].name;
+  const auto has_rows = [&](const TensorInfo& info) { return !info.dims.empty() && info.dims[0] == dimension; };
   const int64_t runs = profile_.runs;
   std::vector<int64_t> extents = extents_;
   for (int64_t first = 0; first < rows_; first += rows_at_a_time_) {
     const int64_t rows = std::min(rows_at_a_time_, rows_ - first);
-    const auto has_rows = [&](const TensorInfo& info) { return !info.dims.empty() && info.dims[0] == dimension; };
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (has_rows(artifact.inputs()[i])) extents[inputs_[i].first_extent] = rows;
     }

@@ -129,16 +129,22 @@ def agrees(program: Program, model: onnx.ModelProto, feeds: Mapping[str, np.ndar
     assert off.max() <= 1.01 and np.mean(off > 0.5) < 0.05, (off.max(), np.mean(off > 0.5))
 
 
+def convolutions_of(program: Program) -> list[dict[str, Any]]:
+    """The convolutions of ``residual_network``, all of whose layers are computed from codes on the GPU."""
+    assert not any(s.get("host") for s in program.steps) and not named(program, "convolution", "matmul", "quantized_matmul")
+    convolutions = named(program, "qlinear_conv")
+    assert len(convolutions) == 6 and len(named(program, "qlinear_matmul")) == 1
+    assert any("depthwise" in s.get("function", "") for s in program.steps)
+    return convolutions
+
+
 @needs_onnxruntime
 @pytest.mark.parametrize("run_kernel", [by_numpy, pytest.param(by_emulator, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("activations", ["UInt8", "Int8"])
 def test_a_network_of_convolutions_runs_in_int8(tmp_path: Path, activations: str, run_kernel: Callable[..., Any]) -> None:
     model = quantized(residual_network(), tmp_path, activations, (41, 37))
     program = Program(model, run_kernel=run_kernel)
-    assert not any(s.get("host") for s in program.steps) and not named(program, "convolution", "matmul", "quantized_matmul")
-    convolutions = named(program, "qlinear_conv")
-    assert len(convolutions) == 6 and len(named(program, "qlinear_matmul")) == 1
-    assert any("depthwise" in s.get("function", "") for s in program.steps)
+    convolutions = convolutions_of(program)
     # Convolutions give codes, but where a pool reads them, and residuals are added by the kernels.
     values = program.target["program"]["functions"][0]["values"]
     assert [values[s["outputs"][0]]["dtype"] for s in convolutions] == ["float32", *["int8"] * 4, "float32"]
@@ -192,10 +198,7 @@ def test_a_network_of_convolutions_runs_in_float8(results: bool, run_kernel: Cal
     network = residual_network()
     model = float8.quantized(network, feeds_of(network, 0, 2, 41, 37), results)
     program = Program(model, run_kernel=run_kernel)
-    assert not any(s.get("host") for s in program.steps) and not named(program, "convolution", "matmul", "quantized_matmul")
-    convolutions = named(program, "qlinear_conv")
-    assert len(convolutions) == 6 and len(named(program, "qlinear_matmul")) == 1
-    assert any("depthwise" in s.get("function", "") for s in program.steps)
+    convolutions = convolutions_of(program)
     values = program.target["program"]["functions"][0]["values"]
     assert {values[s["inputs"][i]]["dtype"] for s in convolutions for i in range(2)} == {"float8_e4m3fn"}
     assert sum(s["inputs"][5] >= 0 for s in convolutions) == 2  # residuals are added by the kernels

@@ -44,8 +44,8 @@ def _on_stack(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModul
     """Arrays of known size on the stack, where LLVM keeps them in registers; TVM would ask for workspaces for those of 1 KiB and more."""
     def marked(node: Any) -> Any:
         ty = node.buffer.ty
-        bytes_of_one = tvm.DataType(str(ty.dtype)).itemsize
-        if math.prod(e.value if isinstance(e, tirx.IntImm) else _MOST_STACK for e in ty.shape) * bytes_of_one > _MOST_STACK:
+        known = all(isinstance(extent, tirx.IntImm) for extent in ty.shape)
+        if not known or math.prod(map(int, ty.shape)) * tvm.DataType(str(ty.dtype)).itemsize > _MOST_STACK:
             return node
         return tirx.AllocBuffer(node.buffer, {**dict(node.annotations or {}), "disable_lower_builtin": tirx.IntImm("bool", 1)})
 

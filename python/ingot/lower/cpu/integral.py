@@ -38,7 +38,7 @@ def rounded_by_addition(body: Any) -> Any:
         found = _clamped(node.a)
         if found is None or not _is_small(node.b):
             return node
-        offset = _float(_WHOLE) + node.b
+        offset = tirx.const(_WHOLE, "float32") + node.b
         return found[0] - (offset if found[1] is None else offset - found[1].astype("float32"))
 
     return tvm_ffi.structural_map(body, [(tirx.Cast, cast), (tirx.Sub, difference)])
@@ -58,16 +58,12 @@ def _clamped(value: Any) -> tuple[Any, Any] | None:
         return None
     if zero is not None:
         low, high = low - zero.astype("float32"), high - zero.astype("float32")
-    return tirx.min(tirx.max(whole.args[0], low), high) + _float(_WHOLE), zero
+    return tirx.min(tirx.max(whole.args[0], low), high) + tirx.const(_WHOLE, "float32"), zero
 
 
 def _is_small(value: Any) -> bool:
     """Whether a float is an integer of 8 bits."""
     return isinstance(value, tirx.Cast) and str(value.value.ty.dtype) in ("int8", "uint8")
-
-
-def _float(value: float) -> Any:
-    return tirx.const(value, "float32")
 
 
 def simplified(value: Any, known: Mapping[Any, Range]) -> Any:
