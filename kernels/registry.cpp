@@ -13,6 +13,7 @@
 #include "cpu/gather_nd/gather_nd.h"
 #include "cpu/non_max_suppression/non_max_suppression.h"
 #include "cpu/nonzero/nonzero.h"
+#include "cpu/packed_trees/packed_trees.h"
 #include "cpu/quantized_matmul/quantized_matmul.h"
 #include "cpu/random/random.h"
 #include "cpu/recurrent/recurrent.h"
@@ -49,10 +50,10 @@ constexpr std::string_view kQuantizedMatmulContract =
     "gelu, 3 gelu tanh, 4 silu)";
 constexpr Arity kQuantizedMatmulArity{{3, 6}, {1, 1}, 0, 5, 0};
 
-constexpr std::string_view kTreeEnsembleContract =
-    "(rows [n, features], nodes, roots, leaves' starts, targets, weights, full?, full_nodes?, full_values?) -> scores "
-    "[n, targets]; ints: aggregate, tests (0 any, 1 <=, 2 <= or missing)";
-constexpr Arity kTreeEnsembleArity{{6, 9}, {1, 1}, 0, 2, 0};
+constexpr std::string_view kPackedTreesContract =
+    "(rows [n, features], nodes, roots, full?, full_nodes?, full_values?) -> scores [n, targets]; ints: aggregate, "
+    "missing (whether a NaN passes some tests)";
+constexpr Arity kPackedTreesArity{{3, 6}, {1, 1}, 0, 2, 0};
 
 // {least, most} inputs, {least, most} outputs, dims, ints, floats.
 constexpr Kernel kKernels[] = {
@@ -102,6 +103,13 @@ constexpr Kernel kKernels[] = {
      Nonzero,
      {{1, 1}, {1, 1}, 0, 0, 0},
      "(input) -> int64 [rank, n] indices of elements that are not zero"},
+    {"packed_trees", kScalar, PackedTrees, kPackedTreesArity, kPackedTreesContract},
+#if defined(__x86_64__)
+    {"packed_trees", kAvx2, PackedTreesAvx2, kPackedTreesArity, kPackedTreesContract},
+    {"packed_trees", kAvx512, PackedTreesAvx512, kPackedTreesArity, kPackedTreesContract},
+#elif defined(__aarch64__)
+    {"packed_trees", kNeon, PackedTreesNeon, kPackedTreesArity, kPackedTreesContract},
+#endif
     {"quantized_matmul", kScalar, QuantizedMatmul, kQuantizedMatmulArity, kQuantizedMatmulContract},
 #if defined(__x86_64__)
     {"quantized_matmul", kAvx2, QuantizedMatmulAvx2, kQuantizedMatmulArity, kQuantizedMatmulContract},
@@ -204,13 +212,12 @@ constexpr Kernel kKernels[] = {
      TopK,
      {{1, 2}, {1, 2}, 0, 3, 0},
      "(input) -> values, int64 indices, k along the axis as the outputs' shape says; ints: axis, largest, sorted"},
-    {"tree_ensemble", kScalar, TreeEnsemble, kTreeEnsembleArity, kTreeEnsembleContract},
-#if defined(__x86_64__)
-    {"tree_ensemble", kAvx2, TreeEnsembleAvx2, kTreeEnsembleArity, kTreeEnsembleContract},
-    {"tree_ensemble", kAvx512, TreeEnsembleAvx512, kTreeEnsembleArity, kTreeEnsembleContract},
-#elif defined(__aarch64__)
-    {"tree_ensemble", kNeon, TreeEnsembleNeon, kTreeEnsembleArity, kTreeEnsembleContract},
-#endif
+    {"tree_ensemble",
+     kScalar,
+     TreeEnsemble,
+     {{6, 6}, {1, 1}, 0, 2, 0},
+     "(rows [n, features], nodes, roots, leaves' starts, targets, weights) -> scores [n, targets]; ints: aggregate, "
+     "tests (0 any, 1 <=, 2 <= or missing)"},
     {"unique",
      kScalar,
      Unique,

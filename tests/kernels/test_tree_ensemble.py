@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 
 import ingot
 from ingot.backend import prepare
-from ingot.importer.ops.ml.forest import MODES
+from ingot.importer.ops.ml.forest import MODES, Forest
+from ingot.importer.ops.ml.packed_trees import packed_trees
 
 FEATURES = {"scalar": (), "avx2": ("avx2", "fma", "f16c"), "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl"), "neon": ("asimd",)}
 INSTRUCTION_SETS = [name for name, needed in FEATURES.items() if set(needed) <= set(ingot.machine()["features"])]
@@ -183,3 +184,32 @@ def test_leaves_without_weights_add_nothing() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)], ir_version=10)
     (y,) = prepare(model).run([np.ones((4, 3), np.float32)])
     np.testing.assert_array_equal(y, np.zeros((4, 2), np.float32))
+
+
+@pytest.mark.parametrize(("case", "kernel"), [
+    (Case(trees=70, targets=3, rows=3), "packed_trees"),
+    (Case(trees=3, deepest=12, filled=0.97, missing=True, specials=True), "packed_trees"),
+    (Case(features=33, targets=5, rows=9), "packed_trees"),
+    (Case(features=4096, rows=3), "packed_trees"),
+    (Case(trees=40, features=5000, rows=3), "tree_ensemble"),
+    (Case(targets=3, several=True), "tree_ensemble"),
+    (Case(modes=(4,)), "tree_ensemble"),
+    (Case(dtype="float64"), "tree_ensemble"),
+])
+def test_forests_of_one_test_and_one_score_a_leaf_are_packed(tmp_path: Path, case: Case, kernel: str) -> None:
+    check(case)
+    generator = np.random.default_rng(case.seed)
+    ingot.compile(model(case, [Tree(case, generator) for _ in range(case.trees)]), tmp_path / "forest.ingot", samples=0)
+    (function,) = ingot.load(tmp_path / "forest.ingot").manifest["targets"][0]["program"]["functions"]
+    assert [s["name"] for s in function["steps"] if s["op"] == "kernel"] == [kernel]
+
+
+def test_weights_of_zero_do_not_keep_a_forest_from_being_packed() -> None:
+    forest = Forest(features=[0], modes=[0], values=[0.5], missing_yes=[False], yes=[-1], no=[-2], roots=[0], leaves=[[(0, 0.0), (1, 2.0)], []])
+    packed = packed_trees(forest, sums=True)
+    assert packed is not None
+    nodes, roots = packed
+    assert roots.tolist() == [0]
+    assert nodes.view(np.float32)[:, 0].tolist() == [0.5, 2.0, 0.0]
+    assert nodes[:, 1].tolist() == [1 << 13, 1 << 1, 0]
+    assert packed_trees(forest, sums=False) is None  # the least score may be the zero

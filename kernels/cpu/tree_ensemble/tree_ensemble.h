@@ -1,13 +1,13 @@
-// The scores of a forest of decision trees (ONNX TreeEnsemble and its older forms), before base values and transforms.
+// The scores of a forest of decision trees of any kind (ONNX TreeEnsemble and its older forms), before base values and
+// transforms. Forests whose tests are all <= and whose leaves give one score each have a kernel of their own:
+// packed_trees.
 //
 // inputs   rows: float32 or float64 [n, features]
 //          nodes: int32 [nodes, 4 for float32 or 6 for float64 rows], TreeNode below. A child comes after its parent.
 //          roots: int32 [trees], as a child
 //          starts: int32 [leaves + 1]; targets: int32 [m]; weights: as rows [m]: leaf i gives weights[j] to targets[j]
 //          for j of starts[i] … starts[i + 1]
-//          then, all or none, only for float32 rows, trees that are given a second time in full (full.h):
-//          full: int32 [trees, 3], FullTree; full_nodes: int32 [s, 2], FullNode; full_values: float32 [s]
-// ints     aggregate: 0 average, 1 sum, 2 minimum, 3 maximum. A target that no leaf gives anything to has the score 0.
+// ints     aggregate: trees::Aggregate::Kind. A target that no leaf gives anything to has the score 0.
 //          tests: enum Tests
 // outputs  scores: as rows [n, targets], which the program states
 //
@@ -33,11 +33,5 @@ enum class Tests : int64_t {
 };
 
 void TreeEnsemble(KernelContext& context);
-#if defined(__x86_64__)
-void TreeEnsembleAvx2(KernelContext& context);
-void TreeEnsembleAvx512(KernelContext& context);
-#elif defined(__aarch64__)
-void TreeEnsembleNeon(KernelContext& context);
-#endif
 
 }  // namespace ingot

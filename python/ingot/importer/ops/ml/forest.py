@@ -1,4 +1,4 @@
-"""Decision trees, packed for the kernel ``tree_ensemble``."""
+"""Decision trees, packed for the kernels ``packed_trees`` and ``tree_ensemble``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ingot.importer import dims
 from ingot.importer.context import Context
-from ingot.importer.ops.ml.full_trees import full_trees, less_equal
+from ingot.importer.ops.ml.packed_trees import full_trees, less_equal, packed_trees
 from ingot.importer.values import Value
 
 MODES = {"BRANCH_LEQ": 0, "BRANCH_LT": 1, "BRANCH_GTE": 2, "BRANCH_GT": 3, "BRANCH_EQ": 4, "BRANCH_NEQ": 5}
@@ -101,12 +101,16 @@ def scores(cx: Context, forest: Forest, x: Value, aggregate: int, targets: int, 
     wrong = next((t for t, _ in pairs if not 0 <= t < targets), None)
     if wrong is not None:
         raise cx.error(f"a leaf has a weight for target {wrong}, but there are {targets}")
-    inputs = [cx.cast(x, dtype), cx.constant(nodes), cx.constant(roots, "int32"), cx.constant(starts, "int32"),
-              cx.constant([t for t, _ in pairs], "int32"), cx.constant([w for _, w in pairs], dtype)]
-    if dtype == "float32" and tests != ANY_TEST:
-        full = full_trees(forest)
-        inputs += [cx.constant(array) for array in full or ()]
-    result: Value = cx.kernel("tree_ensemble", inputs, [([x.shape[0], targets], dtype)], ints=[aggregate, tests])
+    x = cx.cast(x, dtype)
+    inputs = [nodes, np.array(roots, np.int32), starts.astype(np.int32),
+              np.array([t for t, _ in pairs], np.int32), np.array([w for _, w in pairs], dtype)]
+    kernel, ints = "tree_ensemble", [aggregate, tests]
+    sums = aggregate in (AGGREGATES["AVERAGE"], AGGREGATES["SUM"])
+    packed = packed_trees(forest, sums) if dtype == "float32" and tests != ANY_TEST else None
+    if packed is not None:
+        inputs = [*packed, *(full_trees(forest, sums) or ())]
+        kernel, ints = "packed_trees", [aggregate, int(tests == LESS_EQUAL_OR_MISSING)]
+    result: Value = cx.kernel(kernel, [x, *(cx.constant(array) for array in inputs)], [([x.shape[0], targets], dtype)], ints=ints)
     return result
 
 

@@ -1,4 +1,5 @@
-#include "cpu/tree_ensemble/evaluate.h"
+#include "cpu/packed_trees/evaluate.h"
+#include "cpu/packed_trees/packed.h"
 
 namespace ingot::trees {
 namespace {
@@ -9,6 +10,6 @@ void Run(const FullNode* nodes, const float* leaves, int levels, const float* co
 
 }  // namespace
 
-const Evaluator kPortable{Run, kWorthwhile<simd::Portable>};
+const Evaluator kPortable{Run, kWorthwhile<simd::Portable>, WalkInStep};
 
 }  // namespace ingot::trees

@@ -6,7 +6,7 @@
 
 namespace ingot::trees {
 
-constexpr int kMostLevels = 7;  // python/ingot/importer/ops/ml/forest.py does not give deeper trees in full
+constexpr int kMostLevels = 7;  // python/ingot/importer/ops/ml/full_trees.py does not give deeper trees in full
 constexpr int64_t kBlock = 64;  // rows that a tree is used for while it is in the first-level cache
 
 // Where a tree is: nodes offset + 1 … offset + 2^levels - 1 of full_nodes, of which node i leads to 2i where its test
@@ -26,16 +26,5 @@ struct FullNode {
 // what is past the last row is garbage, in `values` too.
 using Evaluate = void (*)(const FullNode* nodes, const float* leaves, int levels, const float* columns, int64_t rows,
                           float* values);
-
-struct Evaluator {
-  Evaluate run;
-  // All nodes are tested, of which a walk visits one in a level: at more levels than these, walks are faster.
-  int most_levels;
-};
-
-extern const Evaluator kPortable;
-extern const Evaluator kAvx2;
-extern const Evaluator kAvx512;
-extern const Evaluator kNeon;
 
 }  // namespace ingot::trees

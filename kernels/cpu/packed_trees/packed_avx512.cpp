@@ -1,4 +1,5 @@
-#include "cpu/tree_ensemble/evaluate.h"
+#include "cpu/packed_trees/evaluate.h"
+#include "cpu/packed_trees/gathers_avx512.h"
 #include "simd/vector_avx512.h"
 
 namespace ingot::trees {
@@ -10,6 +11,6 @@ void Run(const FullNode* nodes, const float* leaves, int levels, const float* co
 
 }  // namespace
 
-const Evaluator kAvx512{Run, kWorthwhile<simd::Avx512>};
+const Evaluator kAvx512{Run, kWorthwhile<simd::Avx512>, WalkByGathers};
 
 }  // namespace ingot::trees

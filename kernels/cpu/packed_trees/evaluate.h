@@ -2,7 +2,7 @@
 // what its children give, and nothing branches or gathers.
 #pragma once
 
-#include "cpu/tree_ensemble/full.h"
+#include "cpu/packed_trees/full.h"
 #include "simd/vector_portable.h"
 
 namespace ingot::trees {

@@ -1,4 +1,5 @@
-#include "cpu/tree_ensemble/evaluate.h"
+#include "cpu/packed_trees/evaluate.h"
+#include "cpu/packed_trees/packed.h"
 #include "simd/vector_avx2.h"
 
 namespace ingot::trees {
@@ -10,6 +11,6 @@ void Run(const FullNode* nodes, const float* leaves, int levels, const float* co
 
 }  // namespace
 
-const Evaluator kAvx2{Run, kWorthwhile<simd::Avx2>};
+const Evaluator kAvx2{Run, kWorthwhile<simd::Avx2>, WalkInStep};
 
 }  // namespace ingot::trees
