@@ -17,6 +17,7 @@ import harness
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: too large for the emulator, or about a GPU alone")
     config.addinivalue_line("markers", "emulated: about the emulator alone")
+    config.addinivalue_line("markers", "slow: takes minutes, all cases together; left out by `make test-fast`")
 
 
 @functools.cache

@@ -4,6 +4,8 @@
 namespace ingot {
 namespace {
 
+#if INGOT_HOPPER
+
 // Where element (row of M or N, k) of a matrix lies, as ptx_wgmma.h describes it, with groups of rows that are
 // contiguous along K first.
 struct Layout {
@@ -55,6 +57,8 @@ __device__ void Fill(const Layout& layout, const Raw* matrix, unsigned char* sha
     *reinterpret_cast<Raw*>(shared + layout.Offset(row, k)) = matrix[i];
   }
 }
+
+#endif  // INGOT_HOPPER
 
 template <typename Type, typename Raw, int N, int kTransposeA, int kTransposeB>
 __global__ void __launch_bounds__(128) WgmmaKernel(const Raw* a, const Raw* b, typename ptx::WgmmaType<Type>::Sum* d,

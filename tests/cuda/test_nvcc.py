@@ -1,0 +1,46 @@
+"""That nvcc and ptxas accept every source of libingot_cuda for the oldest GPUs and for Hopper, where there is none.
+
+Mostly without optimization: what is shown is that the code is valid CUDA C++ and PTX, which the emulator cannot know.
+`make cuda` builds it to be run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import harness
+import pytest
+
+ROOT = harness.ROOT
+SOURCES = sorted(path.relative_to(ROOT) for folder in ("kernels/cuda", "runtime/cuda", "tests/cuda/checks") for path in (ROOT / folder).rglob("*.cu"))
+ARCHITECTURES = ("80", "90a")  # what is for 8.6 and 8.9 alone is compiled for 9.0 too
+QUICK = ("-Xcicc=-O0", "-Xptxas=-O0")
+OPTIMIZED = re.compile("attention_prefill/hopper_")  # ptxas of CUDA 13.0 crashes on these otherwise, and is quick with them
+NVCC = os.environ.get("INGOT_NVCC") or shutil.which("nvcc")
+
+
+@pytest.mark.emulated
+@pytest.mark.slow
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+@pytest.mark.parametrize("source", SOURCES, ids=str)
+def test_nvcc_accepts_the_source(source: Path, tmp_path: Path) -> None:
+    tvm_ffi = pytest.importorskip("tvm_ffi", reason="dlpack/dlpack.h comes with the package apache-tvm-ffi, which is not installed")
+    assert NVCC is not None
+    folders = [*(ROOT / folder for folder in ("kernels", "runtime/src", "runtime/include")), tvm_ffi.libinfo.find_dlpack_include_path()]
+    targets = [f"-gencode=arch=compute_{architecture},code=sm_{architecture}" for architecture in ARCHITECTURES]
+    warnings = ["-Xcompiler=-Wall,-Wextra,-Werror", "-Werror=all-warnings"]
+    effort = () if OPTIMIZED.search(str(source)) else QUICK
+    fatbin = tmp_path / "code.fatbin"
+    command = [NVCC, "-std=c++20", "-fatbin", *targets, *effort, *warnings, *(f"-I{folder}" for folder in folders)]
+    done = subprocess.run([*command, "-o", str(fatbin), str(ROOT / source)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{source}: nvcc refuses it\n{done.stdout}{done.stderr}"
+    assert fatbin.stat().st_size > 0
+
+
+def test_there_are_sources_of_each_kernel() -> None:
+    folders = {source.parent.name for source in SOURCES if source.parts[:2] == ("kernels", "cuda")}
+    assert folders == {path.name for path in (ROOT / "kernels/cuda").iterdir() if path.is_dir()} - {"emulator"}
