@@ -33,7 +33,7 @@ FEW = settings(max_examples=100, deadline=None, suppress_health_check=list(Healt
 WIDE = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # how far a number may be from what it is rounded to, with what the sum of many may add
 
 
-def call(case: Any, data: Any, *, capability: int = 0, variant: int | None = None) -> np.ndarray:
+def call(case: Any, data: Any, *, capability: int = 0, variant: int | None = None, kernel: str = "attention") -> np.ndarray:
     """The kernel's output as [B, S, Hq, Dv]."""
     lying = ref.stored(case, data)
     arrays = [x.transpose(ref.AXES[layout]) for x, layout in zip((lying.q, lying.k, lying.v), case.layouts, strict=False)]
@@ -41,7 +41,7 @@ def call(case: Any, data: Any, *, capability: int = 0, variant: int | None = Non
                 None if lying.sink_q is None else lying.sink_q.transpose(ref.AXES[case.layouts[0]])]
     shape = (case.batch, case.queries, case.heads, case.value_size)
     ints = [*case.layouts, case.left, case.right, int(case.at_end), case.sink_keys] + ([] if variant is None else [variant])
-    output, = harness.run("attention", [*arrays, *optional], [([shape[axis] for axis in ref.AXES[case.layouts[3]]], ref.numpy_type(case.dtype))],
+    output, = harness.run(kernel, [*arrays, *optional], [([shape[axis] for axis in ref.AXES[case.layouts[3]]], ref.numpy_type(case.dtype))],
                           ints=ints, floats=[case.scale, case.softcap], capability=capability)
     return output.transpose(np.argsort(ref.AXES[case.layouts[3]]))
 
@@ -113,6 +113,36 @@ DECODES = st.builds(
 @given(DECODES, st.sampled_from([0, 0, 1, 2, 3, 7]), st.sampled_from([80, 90]))
 def test_few_queries_of_all_caches_follow_the_definition(case: Any, parts: int, capability: int) -> None:
     check(case, variant=parts, capability=capability)
+
+
+PREFILLS = st.builds(
+    ref.Case,
+    batch=st.integers(1, 2), queries=st.sampled_from([1, 17, 66, 130, 140]), keys=st.sampled_from([1, 40, 131, 190, 270]), kv_heads=st.integers(1, 2),
+    group=st.integers(1, 2), size=st.sampled_from([16, 64, 96, 120]), left=st.sampled_from([-1, 0, 5, 30, 64, 100]),
+    right=st.sampled_from([0, 0, -1, 3]), at_end=st.sampled_from([True, True, False]), scale=st.sampled_from([0.125, 0.2, -0.2]),
+    softcap=st.sampled_from([0.0, 0.0, 5.0]), lengths=st.booleans(), dtype=st.sampled_from(["float16", "bfloat16"]),
+    sink_keys=st.sampled_from([0, 1, 4, 64, 70, 129]), mask=st.sampled_from([None, None, None, "bool"]), slopes=st.sampled_from([False, False, True]),
+    sinks=st.booleans(), sink_queries=st.booleans(), storage=st.sampled_from([ref.PLAIN, ref.RING]),
+    layouts=st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1)]), seed=st.integers(0, 2**32 - 1),
+).map(lambda case: replace(case, value_size=case.size))
+
+
+@FEW
+@given(PREFILLS, st.sampled_from([80, 90]))
+def test_many_queries_of_windows_with_pinned_keys_follow_the_definition(case: Any, capability: int) -> None:
+    check(case, capability=capability, kernel="attention_prefill")
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("size", [64, 96, 128, 256])
+def test_pinned_keys_of_each_head_size_lie_in_blocks_of_their_own(size: int, dtype: str, capability: int) -> None:
+    """The window of most queries begins many blocks behind the pinned keys; those of the first ones begin in their block."""
+    plain = ref.Case(batch=1, queries=150, keys=500, kv_heads=1, group=2, size=size, value_size=size, left=99, right=0, at_end=True, scale=0.1,
+                     sink_keys=5, sinks=True, dtype=dtype)
+    check(plain, capability=capability, kernel="attention_prefill")
+    check(replace(plain, keys=200, lengths=True), capability=capability, kernel="attention_prefill")
+    check(replace(plain, storage=ref.RING, sink_queries=True), capability=capability, kernel="attention_prefill")
 
 
 @pytest.mark.parametrize("cache", ["float32", "float16", "bfloat16", "int8", "float8_e4m3fn"])

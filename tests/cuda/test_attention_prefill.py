@@ -250,7 +250,7 @@ def test_a_nan_or_an_infinite_score_gives_nan_to_its_query_alone(capability: int
 
 @pytest.mark.parametrize("size", [64, 96, 128, 256])
 def test_masks_slopes_and_sinks(size: int) -> None:
-    """Ampere's path takes these, also on Hopper."""
+    """Ampere's path takes masks and slopes, also on Hopper."""
     case = Case(batch=2, queries=40, keys=70, size=size, mask=(2, 2, 40, 70), slopes=True, sinks=True, right=0)
     for capability in (HOPPER, AMPERE):
         _check(case, capability)
@@ -265,8 +265,10 @@ def test_a_mask_is_broadcast(mask_type: str, shape: tuple[int, ...]) -> None:
 def test_slopes_and_sinks_by_themselves() -> None:
     case = Case(queries=40, keys=150, heads=4, kv_heads=2)
     _check(replace(case, slopes=True, lengths=(131,)), HOPPER)
-    _check(replace(case, sinks=True, softcap=5.0), HOPPER)
-    _check(replace(case, sinks=True, right=0, queries=200), HOPPER)
+    for capability in (HOPPER, AMPERE):
+        _check(replace(case, sinks=True, softcap=5.0), capability)
+        _check(replace(case, sinks=True, right=0, queries=200), capability)
+        _check(replace(case, sinks=True, lengths=(0,)), capability)
 
 
 def test_a_row_that_is_masked_by_the_least_float_weighs_its_keys_evenly() -> None:

@@ -27,16 +27,28 @@ __device__ inline int64_t Clamped(int64_t x, int64_t least, int64_t most) {
   return x < least ? least : x > most ? most : x;
 }
 
+// A batch's Sequence::shift and turn. It has more than the pinned keys.
+struct Turn {
+  int64_t shift;
+  int32_t turn;
+};
+
+__device__ inline Turn ReadRing(const void* ring, bool is_long, int64_t batch, int64_t sink_keys, int64_t keys) {
+  const int64_t position = IntegerAt(ring, is_long, 2 * batch);
+  const int64_t slot = IntegerAt(ring, is_long, 2 * batch + 1);
+  return {Clamped(position, sink_keys, kUnbounded) - sink_keys,
+          static_cast<int32_t>(Clamped(slot, sink_keys, keys - 1) - sink_keys)};
+}
+
 __device__ inline Sequence ReadSequence(const AttentionProblem& problem, int64_t batch) {
   Sequence sequence{};
   const int64_t length =
       problem.lengths == nullptr ? problem.keys : IntegerAt(problem.lengths, problem.long_lengths, batch);
   sequence.length = static_cast<int32_t>(Clamped(length, 0, problem.keys));
   if (problem.ring != nullptr && sequence.length > problem.sink_keys) {
-    const int64_t position = IntegerAt(problem.ring, problem.long_ring, 2 * batch);
-    const int64_t slot = IntegerAt(problem.ring, problem.long_ring, 2 * batch + 1);
-    sequence.shift = Clamped(position, problem.sink_keys, kUnbounded) - problem.sink_keys;
-    sequence.turn = static_cast<int32_t>(Clamped(slot, problem.sink_keys, problem.keys - 1) - problem.sink_keys);
+    const Turn turn = ReadRing(problem.ring, problem.long_ring, batch, problem.sink_keys, problem.keys);
+    sequence.shift = turn.shift;
+    sequence.turn = turn.turn;
   }
   if (problem.at_end) sequence.query = sequence.length + sequence.shift - problem.queries;
   return sequence;
@@ -71,8 +83,9 @@ __device__ inline Span SpanOf(const AttentionProblem& problem, const Sequence& s
   const int32_t begin = VisibleKeys(problem, sequence, first).begin;
   const int32_t end = VisibleKeys(problem, sequence, last).end;
   const int32_t sinks = static_cast<int32_t>(problem.sink_keys < end ? problem.sink_keys : end);
-  if (begin <= sinks) return {0, 0, end};
-  return {sinks, begin < end ? begin : end, end};
+  // Pinned keys with queries of their own are never in one tile with others.
+  if (begin <= sinks && problem.sink_q == nullptr) return {0, 0, end};
+  return {sinks, static_cast<int32_t>(Clamped(begin, sinks, end)), end};
 }
 
 // Where a key lies: the batch of K and V (a page), and the step in it.

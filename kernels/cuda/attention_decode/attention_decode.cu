@@ -19,7 +19,7 @@ bool IsLoadable(const AttentionTensor& tensor, int64_t batches, int64_t steps, i
 
 bool DecodeAttention(const AttentionProblem& problem, CudaContext& context, int64_t variant) {
   const AttentionElement element = problem.k.element;
-  if (problem.mask.data != nullptr || problem.sink_q != nullptr || problem.size != problem.value_size) return false;
+  if (problem.mask.data != nullptr || problem.size != problem.value_size) return false;
   const int64_t bytes = element == AttentionElement::kHalf || element == AttentionElement::kBfloat ? 2 : 1;
   const int64_t batches = problem.pages != nullptr ? problem.pool_pages : problem.batches;
   const int64_t steps = problem.pages != nullptr ? problem.page_size : problem.keys;

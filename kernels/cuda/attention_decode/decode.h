@@ -99,10 +99,10 @@ __device__ void LoadRow(float (&x)[kCount], const void* data, int64_t from, int 
   for (int i = 0; i < kCount; ++i) x[i] = ToFloat(row[i]);
 }
 
-// Writes the block's rows of Q to shared memory, and what they were divided by to `norms`.
+// Writes the block's rows of Q, or of sink queries, to shared memory, and what they were divided by to `norms`.
 template <AttentionElement kCache, int kSize>
-__device__ void LoadQueries(const AttentionProblem& problem, const Plan& plan, int64_t batch, int64_t kv_head,
-                            int32_t first_row, unsigned char* to, float* norms) {
+__device__ void LoadQueries(const AttentionProblem& problem, const Plan& plan, const void* data, int64_t batch,
+                            int64_t kv_head, int32_t first_row, unsigned char* to, float* norms) {
   using S = Shape<kCache, kSize>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const auto group = static_cast<int32_t>(problem.group);  // 32-bit numbers: a GPU divides those of 64 bits slowly
@@ -115,11 +115,11 @@ __device__ void LoadQueries(const AttentionProblem& problem, const Plan& plan, i
     float x[kSize / 32] = {};
     if (exists) {
       if (problem.q.element == AttentionElement::kHalf) {
-        LoadRow<__half>(x, problem.q.data, from, lane);
+        LoadRow<__half>(x, data, from, lane);
       } else if (problem.q.element == AttentionElement::kBfloat) {
-        LoadRow<__nv_bfloat16>(x, problem.q.data, from, lane);
+        LoadRow<__nv_bfloat16>(x, data, from, lane);
       } else {
-        LoadRow<float>(x, problem.q.data, from, lane);
+        LoadRow<float>(x, data, from, lane);
       }
     }
     float norm = 1;
@@ -154,9 +154,8 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
     Decode(const AttentionProblem problem, const Plan plan) {
   using S = Shape<kCache, kSize>;
   constexpr int kSteps = kSize / 16;  // of products of 16 elements
-  constexpr int kUnrolled = S::kQueryRegisters ? kSteps : 2;
   INGOT_DYNAMIC_SHARED(unsigned char, memory);
-  __shared__ float norms[kRows];
+  __shared__ float norms[2][kRows];  // of Q and of sink queries
   __shared__ State states[S::kWarps][kRows];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -196,7 +195,11 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
   loader.Find(loaded, range.end);
 
   unsigned char* const queries = memory + S::kWarps * plan.stages * S::kStageBytes;
-  LoadQueries<kCache, kSize>(problem, plan, batch, kv_head, first_row, queries, norms);
+  LoadQueries<kCache, kSize>(problem, plan, problem.q.data, batch, kv_head, first_row, queries, norms[0]);
+  const int32_t sink_bytes = (plan.twice ? 2 : 1) * S::kQueryBytes;  // from Q to sink queries
+  if (problem.sink_q != nullptr && range.begin < tiles.pinned)
+    LoadQueries<kCache, kSize>(problem, plan, problem.sink_q, batch, kv_head, first_row, queries + sink_bytes,
+                               norms[1]);
   __syncthreads();
 
   const uint32_t query_address = ptx::SharedAddress(queries);
@@ -211,13 +214,12 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
   const bool scaled = problem.k_scales != nullptr;
   const float unit = capped ? problem.scale / problem.softcap : problem.scale * kLog2E;
   const float cap = problem.softcap * kLog2E;
-  float factors[2], slopes[2] = {}, positions[2] = {};
+  float slopes[2] = {}, positions[2] = {};
   Visible visible[2];
   const int64_t origin = sequence.query + first_row / group;  // positions are differences to it, which floats hold
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int32_t row = lane / 4 + 8 * i < rows ? lane / 4 + 8 * i : rows - 1;
-    factors[i] = unit * norms[row];
     visible[i] = VisibleKeys(problem, sequence, (first_row + row) / group);
     if (problem.slopes == nullptr) continue;
     slopes[i] = problem.slopes[kv_head * group + (first_row + row) % group] * kLog2E;
@@ -241,43 +243,50 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
 
     const uint32_t keys = stages + static_cast<uint32_t>(stage) * S::kStageBytes;
     float scores[2][4] = {};
-#pragma unroll kUnrolled
-    for (int c = 0; c < kSteps; c += S::kLoadedSteps) {
-      uint32_t fragments[S::kLoadedSteps][2][2];
-      S::LoadKeys(fragments, keys, c, lane);
-#pragma unroll
-      for (int i = 0; i < S::kLoadedSteps; ++i) {
-        if constexpr (S::kQueryRegisters) {
-          S::Multiply(scores[0], query[c + i], fragments[i][0]);
-          S::Multiply(scores[1], query[c + i], fragments[i][1]);
-        } else {
-          S::LoadQuery(query[0], query_address, c + i, lane);
-          S::Multiply(scores[0], query[0], fragments[i][0]);
-          S::Multiply(scores[1], query[0], fragments[i][1]);
-        }
-      }
-    }
-    if (plan.twice) {
+    const auto multiply = [&](uint32_t rows_of_query) {
 #pragma unroll 2
       for (int c = 0; c < kSteps; c += S::kLoadedSteps) {
         uint32_t fragments[S::kLoadedSteps][2][2];
         S::LoadKeys(fragments, keys, c, lane);
 #pragma unroll
         for (int i = 0; i < S::kLoadedSteps; ++i) {
-          uint32_t lost[4];
-          S::LoadQuery(lost, query_address + S::kQueryBytes, c + i, lane);
-          S::Multiply(scores[0], lost, fragments[i][0]);
-          S::Multiply(scores[1], lost, fragments[i][1]);
+          uint32_t loaded_query[4];
+          S::LoadQuery(loaded_query, rows_of_query, c + i, lane);
+          S::Multiply(scores[0], loaded_query, fragments[i][0]);
+          S::Multiply(scores[1], loaded_query, fragments[i][1]);
         }
       }
+    };
+    const bool sunk = problem.sink_q != nullptr && tile < tiles.pinned;
+    const uint32_t tile_query = query_address + (sunk ? sink_bytes : 0);
+    if constexpr (S::kQueryRegisters) {
+      if (sunk) {
+        multiply(tile_query);
+      } else {
+#pragma unroll
+        for (int c = 0; c < kSteps; c += S::kLoadedSteps) {
+          uint32_t fragments[S::kLoadedSteps][2][2];
+          S::LoadKeys(fragments, keys, c, lane);
+#pragma unroll
+          for (int i = 0; i < S::kLoadedSteps; ++i) {
+            S::Multiply(scores[0], query[c + i], fragments[i][0]);
+            S::Multiply(scores[1], query[c + i], fragments[i][1]);
+          }
+        }
+      }
+    } else {
+      multiply(tile_query);
     }
+    if (plan.twice) multiply(tile_query + S::kQueryBytes);
 
     // Scores, times log2 e. Element i of scores[n] is that of this lane's row i / 2 and the tile's key Key(4 n + i).
     const int32_t first = tiles.First(tile);
     const int32_t end = tiles.End(tile);
     const bool whole =
         first + kTileKeys <= (end < all_end ? end : all_end) && (first >= all_begin || end <= problem.sink_keys);
-    float key_scales[2][2], value_scales[2][2];
+    float factors[2], key_scales[2][2], value_scales[2][2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) factors[i] = unit * norms[sunk][lane / 4 + 8 * i];
     if (!S::kWide && scaled) {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
@@ -431,9 +440,9 @@ __global__ void __launch_bounds__(32 * Shape<kCache, kSize>::kWarps, 2)
 }
 
 template <AttentionElement kCache, int kSize>
-void LaunchSize(const AttentionProblem& problem, Plan plan, int64_t variant, CudaContext& context) {
+bool LaunchSize(const AttentionProblem& problem, Plan plan, int64_t variant, CudaContext& context) {
   using S = Shape<kCache, kSize>;
-  const size_t query_bytes = (plan.twice ? 2 : 1) * S::kQueryBytes;
+  const size_t query_bytes = (plan.twice ? 2 : 1) * (problem.sink_q != nullptr ? 2 : 1) * S::kQueryBytes;
   const size_t stage_bytes = S::kWarps * S::kStageBytes;
   // A multiprocessor's shared memory, of which the system takes a KiB for each block, and static variables less than
   // one.
@@ -442,6 +451,7 @@ void LaunchSize(const AttentionProblem& problem, Plan plan, int64_t variant, Cud
                         : capability >= 90 && capability < 120 ? 228 * 1024
                                                                : 100 * 1024;
   const auto stages = [&](size_t share) { return (memory / share - 2048 - query_bytes) / stage_bytes; };
+  if (stages(1) < 2) return false;
   const int64_t blocks = problem.batches * problem.kv_heads * plan.row_blocks;
   const int64_t slots = context.multiprocessors() * (stages(2) < 2 ? 1 : 2);
   const int64_t keys = MostVisibleKeys(problem);
@@ -460,6 +470,7 @@ void LaunchSize(const AttentionProblem& problem, Plan plan, int64_t variant, Cud
                  static_cast<size_t>(plan.stages) * stage_bytes + query_bytes, context.stream(), problem, plan),
       "attention of few queries");
   CombineParts(problem, plan.parts, context);
+  return true;
 }
 
 // The definition, for the files that have one type each.
@@ -468,17 +479,13 @@ void LaunchSize(const AttentionProblem& problem, Plan plan, int64_t variant, Cud
   bool LaunchDecode<kCache>(const AttentionProblem& problem, Plan plan, int64_t variant, CudaContext& context) { \
     switch (problem.size) {                                                                                      \
       case 64:                                                                                                   \
-        LaunchSize<kCache, 64>(problem, plan, variant, context);                                                 \
-        return true;                                                                                             \
+        return LaunchSize<kCache, 64>(problem, plan, variant, context);                                          \
       case 96:                                                                                                   \
-        LaunchSize<kCache, 96>(problem, plan, variant, context);                                                 \
-        return true;                                                                                             \
+        return LaunchSize<kCache, 96>(problem, plan, variant, context);                                          \
       case 128:                                                                                                  \
-        LaunchSize<kCache, 128>(problem, plan, variant, context);                                                \
-        return true;                                                                                             \
+        return LaunchSize<kCache, 128>(problem, plan, variant, context);                                         \
       case 256:                                                                                                  \
-        LaunchSize<kCache, 256>(problem, plan, variant, context);                                                \
-        return true;                                                                                             \
+        return LaunchSize<kCache, 256>(problem, plan, variant, context);                                         \
       default:                                                                                                   \
         return false;                                                                                            \
     }                                                                                                            \

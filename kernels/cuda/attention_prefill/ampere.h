@@ -20,6 +20,10 @@ struct AmpereOperand {
 
 struct AmpereParameters {
   AmpereOperand q, k, v, o;
+  const void* sink_q;  // Q in front of pinned keys, or nullptr
+  const void* ring;    // AttentionProblem's
+  int32_t long_ring;
+  int32_t apart;  // with sink queries or a ring: no block has pinned keys and others
   Bounds bounds;
   int32_t heads, group;
   int32_t all_heads;         // of all batches
@@ -29,14 +33,15 @@ struct AmpereParameters {
   float scale;  // as HopperParameters'; with a bias, scores become exponents before it is added, and this is 1
   float cap_in, cap_out;  // as HopperParameters'
 
+  const float* sinks;
+
   // With a bias alone.
   float before;  // what a score is multiplied by before the bias is added, once it has been capped
   AttentionMask mask;
   const float* slopes;
-  const float* sinks;
 };
 
-// kBias: with a mask, slopes or sinks.
+// kBias: with a mask or slopes.
 template <typename Element_, int kSize_, int kTiles_, int kKeys_, bool kBias_>
 struct AmpereTile {
   using Element = Element_;
@@ -86,10 +91,16 @@ class AmpereBlock {
     head_ = head % p_.heads;
     query_ = (p_.row_blocks - 1 - index / p_.all_heads) * T::kRows;  // blocks with most keys start first
     length_ = p_.bounds.Length(batch_);
+    if (p_.ring != nullptr && length_ > p_.bounds.pinned) {
+      const Turn turn = ReadRing(p_.ring, p_.long_ring != 0, batch_, p_.bounds.pinned, p_.bounds.keys);
+      shift_ = static_cast<int32_t>(turn.shift < kMostPositions ? turn.shift : kMostPositions);
+      turn_ = turn.turn;
+    }
+    offset_ = p_.bounds.at_end != 0 ? p_.bounds.Offset(length_) : -shift_;
   }
 
   __device__ void Run() {
-    const KeyBlocks blocks = BlocksOf(p_.bounds, query_, T::kRows, length_, T::kKeys);
+    const KeyBlocks blocks = BlocksOf(p_.bounds, query_, T::kRows, length_, offset_, T::kKeys, p_.apart != 0, shift_);
     float o[T::kTiles][T::kSize / 2];
 #pragma unroll
     for (int t = 0; t < T::kTiles; ++t) {
@@ -100,30 +111,34 @@ class AmpereBlock {
 #pragma unroll
     for (int t = 0; t < T::kTiles; ++t) softmax[t].Begin(p_.scale, p_.cap_in, p_.cap_out);
 
-    if (blocks.end > blocks.first) {
-      const int32_t key_head = head_ / p_.group;
-      Load<T::kRows>(p_.q, 0, query_, p_.bounds.queries, head_, p_.size);
-      Load<T::kKeys>(p_.k, T::kKey, (blocks.end - 1) * T::kKeys, length_, key_head, p_.size);
+    if (blocks.count > 0) {
+      const bool sunk = p_.sink_q != nullptr && blocks.count == blocks.pinned;
+      LoadQueries(sunk ? p_.sink_q : p_.q.data);
+      LoadKeys(p_.k, T::kKey, blocks, blocks.count - 1, p_.size);
       ptx::CopyAsyncCommit();
-      for (int32_t n = blocks.end; n-- > blocks.first;) {
+      for (int32_t n = blocks.count; n-- > 0;) {
         ptx::CopyAsyncWait<0>();
         __syncthreads();  // K is there, and the last V has been used
-        Load<T::kKeys>(p_.v, T::kValue, n * T::kKeys, length_, key_head, p_.value_size);
+        LoadKeys(p_.v, T::kValue, blocks, n, p_.value_size);
         ptx::CopyAsyncCommit();
         float s[T::kTiles][T::kKeys / 2];
         Scores(s);
         ptx::CopyAsyncWait<0>();
         __syncthreads();  // V is there, and K has been used
-        if (n > blocks.first) {
-          Load<T::kKeys>(p_.k, T::kKey, (n - 1) * T::kKeys, length_, key_head, p_.size);
+        if (n > 0) {
+          if (p_.sink_q != nullptr && n == blocks.pinned) LoadQueries(p_.sink_q);
+          LoadKeys(p_.k, T::kKey, blocks, n - 1, p_.size);
           ptx::CopyAsyncCommit();
         }
+        const int32_t key = blocks.Key(n, T::kKeys);
+        const bool pinned = IsPinned(blocks, n);
+        const int32_t offset = offset_ + (pinned ? shift_ : 0);
 #pragma unroll
         for (int t = 0; t < T::kTiles; ++t) {
           softmax[t].Cap(s[t]);
-          if constexpr (T::kBias) AddBias(s[t], t, n * T::kKeys);
-          const RowMask mask(p_.bounds, Row(t), length_, lane_, 16);
-          if (mask.Cuts(n * T::kKeys, T::kKeys)) mask.Apply(s[t], n * T::kKeys);
+          if constexpr (T::kBias) AddBias(s[t], t, key, offset);
+          const RowMask mask(p_.bounds, Row(t) + offset, End(pinned), lane_, 16);
+          if (mask.Cuts(key, T::kKeys)) mask.Apply(s[t], key);
           softmax[t].Step(s[t]);
           softmax[t].Rescale(o[t]);
         }
@@ -132,9 +147,7 @@ class AmpereBlock {
     }
 #pragma unroll
     for (int t = 0; t < T::kTiles; ++t) {
-      if constexpr (T::kBias) {
-        if (p_.sinks != nullptr) softmax[t].Sink(p_.sinks[head_] * kLog2E, o[t]);
-      }
+      if (p_.sinks != nullptr) softmax[t].Sink(p_.sinks[head_] * kLog2E, o[t]);
       softmax[t].Finish(o[t]);
       Store(o[t], t);
     }
@@ -157,18 +170,45 @@ class AmpereBlock {
     return (place ^ (32 * i & kExchanged)) + (32 * i & ~kExchanged);
   }
 
-  // Rows of a head to shared memory; zeros for rows from `end` on and columns from `size` on.
+  // Whether a block has pinned keys apart from others.
+  __device__ bool IsPinned(const KeyBlocks& blocks, int32_t block) const {
+    return p_.apart != 0 && block < blocks.pinned;
+  }
+  // Where its keys end.
+  __device__ int32_t End(bool pinned) const {
+    return pinned && p_.bounds.pinned < length_ ? p_.bounds.pinned : length_;
+  }
+
+  __device__ void LoadQueries(const void* data) const {
+    const AmpereOperand from{data, p_.q.batch, p_.q.sequence, p_.q.head};
+    Load<T::kRows>(from, 0, query_, p_.bounds.queries - query_, head_, p_.size, T::kRows, 0);
+  }
+
+  // A block of K or V, from a ring's slots if there is one.
+  __device__ void LoadKeys(const AmpereOperand& from, int to, const KeyBlocks& blocks, int32_t block,
+                           int32_t size) const {
+    const bool pinned = IsPinned(blocks, block);
+    const int32_t key = blocks.Key(block, T::kKeys);
+    const int32_t slot = key + (pinned ? 0 : turn_);
+    Load<T::kKeys>(from, to, slot, End(pinned) - key, head_ / p_.group, size, p_.bounds.keys - slot,
+                   p_.bounds.keys - p_.bounds.pinned);
+  }
+
+  // `count` rows of a head from `row` on to shared memory; zeros for further rows and columns from `size` on. Row
+  // `turn` and what follows lie `back` rows before.
   template <int kRows>
-  __device__ void Load(const AmpereOperand& from, int to, int32_t row, int32_t end, int32_t head, int32_t size) const {
+  __device__ void Load(const AmpereOperand& from, int to, int32_t row, int32_t count, int32_t head, int32_t size,
+                       int32_t turn, int32_t back) const {
     const Element* data = static_cast<const Element*>(from.data) + batch_ * from.batch + head * from.head;
     constexpr int kPieces = T::kSize / 8;
     static_assert(kRows * kPieces % T::kThreads == 0);
 #pragma unroll 4
     for (int i = static_cast<int>(threadIdx.x); i < kRows * kPieces; i += T::kThreads) {
       const int at = i / kPieces, piece = i % kPieces;
-      const bool inside = row + at < end && piece * 8 < size;
+      const bool inside = at < count && piece * 8 < size;
+      const int32_t lies = row + at - (at < turn ? 0 : back);
       ptx::CopyAsyncFill<16>(shared_ + to + Place(at, piece),
-                             inside ? data + (row + at) * from.sequence + piece * 8 : from.data, inside ? 16 : 0);
+                             inside ? data + lies * from.sequence + piece * 8 : from.data, inside ? 16 : 0);
     }
   }
 
@@ -223,9 +263,8 @@ class AmpereBlock {
   }
 
   // Scores become exponents of 2, slopes and mask included. Keys past the length are left to RowMask.
-  __device__ void AddBias(float (&s)[T::kKeys / 2], int t, int32_t key) const {
+  __device__ void AddBias(float (&s)[T::kKeys / 2], int t, int32_t key, int32_t offset) const {
     const float slope = p_.slopes == nullptr ? 0.0f : p_.slopes[head_];
-    const int32_t offset = p_.bounds.Offset(length_);
 #pragma unroll
     for (int e = 0; e < T::kKeys / 2; ++e) {
       const int32_t query = Row(t) + lane_ / 4 + 8 * (e / 2 % 2), column = key + e / 4 * 8 + 2 * (lane_ % 4) + e % 2;
@@ -260,6 +299,8 @@ class AmpereBlock {
   const uint32_t shared_;
   const int warp_, lane_;
   int32_t batch_, head_, query_, length_;
+  int32_t offset_;                // of a query: its position less its number, but for `shift_`
+  int32_t shift_ = 0, turn_ = 0;  // Sequence's
 };
 
 template <typename T>

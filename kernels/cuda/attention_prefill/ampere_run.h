@@ -10,7 +10,7 @@
 namespace ingot::cuda::prefill {
 
 inline bool HasBias(const AttentionProblem& problem) {
-  return problem.mask.data != nullptr || problem.slopes != nullptr || problem.sinks != nullptr || !(problem.scale > 0);
+  return problem.mask.data != nullptr || problem.slopes != nullptr || !(problem.scale > 0);
 }
 
 template <typename T>
@@ -23,6 +23,10 @@ void LaunchAmpere(const AttentionProblem& problem, CudaContext& context) {
   p.k = operand(problem.k);
   p.v = operand(problem.v);
   p.o = operand(problem.o);
+  p.sink_q = problem.sink_q;
+  p.ring = problem.ring;
+  p.long_ring = problem.long_ring;
+  p.apart = problem.ring != nullptr || problem.sink_q != nullptr;
   p.bounds = BoundsOf(problem);
   p.heads = static_cast<int32_t>(problem.kv_heads * problem.group);
   p.group = static_cast<int32_t>(problem.group);
@@ -31,12 +35,12 @@ void LaunchAmpere(const AttentionProblem& problem, CudaContext& context) {
   p.size = static_cast<int32_t>(problem.size);
   p.value_size = static_cast<int32_t>(problem.value_size);
   SetScores(problem, p);
+  p.sinks = problem.sinks;
   if (T::kBias) {
     p.before = p.scale;
     p.scale = 1;
     p.mask = problem.mask;
     p.slopes = problem.slopes;
-    p.sinks = problem.sinks;
   }
   const auto blocks = static_cast<uint32_t>(p.all_heads * p.row_blocks);
   CudaContext::Check(Launch(AmperePrefill<T>, dim3(blocks), dim3(T::kThreads), T::kSharedBytes, context.stream(), p),

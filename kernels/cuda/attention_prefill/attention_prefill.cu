@@ -21,9 +21,8 @@ bool Takes(const AttentionProblem& problem) {
   if (element != AttentionElement::kHalf && element != AttentionElement::kBfloat) return false;
   for (const AttentionTensor* tensor : {&problem.q, &problem.k, &problem.v, &problem.o})
     if (tensor->element != element || !IsAligned(*tensor)) return false;
-  if (problem.pages != nullptr || problem.ring != nullptr || problem.k_scales != nullptr || problem.sink_q != nullptr)
-    return false;
-  if (problem.sink_keys > 0 && problem.left < problem.keys) return false;
+  if (problem.pages != nullptr || problem.k_scales != nullptr) return false;
+  if (reinterpret_cast<uintptr_t>(problem.sink_q) % 16 != 0) return false;
   const int64_t row_blocks = (problem.queries + 63) / 64;
   return IsSize(problem.size) && IsSize(problem.value_size) && problem.queries <= prefill::kMostPositions &&
          problem.keys <= prefill::kMostPositions &&
@@ -32,8 +31,8 @@ bool Takes(const AttentionProblem& problem) {
 
 // What Hopper's path leaves to Ampere's.
 bool IsPlain(const AttentionProblem& problem) {
-  return problem.mask.data == nullptr && problem.slopes == nullptr && problem.sinks == nullptr && problem.scale > 0 &&
-         problem.keys > 0;
+  return problem.mask.data == nullptr && problem.slopes == nullptr && problem.ring == nullptr &&
+         problem.sink_q == nullptr && problem.scale > 0 && problem.keys > 0;
 }
 
 }  // namespace

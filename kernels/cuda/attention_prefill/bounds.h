@@ -3,18 +3,20 @@
 
 #include <cstdint>
 
+#include "cuda/attention/keys.h"
 #include "cuda/launch.h"
 
 namespace ingot::cuda::prefill {
 
-// Queries and keys are at most this many, and bounds are clipped to kFarthest, so that positions and their sums are
-// 32-bit numbers.
+// Queries and keys are at most this many, a ring's shift is clipped to it, and bounds are clipped to kFarthest, so that
+// positions and their sums are 32-bit numbers.
 constexpr int64_t kMostPositions = int64_t{1} << 28;
 constexpr int32_t kFarthest = int32_t{1} << 29;
 
 struct Bounds {
   int32_t queries, keys;  // extents
   int32_t left, right;    // at most kFarthest, which is no bound
+  int32_t pinned;         // so many of the first keys are seen however far behind
   int32_t at_end;
   int32_t long_lengths;
   const void* lengths;  // [batches], or nullptr
@@ -32,22 +34,32 @@ struct Bounds {
     const int32_t last = position + right;
     return last < length - 1 ? last : length - 1;
   }
+  // But for pinned keys.
   __device__ int32_t First(int32_t position) const { return position > left ? position - left : 0; }
 };
 
-// Blocks of keys [first, end) that a tile of queries needs.
+// The blocks of keys that a tile of queries needs: those of pinned keys, then those from `begin` on.
 struct KeyBlocks {
-  int32_t first, end;
+  int32_t pinned, begin, count;
+
+  // The first key of a block of `width`.
+  __device__ int32_t Key(int32_t block, int32_t width) const {
+    return block < pinned ? block * width : begin + (block - pinned) * width;
+  }
 };
 
-// Of queries [query, query + rows) at these positions, in blocks of `width` keys.
-__device__ inline KeyBlocks BlocksOf(const Bounds& bounds, int32_t query, int32_t rows, int32_t length, int32_t width) {
-  const int32_t offset = bounds.Offset(length);
-  const int32_t bottom = (query + rows < bounds.queries ? query + rows : bounds.queries) - 1;
-  const int32_t last = bounds.Last(bottom + offset, length);
+// Of queries [query, query + rows). `apart`: no block has pinned keys and others; the others' positions are less by
+// `shift` than they say, those of queries included.
+__device__ inline KeyBlocks BlocksOf(const Bounds& bounds, int32_t query, int32_t rows, int32_t length, int32_t offset,
+                                     int32_t width, bool apart = false, int32_t shift = 0) {
+  const int32_t bottom = (query + rows < bounds.queries ? query + rows : bounds.queries) - 1 + offset;
+  const int32_t last = bounds.Last(bottom, length);
   const int32_t first = bounds.First(query + offset);
-  if (last < first) return {0, 0};
-  return {first / width, last / width + 1};
+  const int32_t last_pinned = bounds.Last(bottom + shift, length < bounds.pinned ? length : bounds.pinned);
+  const int32_t pinned = last_pinned < 0 ? 0 : last_pinned / width + 1;
+  if (!apart && last >= 0 && first <= pinned * width) return {0, 0, last / width + 1};
+  const int32_t begin = apart && first < bounds.pinned ? bounds.pinned : first;
+  return {pinned, begin, pinned + (last < begin ? 0 : (last - begin) / width + 1)};
 }
 
 }  // namespace ingot::cuda::prefill

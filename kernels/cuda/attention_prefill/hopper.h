@@ -111,12 +111,13 @@ class HopperBlock {
     int32_t index = static_cast<int32_t>(blockIdx.x);
     for (uint32_t round = 0;; ++round) {
       const bool more = index < p_.tiles;
-      KeyBlocks blocks{0, 0};
+      KeyBlocks blocks{};
       HopperCoordinates at{};
       if (more) {
         at = p_.At(index);
-        blocks = BlocksOf(p_.bounds, at.query, T::kRows, p_.bounds.Length(at.batch), T::kKeys);
-        if (blocks.end > blocks.first) LoadKeys(at, blocks.end - 1, key);
+        const int32_t length = p_.bounds.Length(at.batch);
+        blocks = BlocksOf(p_.bounds, at.query, T::kRows, length, p_.bounds.Offset(length), T::kKeys);
+        if (blocks.count > 0) LoadKeys(at, blocks.Key(blocks.count - 1, T::kKeys), key);
       }
       ptx::BarrierWait(Barrier(kQueryEmpty), (round & 1) ^ 1);
       *Next() = more ? index : -1;
@@ -131,26 +132,26 @@ class HopperBlock {
                         at.query + i / T::kPanels * 64, at.head, at.batch);
       }
       index = p_.Next(index, round);
-      for (int32_t n = blocks.end; n-- > blocks.first;) {
-        if (n > blocks.first) LoadKeys(at, n - 1, key);
+      for (int32_t n = blocks.count; n-- > 0;) {
+        if (n > 0) LoadKeys(at, blocks.Key(n - 1, T::kKeys), key);
         ptx::BarrierWait(Barrier(kValueEmpty, value.stage), value.round ^ 1);
-        Load(p_.v, T::kValue, at, n, value, Barrier(kValueFull, value.stage));
+        Load(p_.v, T::kValue, at, blocks.Key(n, T::kKeys), value, Barrier(kValueFull, value.stage));
       }
     }
   }
 
-  __device__ void LoadKeys(const HopperCoordinates& at, int32_t n, Place<T::kStages>& place) {
+  __device__ void LoadKeys(const HopperCoordinates& at, int32_t row, Place<T::kStages>& place) {
     ptx::BarrierWait(Barrier(kKeyEmpty, place.stage), place.round ^ 1);
-    Load(p_.k, T::kKey, at, n, place, Barrier(kKeyFull, place.stage));
+    Load(p_.k, T::kKey, at, row, place, Barrier(kKeyFull, place.stage));
   }
 
-  __device__ void Load(const CUtensorMap& map, int memory, const HopperCoordinates& at, int32_t n,
+  __device__ void Load(const CUtensorMap& map, int memory, const HopperCoordinates& at, int32_t row,
                        Place<T::kStages>& place, uint32_t barrier) {
     ptx::BarrierArriveExpect(barrier, T::kBlockBytes);
     const uint32_t block = address_ + memory + place.stage * T::kBlockBytes;
     for (int i = 0; i < T::kPanels; ++i)
-      ptx::TensorLoad(block + i * T::kKeys * T::kPanelBytes, &map, barrier, i * T::kPanel, n * T::kKeys,
-                      at.head / p_.group, at.batch);
+      ptx::TensorLoad(block + i * T::kKeys * T::kPanelBytes, &map, barrier, i * T::kPanel, row, at.head / p_.group,
+                      at.batch);
     place.Next();
   }
 
@@ -169,8 +170,9 @@ class HopperBlock {
       if (index < 0) break;
       const HopperCoordinates at = p_.At(index);
       const int32_t length = p_.bounds.Length(at.batch);
-      const KeyBlocks blocks = BlocksOf(p_.bounds, at.query, T::kRows, length, T::kKeys);
-      const RowMask mask(p_.bounds, at.query + group * 64, length, thread);
+      const int32_t offset = p_.bounds.Offset(length);
+      const KeyBlocks blocks = BlocksOf(p_.bounds, at.query, T::kRows, length, offset, T::kKeys);
+      const RowMask mask(p_.bounds, at.query + group * 64 + offset, length, thread);
       RowSoftmax<T::kKeys / 2> softmax;
       softmax.Begin(p_.scale, p_.cap_in, p_.cap_out);
 #pragma unroll
@@ -178,8 +180,9 @@ class HopperBlock {
 
       if constexpr (T::kHeldQuery) HoldQuery(held, group, thread);
 
-      if (blocks.end > blocks.first) {
-        int32_t n = blocks.end - 1;
+      if (blocks.count > 0) {
+        int32_t n = blocks.count - 1;
+        int32_t first = blocks.Key(n, T::kKeys);
         ptx::BarrierWait(Barrier(kKeyFull, key.stage), key.round);
         ptx::WgmmaFence();
         Scores(s, held, group, key.stage);
@@ -187,15 +190,14 @@ class HopperBlock {
         ptx::WgmmaWait<0>();
         ptx::WgmmaPin(s);
         Release(key, kKeyEmpty);
-        if (kFreesQuery && n == blocks.first) ArriveByWarp(Barrier(kQueryEmpty));
+        if (kFreesQuery && n == 0) ArriveByWarp(Barrier(kQueryEmpty));
         softmax.Cap(s);
-        if (mask.Cuts(n * T::kKeys, T::kKeys)) mask.Apply(s, n * T::kKeys);
+        if (mask.Cuts(first, T::kKeys)) mask.Apply(s, first);
         softmax.Start(s);
         Pack<Element>(s, weights);
-        if (length < (n + 1) * T::kKeys && length < p_.bounds.keys)
-          ClearTail(group, thread, value, length - n * T::kKeys);
+        if (length < first + T::kKeys && length < p_.bounds.keys) ClearTail(group, thread, value, length - first);
 
-        while (n-- > blocks.first) {
+        while (n-- > 0) {
           ptx::BarrierWait(Barrier(kKeyFull, key.stage), key.round);
           if constexpr (T::kTurns) ptx::NamedSync(1 + group, 256);
           ptx::WgmmaPin(o);
@@ -210,9 +212,10 @@ class HopperBlock {
           ptx::WgmmaWait<1>();
           ptx::WgmmaPin(s);
           Release(key, kKeyEmpty);
-          if (kFreesQuery && n == blocks.first) ArriveByWarp(Barrier(kQueryEmpty));
+          if (kFreesQuery && n == 0) ArriveByWarp(Barrier(kQueryEmpty));
           softmax.Cap(s);
-          if (mask.Cuts(n * T::kKeys, T::kKeys)) mask.Apply(s, n * T::kKeys);
+          first = blocks.Key(n, T::kKeys);
+          if (mask.Cuts(first, T::kKeys)) mask.Apply(s, first);
           softmax.Step(s);
           ptx::WgmmaPin(s);  // the softmax is done while P V is under way
           ptx::WgmmaWait<0>();
@@ -230,11 +233,12 @@ class HopperBlock {
         ptx::WgmmaWait<0>();
         ptx::WgmmaPin(o);
         Release(value, kValueEmpty);
-        softmax.Finish(o);
       } else if constexpr (kFreesQuery) {
         __syncwarp();  // all lanes have read Next
         ArriveByWarp(Barrier(kQueryEmpty));
       }
+      if (p_.sinks != nullptr) softmax.Sink(p_.sinks[at.head] * kLog2E, o);
+      softmax.Finish(o);
       Store(o, group, thread, at);
     }
     // Memory is the block's until the last store has read it.

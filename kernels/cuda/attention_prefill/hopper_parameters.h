@@ -22,7 +22,8 @@ struct HopperParameters {
   int32_t all_heads;     // of all batches
   int32_t section;       // so many heads' keys and values stay in the second-level cache while their tiles are done
   int32_t tiles;
-  int32_t* counter;  // tiles that have been taken beyond each block's first; nullptr: blocks take turns
+  const float* sinks;  // AttentionProblem's
+  int32_t* counter;    // tiles that have been taken beyond each block's first; nullptr: blocks take turns
 
   float scale;  // of a score as an exponent of 2, once it has been capped
   float cap_in,

@@ -46,6 +46,7 @@ void LaunchHopper(const AttentionProblem& problem, CudaContext& context, bool co
       std::min<int64_t>(p.all_heads, std::max<int64_t>(1, kCacheBytes / head_bytes) * problem.group));
   p.tiles = p.all_heads * p.row_blocks;
   SetScores(problem, p);
+  p.sinks = problem.sinks;
   const auto blocks = static_cast<uint32_t>(std::min(p.tiles, context.multiprocessors()));
   if (counted && static_cast<int32_t>(blocks) < p.tiles) {
     p.counter = context.DeviceScratch<int32_t>(size_t{1});

@@ -46,35 +46,40 @@ __device__ inline void Pack(const float (&s)[kCount], uint32_t (&weights)[kCount
 // Which columns of a thread's two rows count.
 class RowMask {
  public:
-  // The warpgroup's (or warps') first query, and the thread's number in it: every warp has 16 rows.
-  __device__ RowMask(const Bounds& bounds, int32_t query, int32_t length, int thread, int rows = 64) {
-    const int32_t offset = bounds.Offset(length);
-    const int32_t position = query + offset + thread / 32 * 16 + thread % 32 / 4;
+  // The position of the warpgroup's (or warps') first query, and the thread's number in it: every warp has 16 rows.
+  __device__ RowMask(const Bounds& bounds, int32_t position, int32_t length, int thread, int rows = 64) {
+    const int32_t own = position + thread / 32 * 16 + thread % 32 / 4;
     const int32_t column = 2 * (thread % 4);
     for (int i = 0; i < 2; ++i) {
-      first_[i] = bounds.First(position + 8 * i) - column;
-      last_[i] = bounds.Last(position + 8 * i, length) - column;
+      first_[i] = bounds.First(own + 8 * i) - column;
+      last_[i] = bounds.Last(own + 8 * i, length) - column;
     }
-    all_last_ = bounds.Last(query + offset, length);
-    all_first_ = bounds.First(query + rows - 1 + offset);
+    pinned_ = bounds.pinned - column;
+    all_last_ = bounds.Last(position, length);
+    all_first_ = bounds.First(position + rows - 1);
+    all_pinned_ = bounds.pinned;
   }
 
   // Whether any of the rows does not see all of keys [key, key + width).
-  __device__ bool Cuts(int32_t key, int32_t width) const { return all_last_ < key + width - 1 || all_first_ > key; }
+  __device__ bool Cuts(int32_t key, int32_t width) const {
+    return all_last_ < key + width - 1 || (all_first_ > key && all_pinned_ < key + width);
+  }
 
   template <int kCount>
   __device__ void Apply(float (&s)[kCount], int32_t key) const {
     const int32_t first[2] = {first_[0] - key, first_[1] - key}, last[2] = {last_[0] - key, last_[1] - key};
+    const int32_t pinned = pinned_ - key;
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
       const int32_t column = e / 4 * 8 + e % 2;
-      if (column < first[e / 2 % 2] || column > last[e / 2 % 2]) s[e] = -kInfinity;
+      const int row = e / 2 % 2;
+      if ((column < first[row] && column >= pinned) || column > last[row]) s[e] = -kInfinity;
     }
   }
 
  private:
-  int32_t first_[2], last_[2];
-  int32_t all_first_, all_last_;
+  int32_t first_[2], last_[2], pinned_;
+  int32_t all_first_, all_last_, all_pinned_;
 };
 
 // The running softmax of a thread's two rows. A score s counts 2^(scale s).

@@ -15,6 +15,7 @@ inline Bounds BoundsOf(const AttentionProblem& problem) {
           static_cast<int32_t>(problem.keys),
           bound(problem.left),
           bound(problem.right),
+          static_cast<int32_t>(problem.sink_keys),
           problem.at_end,
           problem.long_lengths,
           problem.lengths};
