@@ -6,7 +6,9 @@
 // operands into two TF32 numbers than there are multiply-adds to save.
 #pragma once
 
-#include "cuda/matmul/mma_kernel.h"
+#include "cuda/matmul/epilogue.h"
+#include "cuda/matmul/tile_loader.h"
+#include "cuda/matmul/tiles.h"
 
 namespace ingot {
 
@@ -29,129 +31,6 @@ struct FmaTile {
 };
 
 namespace device {
-
-// Copies columns of W [n, k]. Column 8 g + j of a tile is row j kColumnGroups + g of shared memory: a thread reads
-// eight neighbours, and rows that threads read at one time shall lie side by side.
-template <typename Shape>
-struct SpreadLoader {
-  static constexpr int kStride = Shape::kThreads / Shape::kPieces;
-  static constexpr int kCount = Shape::kColumns / kStride;
-  static constexpr int kStep = kStride / Shape::kColumnGroups;  // columns between those of a thread
-  static_assert(kStride % Shape::kColumnGroups == 0);
-  const char* from;  // of the thread's first column and piece
-  int64_t pitch;
-  int columns;  // how many there are, from the thread's first one on
-  int pieces;   // how many of K are left, from the thread's first one on
-
-  __device__ __forceinline__ SpreadLoader(const char* matrix, int64_t row_pitch, int first_column, int column_count,
-                                          int first_piece, int piece_count) {
-    const int place = static_cast<int>(threadIdx.x) / Shape::kPieces;
-    const int column = first_column + place % Shape::kColumnGroups * kEight + place / Shape::kColumnGroups;
-    const int piece = first_piece + static_cast<int>(threadIdx.x) % Shape::kPieces;
-    const bool any = column < column_count && piece < piece_count;
-    from = any ? matrix + column * row_pitch + piece * 16 : matrix;
-    pitch = row_pitch;
-    columns = any ? column_count - column : 0;
-    pieces = piece_count - piece;
-  }
-
-  __device__ __forceinline__ void Load(uint32_t shared) {
-    const int place = static_cast<int>(threadIdx.x) / Shape::kPieces;
-    const int piece = static_cast<int>(threadIdx.x) % Shape::kPieces;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const bool valid = i * kStep < columns && pieces > 0;
-      ptx::CopyAsyncFill<16>(shared + PiecePlace<Shape::kRowBytes>(place + i * kStride, piece),
-                             valid ? from + i * kStep * pitch : from, valid ? 16 : 0);
-    }
-  }
-  __device__ __forceinline__ void Advance() {
-    pieces -= Shape::kPieces;
-    if (pieces > 0) from += Shape::kRowBytes;
-  }
-};
-
-// Copies k rows of N: W [k, n]. The two pieces of a thread's eight columns lie half a row apart, so that pieces that
-// threads read at one time lie side by side.
-template <typename Shape>
-struct DepthLoader {
-  static constexpr int kPieces = Shape::kColumns / 4;
-  static constexpr int kStride = Shape::kThreads / kPieces;
-  static_assert(Shape::kDepth % kStride == 0);
-  const char* from;
-  int64_t pitch;
-  int depth;  // how many k are left, from the thread's first one on
-
-  __device__ __forceinline__ DepthLoader(const char* w, int64_t row_pitch, int first_piece, int first_k, int k) {
-    const int row = first_k + static_cast<int>(threadIdx.x) / kPieces;
-    const int piece = first_piece + static_cast<int>(threadIdx.x) % kPieces;
-    const bool any = row < k && piece < static_cast<int>(row_pitch / 16);
-    from = any ? w + row * row_pitch + piece * 16 : w;
-    pitch = row_pitch;
-    depth = any ? k - row : 0;
-  }
-
-  __device__ __forceinline__ void Load(uint32_t shared) {
-    const int row = static_cast<int>(threadIdx.x) / kPieces;
-    const int piece = static_cast<int>(threadIdx.x) % kPieces;
-    const int place = row * kPieces + piece % 2 * (kPieces / 2) + piece / 2;
-#pragma unroll
-    for (int i = 0; i < Shape::kDepth / kStride; ++i) {
-      const bool some = i * kStride < depth;
-      ptx::CopyAsyncFill<16>(shared + 16 * (place + i * kStride * kPieces), some ? from + i * kStride * pitch : from,
-                             some ? 16 : 0);
-    }
-  }
-  __device__ __forceinline__ void Advance() {
-    depth -= Shape::kDepth;
-    if (depth > 0) from += Shape::kDepth * pitch;
-  }
-};
-
-// Both operands of a tile, stage by stage.
-template <typename Shape, OperandMode kMode>
-struct FmaLoader {
-  static constexpr bool kGathers = kMode == OperandMode::kConvolution;
-  static constexpr bool kRowsOfN = kMode == OperandMode::kRowsOfN;
-  using X = std::conditional_t<kGathers, PixelLoader<Shape, 4>, RowLoader<Shape, Shape::kRows>>;
-  using W = std::conditional_t<kRowsOfN, DepthLoader<Shape>, SpreadLoader<Shape>>;
-  X x;
-  W w;
-
-  static __device__ __forceinline__ X MakeX(const MatmulProblem& p, int matrix, int row, int first) {
-    const char* const from = static_cast<const char*>(p.x) + matrix * p.x_matrix;
-    if constexpr (kGathers) {
-      return X(p, from, row, 4 * first);
-    } else {
-      return X(from, p.x_pitch, row, p.m, first, p.k / 4);
-    }
-  }
-  static __device__ __forceinline__ W MakeW(const MatmulProblem& p, int matrix, int column, int first) {
-    const char* const from = static_cast<const char*>(p.w) + matrix * p.w_matrix;
-    if constexpr (kRowsOfN) {
-      return W(from, p.w_pitch, column / 4, 4 * first, p.w_depth);
-    } else {
-      return W(from, p.w_pitch, column, p.n, first, p.k / 4);
-    }
-  }
-
-  // From piece `first` of K on.
-  __device__ __forceinline__ FmaLoader(const MatmulProblem& p, int x_matrix, int w_matrix, int row, int column,
-                                       int first)
-      : x(MakeX(p, x_matrix, row, first)), w(MakeW(p, w_matrix, column, first)) {}
-
-  __device__ __forceinline__ void Load(const MatmulProblem& p, uint32_t stage) {
-    if constexpr (kGathers) {
-      x.Load(p, stage);
-      x.Advance(p);
-    } else {
-      x.Load(stage);
-      x.Advance();
-    }
-    w.Load(stage + Shape::kXBytes);
-    w.Advance();
-  }
-};
 
 // Where a thread's sums are in a tile: rows row + i kRowStep, columns 8 group to 8 group + 7. Neighbouring lanes have
 // the same rows, and lanes two apart the same columns: so 16 lanes' reads of 16 bytes are one access of shared memory.
@@ -265,7 +144,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   const int total_steps = (p.k + Shape::kDepth - 1) / Shape::kDepth;
   const int first_step = slice * p.slice_steps;
   const int steps = total_steps - first_step < p.slice_steps ? total_steps - first_step : p.slice_steps;
-  device::FmaLoader<Shape, kMode> loader(p, x_matrix, w_matrix, row, column, first_step * Shape::kPieces);
+  // A thread reads eight neighbours of W.
+  device::TileLoader<Shape, kMode, 4, kEight> loader(p, x_matrix, w_matrix, row, column, first_step * Shape::kPieces);
 #pragma unroll
   for (int stage = 0; stage < Shape::kStages - 1; ++stage) {
     if (stage < steps) loader.Load(p, base + stage * Shape::kStageBytes);
