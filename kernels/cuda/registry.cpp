@@ -55,6 +55,12 @@ constexpr auto kKernels = std::to_array<CudaKernel>({
      "(X [..., N], weight?, bias?, residual?) -> standardized rows of X + residual, the sum?; ints: kind (0 layer, 1 "
      "RMS); "
      "floats: epsilon, offset of the weight"},
+    {"normalized_matmul",
+     cuda::NormalizedMatmul,
+     {{3, 7}, {1, 1}, 0, 5, 2},
+     "(X [..., K], packed W, scales, zeros?, bias?, residual?, weight [K]?) -> quantized_matmul of RMS-normalized rows "
+     "of "
+     "X; ints: quantized_matmul's; floats: epsilon, offset of the weight"},
     {"qlinear_conv",
      QlinearConv,
      {{3, 6}, {1, 1}, 0, 12, kQlinearFloats},

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from products import ROUNDING, STEP, activated
-from quantized_cases import ACTIVATIONS, FORMATS, Call, Data, finished, load, make, pack_groups, weights
+from quantized_cases import ACTIVATIONS, FORMATS, Call, Data, finished, load, make, numpy_type, pack_groups, weights
 
 packing = load("cuda/packing.py")
 UNIT = 2.0**-23  # tensor cores cut sums of float32 off
@@ -118,6 +118,41 @@ def test_few_rows_straight_from_memory(case: Case, dtype: str) -> None:
     data = make(case)
     for splits, columns, warps in ((0, 0, 0), (1, 1, 1), (2, 3, 2), (3, 8, 1), (5, 2, 6), (1, 1, 12)):
         check(case, data, variant=DIRECT + splits * 10_000 + columns * 100 + warps)
+
+
+NORMALIZED = st.builds(
+    Case,
+    rows=st.sampled_from([1, 1, 2, 5, 8, 9, 33]), columns=st.one_of(st.integers(1, 140), st.sampled_from([400, 800])),
+    depth=st.one_of(st.integers(0, 70), st.integers(5, 60).map(lambda n: 8 * n), st.just(2056)), format=st.sampled_from(["int8", "int4"]),
+    group=st.sampled_from([0, 32, 64, 128]), rounds=st.booleans(), activation=st.sampled_from(["", "silu"]),
+    zeros=st.sampled_from([None, None, "int8", "float32"]), bias=st.booleans(), residual=st.booleans(),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16", "bfloat16"]), seed=st.integers(0, 2**32 - 1),
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(case=NORMALIZED, weight=st.sampled_from([None, "float32", "bfloat16", "float16"]), offset=st.sampled_from([0.0, 1.0]),
+       variant=st.sampled_from([0, 0, DIRECT, DIRECT + 20_000, DIRECT + 30_000 + 300 + 2]), capability=st.sampled_from([0, 80]))
+def test_rows_are_normalized_and_rounded_first(case: Case, weight: str | None, offset: float, variant: int, capability: int) -> None:
+    """X is rounded once more than in a product, and a float32 that is near the middle between two numbers may be rounded to the other."""
+    data = make(case)
+    raw = (data.x.astype(np.float32) * 3 + 0.5).astype(data.x.dtype)
+    factors = None if weight is None else np.random.default_rng(case.seed).uniform(-2, 2, case.depth).astype(numpy_type(weight))
+    wide = raw.astype(np.float64)
+    normal = wide / np.sqrt((wide**2).sum(axis=1, keepdims=True) / max(case.depth, 1) + 1e-3)
+    normal = normal * (1.0 if factors is None else factors.astype(np.float64) + offset)
+    w, _ = weights(case, data)
+    data.x = normal.astype(data.x.dtype)
+    expected, bound = reference(case, data)
+    # A step of rounding, and what float32 loses in sums of squares.
+    bound = bound + 1.13 * (2 * ROUNDING[case.dtype] + 2.0**-18) * (np.abs(normal) @ np.abs(w).T) + STEP[case.dtype] * np.abs(w).sum(axis=1)
+    kind = FORMATS[case.format]
+    inputs = [raw, packing.pack_codes(kind, data.codes), pack_groups(data.scales), pack_groups(data.zeros) if data.zeros is not None else None,
+              data.bias, data.residual, factors]
+    ints = [kind.code, case.group, int(case.rounds), 0, ACTIVATIONS[case.activation], variant]
+    output = ((case.rows, case.columns), raw.dtype)
+    found, = harness.run("normalized_matmul", inputs, [output], ints=ints, floats=[1e-3, offset], capability=capability)
+    assert (np.abs(found.astype(np.float64) - expected) <= bound).all(), (case, np.abs(found.astype(np.float64) - expected).max())
 
 
 @pytest.mark.parametrize("rows", [64, 128, 256])

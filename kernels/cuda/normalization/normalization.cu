@@ -152,7 +152,39 @@ Floats RowOf(const DLTensor* tensor, std::string_view name, int64_t size) {
   return FloatsOf(*tensor, "normalization", name);
 }
 
+void Start(Problem& p, CudaContext& context) {
+  if (p.rows == 0 || p.size == 0) return;
+  p.fours = true;
+  for (const Floats& floats : {p.x, p.weight, p.bias, p.residual, p.y, p.sum})
+    p.fours = p.fours && (floats.data == nullptr || InFours(floats, p.size));
+
+  const bool narrow = p.size <= 32 * kKept;
+  const int64_t blocks = narrow ? (p.rows + kBlockThreads / 32 - 1) / (kBlockThreads / 32) : p.rows;
+  if (blocks >= int64_t{1} << 31) FailKernel("normalization of ", p.rows, " rows is more than one launch can have");
+  const auto kernel = p.size > kBlockThreads * kKept             ? NormalizeRows<kBlockThreads, false>
+                      : narrow && (p.rows >= 8 || p.size <= 256) ? NormalizeRows<32, true>
+                                                                 : NormalizeRows<kBlockThreads, true>;
+  const bool warps = kernel == NormalizeRows<32, true>;
+  CudaContext::Check(
+      Launch(kernel, dim3(static_cast<uint32_t>(warps ? blocks : p.rows)), dim3(kBlockThreads), 0, context.stream(), p),
+      "normalization");
+}
+
 }  // namespace
+
+void NormalizeRms(const RmsRows& rows, CudaContext& context) {
+  Problem p{};
+  p.x = rows.x;
+  p.weight = rows.weight;
+  p.y = rows.y;
+  p.rows = rows.rows;
+  p.size = rows.size;
+  p.rms = true;
+  p.epsilon = rows.epsilon;
+  p.offset = rows.offset;
+  Start(p, context);
+}
+
 }  // namespace cuda
 
 void Normalize(CudaContext& context) {
@@ -179,21 +211,7 @@ void Normalize(CudaContext& context) {
   }
   p.y = FloatsOf(context.AllocateOutput(0, shape), "normalization", "Y");
   if (context.output_count() > 1) p.sum = FloatsOf(context.AllocateOutput(1, shape), "normalization", "a sum");
-  if (p.rows == 0 || p.size == 0) return;
-  p.fours = true;
-  for (const Floats& floats : {p.x, p.weight, p.bias, p.residual, p.y, p.sum})
-    p.fours = p.fours && (floats.data == nullptr || InFours(floats, p.size));
-
-  const bool narrow = p.size <= 32 * kKept;
-  const int64_t blocks = narrow ? (p.rows + kBlockThreads / 32 - 1) / (kBlockThreads / 32) : p.rows;
-  if (blocks >= int64_t{1} << 31) FailKernel("normalization of ", p.rows, " rows is more than one launch can have");
-  const auto kernel = p.size > kBlockThreads * kKept             ? NormalizeRows<kBlockThreads, false>
-                      : narrow && (p.rows >= 8 || p.size <= 256) ? NormalizeRows<32, true>
-                                                                 : NormalizeRows<kBlockThreads, true>;
-  const bool warps = kernel == NormalizeRows<32, true>;
-  CudaContext::Check(
-      Launch(kernel, dim3(static_cast<uint32_t>(warps ? blocks : p.rows)), dim3(kBlockThreads), 0, context.stream(), p),
-      "normalization");
+  Start(p, context);
 }
 
 }  // namespace ingot

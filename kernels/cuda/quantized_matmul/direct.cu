@@ -104,6 +104,62 @@ struct Worker {
     ptx::CopyAsyncCommit();
   }
 
+  // All threads of the block: the same of normalized rows.
+  INGOT_PTX void NormalizeX() const {
+    constexpr int kPiece = 8;
+    const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+    const auto piece = [](const uint16_t* from, float (&to)[kPiece]) {
+      const uint4 loaded = *reinterpret_cast<const uint4*>(from);
+      const uint32_t pairs[] = {loaded.x, loaded.y, loaded.z, loaded.w};
+#pragma unroll
+      for (int i = 0; i < kPiece / 2; ++i) {
+        to[2 * i] = Pairs<T>::Low(pairs[i]);
+        to[2 * i + 1] = Pairs<T>::High(pairs[i]);
+      }
+    };
+    // Each warp's sum of squares of a row waits where the row's part will be.
+    const auto sums = [&](int row) { return reinterpret_cast<float*>(shared + row * layout.x_pitch); };
+    for (int row = 0; row < p.rows; ++row) {
+      const auto* x = static_cast<const uint16_t*>(p.x) + row * p.x_stride;
+      float sum = 0;
+      for (int k = thread * kPiece; k < p.depth; k += threads * kPiece) {
+        float v[kPiece];
+        piece(x + k, v);
+#pragma unroll
+        for (const float e : v) sum = fmaf(e, e, sum);
+      }
+      for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+      if (lane == 0) sums(row)[thread / 32] = sum;
+    }
+    const int pieces = (end_step - first_step) * (kStep / kPiece);
+    __syncthreads();
+    for (int row = 0; row < p.rows; ++row) {
+      float sum = 0;
+      for (int i = 0; i < threads / 32; ++i) sum += sums(row)[i];
+      const float factor = 1.0f / sqrtf(sum / static_cast<float>(p.depth) + p.norm_epsilon);
+      __syncthreads();
+      const auto* x = static_cast<const uint16_t*>(p.x) + row * p.x_stride;
+      for (int i = thread; i < pieces; i += threads) {
+        const int k = first_step * kStep + i * kPiece;
+        float v[kPiece] = {};
+        if (k < p.depth) {
+          piece(x + k, v);
+#pragma unroll
+          for (float& e : v) e *= factor;
+          if (p.norm != nullptr) {
+            WithNumbers(p.norm_type, [&](auto number) {
+#pragma unroll
+              for (int j = 0; j < kPiece; ++j) v[j] *= number(p.norm, k + j) + p.norm_offset;
+            });
+          }
+        }
+        *reinterpret_cast<uint4*>(shared + row * layout.x_pitch + i * 16) =
+            make_uint4(Pairs<T>::Pack(v[0], v[1]), Pairs<T>::Pack(v[2], v[3]), Pairs<T>::Pack(v[4], v[5]),
+                       Pairs<T>::Pack(v[6], v[7]));
+      }
+    }
+  }
+
   // numbers: of row lane / 4 of the warp's first panel and the part's first group. x: of this lane's rows for ldmatrix.
   template <int kSlot>
   INGOT_PTX void Multiply(int step, const float* numbers, const uint32_t (&x)[kTiles]) {
@@ -184,7 +240,12 @@ struct Worker {
       ConvertNumbers(p.zeros, Element::kByte, numbers + layout.warps_n * kPanels * layout.part_groups * kPanel);
     ptx::GridLaunchDependents();
     ptx::GridDependencyWait();
-    LoadX();
+    const bool normalized = kTiles == 1 && p.normalized;
+    if (normalized) {
+      NormalizeX();
+    } else {
+      LoadX();
+    }
     ptx::CopyAsyncWait<0>();
     __syncthreads();
     uint32_t x[kTiles];
@@ -368,7 +429,7 @@ bool StartCodes(CudaContext& context, const Problem& p, const Choice& choice) {
 }  // namespace
 
 bool LaunchDirect(CudaContext& context, const Problem& problem, const Choice& choice) {
-  if (problem.rows > 32 || problem.group_shift < 6) return false;
+  if (problem.rows > (problem.normalized ? 8 : 32) || problem.group_shift < 6) return false;
   if (problem.x_type == Element::kHalf) return StartCodes<__half>(context, problem, choice);
   return StartCodes<__nv_bfloat16>(context, problem, choice);
 }

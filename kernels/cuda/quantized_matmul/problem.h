@@ -37,6 +37,10 @@ struct Problem {
   Element y_type;  // and the residual's
   Codes codes;
   Activation activation;
+  bool normalized;      // rows of X are RMS-normalized first, and rounded to X's type
+  const uint8_t* norm;  // [depth], what they are multiplied by after `norm_offset` is added; nullptr: 1
+  Element norm_type;
+  float norm_epsilon, norm_offset;
   bool gated;              // a panel's second eight columns are multiplied by the activation of its first eight
   uint32_t table[8];       // of kTable, in the type of the product: lower bytes of the 16 numbers, upper bytes
   float table_floats[16];  // of kTable, for products in float32
@@ -63,8 +67,8 @@ void LaunchStreamed(CudaContext& context, const Problem& problem, const Choice& 
 // The same for up to 8 rows on compute capability 9.0, where groups are of 64 k or more and have no zeros. False, and
 // nothing is started, for what it does not take.
 bool LaunchBulk(CudaContext& context, const Problem& problem, const Choice& choice);
-// The same for up to 32 rows, where groups are of 64 k or more. False, and nothing is started, for what it does not
-// take.
+// The same for up to 32 rows, where groups are of 64 k or more; it alone takes `normalized`, for up to 8. False, and
+// nothing is started, for what it does not take.
 bool LaunchDirect(CudaContext& context, const Problem& problem, const Choice& choice);
 // The same for many rows on compute capability 9.0 (wgmma).
 void LaunchWgmma(CudaContext& context, const Problem& problem, const Choice& choice);

@@ -7,6 +7,7 @@
 #include "cpu/quantized_matmul/checks.h"
 #include "cpu/quantized_matmul/quantized_matmul.h"
 #include "cpu/quantized_matmul/tables.h"
+#include "cuda/normalization/normalization.h"
 #include "cuda/quantized_matmul/problem.h"
 #include "cuda/quantized_matmul/quantized_matmul.h"
 
@@ -44,20 +45,31 @@ uint16_t Rounded(float value, Element type) {
 
 class Call {
  public:
-  explicit Call(CudaContext& context) : context_(context) {
+  Call(CudaContext& context, bool normalized) : context_(context) {
     ReadOperands();
     ReadFormat();
     ReadGroups();
     ReadEpilogue();
+    if (normalized) ReadNormalization();
   }
 
   void Run() {
     Problem& p = problem_;
     if (p.rows == 0 || p.columns == 0) return;
     const bool in_floats = p.depth == 0 || p.zero_type == Element::kFloat || (p.x_type == Element::kFloat && !rounds_);
-    if (in_floats) return LaunchFloats(context_, p);
     // Rows are copied in pieces of 16 bytes.
     const bool aligned = p.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0;
+    const Choice choice = ReadChoice();
+    if (p.normalized) {
+      const bool tensor_cores = !in_floats && aligned && p.x_type != Element::kFloat;
+      if (tensor_cores && TakesDirect(choice) && (choice.path != 0 || !TakesBulk())) {
+        FillTable();
+        if (LaunchDirect(context_, p, choice)) return;
+      }
+      NormalizeX();
+      return Run();
+    }
+    if (in_floats) return LaunchFloats(context_, p);
     if (p.x_type == Element::kFloat || !aligned) {
       const Element type = p.x_type == Element::kHalf ? Element::kHalf : Element::kBfloat;
       const int64_t stride = CeilDivide(p.depth, 8) * 8;
@@ -69,12 +81,10 @@ class Call {
       p.depth = static_cast<int32_t>(stride);
     }
     FillTable();
-    const Choice choice = ReadChoice();
     if (choice.path == 3 || (choice.path == 0 && TakesWgmma())) return LaunchWgmma(context_, p, choice);
     if (choice.path == 4 && LaunchBulk(context_, p, choice)) return;
     if (choice.path == 0 && TakesBulk() && LaunchBulk(context_, p, kBulk)) return;
-    const bool direct = choice.path == 5 || (choice.path == 0 && p.rows <= kMostDirectRows);
-    if (direct && LaunchDirect(context_, p, choice)) return;
+    if (TakesDirect(choice) && LaunchDirect(context_, p, choice)) return;
     LaunchStreamed(context_, p, choice);
   }
 
@@ -198,6 +208,37 @@ class Call {
     problem_.residual = Data<std::byte>(*residual);
   }
 
+  void ReadNormalization() {
+    Problem& p = problem_;
+    p.normalized = true;
+    p.norm_epsilon = static_cast<float>(context_.floats()[0]);
+    p.norm_offset = static_cast<float>(context_.floats()[1]);
+    const DLTensor* weight = context_.OptionalInput(6);
+    if (weight == nullptr) return;
+    p.norm_type = FloatOf<Element>(*weight, "the weight of the normalization");
+    CheckShape(weight, "the weight of the normalization", {p.depth});
+    p.norm = Data<uint8_t>(*weight);
+  }
+
+  // Normalizes X into scratch memory.
+  void NormalizeX() {
+    Problem& p = problem_;
+    const DLTensor& x = context_.Input(0);
+    RmsRows rows{};
+    rows.x = FloatsOf(x, "normalized_matmul", "X");
+    const size_t bytes = BytesOf(rows.x.type) * static_cast<size_t>(p.rows) * static_cast<size_t>(p.depth);
+    rows.y = {context_.DeviceScratch(bytes), rows.x.type};
+    if (p.norm != nullptr)
+      rows.weight = FloatsOf(*context_.OptionalInput(6), "normalized_matmul", "the weight of the normalization");
+    rows.rows = p.rows;
+    rows.size = p.depth;
+    rows.epsilon = p.norm_epsilon;
+    rows.offset = p.norm_offset;
+    NormalizeRms(rows, context_);
+    p.x = rows.y.data;
+    p.normalized = false;
+  }
+
   Choice ReadChoice() const {
     const auto ints = context_.ints();
     const int64_t variant = ints.size() > 5 ? ints[5] : 0;
@@ -208,6 +249,10 @@ class Call {
       FailKernel("quantized_matmul: variant ", variant, " is for compute capability 9.0, not ",
                  context_.capability() / 10, ".", context_.capability() % 10);
     return choice;
+  }
+
+  bool TakesDirect(const Choice& choice) const {
+    return choice.path == 5 || (choice.path == 0 && problem_.rows <= kMostDirectRows);
   }
 
   bool TakesBulk() const {
@@ -230,6 +275,7 @@ class Call {
 
 }  // namespace
 
-void QuantizedMatmul(CudaContext& context) { Call(context).Run(); }
+void QuantizedMatmul(CudaContext& context) { Call(context, false).Run(); }
+void NormalizedMatmul(CudaContext& context) { Call(context, true).Run(); }
 
 }  // namespace ingot::cuda

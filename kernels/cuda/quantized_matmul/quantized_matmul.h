@@ -27,6 +27,11 @@
 // int8 zeros of int4 are at most 120. Packed W, scales and zeros are constants: they are read before the kernels in
 // front on the stream have finished.
 //
+// normalized_matmul is the same of normalized rows of X: x / sqrt(mean of x^2 + epsilon) times (weight + offset), in
+// float32, rounded to X's type. It has one more input, 6, optional: the weight [K] of float32, float16 or bfloat16; and
+// floats: epsilon, offset. For up to 8 rows on the path of few rows each block normalizes them for itself, which saves
+// a launch.
+//
 // variant: 0 takes what suits the problem. Others are for measurements, in decimal digits: the path (1 for up to 8
 // rows: mma in blocks of 32 columns, 2: mma in blocks of 128, 3: wgmma, 4: as 1, with bulk copies, 5 for up to 32 rows:
 // mma of weights that come straight from global memory) * 10^6 + slices of K in different blocks (paths 2 and 5) * 10^4
@@ -39,5 +44,6 @@
 namespace ingot::cuda {
 
 void QuantizedMatmul(CudaContext& context);
+void NormalizedMatmul(CudaContext& context);
 
 }  // namespace ingot::cuda

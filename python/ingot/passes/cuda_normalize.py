@@ -16,7 +16,7 @@ from ingot.passes.trace import bindings
 
 _FLOATS = ("float32", "float16", "bfloat16")
 # kernels/cuda/normalization/normalization.h
-_LAYER, _RMS = 0, 1
+LAYER, RMS = 0, 1
 
 
 def cuda_normalize(graph: Graph) -> Graph:
@@ -55,7 +55,7 @@ class _Normalized(Rewriter):
             axes, rank = [int(a) for a in value.attrs.axes], len(extents_of(value.args[0]))
             if [a % rank for a in axes] != [rank - 1] or str(value.args[0].ty.dtype) not in _FLOATS:
                 return None
-            return _Call(value.args[0], value.args[1], value.args[2], _LAYER, float(value.attrs.epsilon))
+            return _Call(value.args[0], value.args[1], value.args[2], LAYER, float(value.attrs.epsilon))
         if calls(value, "relax.multiply"):
             return self.rms(value.args)
         if calls(value, "relax.call_tir"):
@@ -90,7 +90,7 @@ class _Normalized(Rewriter):
             for x, inverse in (normal.args, reversed(normal.args)):
                 epsilon = self.inverse(x, inverse)
                 if epsilon is not None and constant.shape[0] == extents_of(x)[-1]:
-                    return _Call(x, weight, None, _RMS, epsilon)
+                    return _Call(x, weight, None, RMS, epsilon)
         return None
 
     def inverse(self, x: Any, variable: Any) -> float | None:

@@ -16,6 +16,7 @@ from ingot.passes.cuda_integers import cuda_integers
 from ingot.passes.cuda_kernels import cuda_kernels
 from ingot.passes.cuda_merge import merge_products
 from ingot.passes.cuda_normalize import cuda_normalize
+from ingot.passes.cuda_normalized import normalized_products
 from ingot.passes.cuda_precision import cuda_precision
 from ingot.passes.cuda_products import cuda_products
 from ingot.passes.cuda_rotary import cuda_rotary
@@ -81,6 +82,7 @@ CUDA_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("caches", lambda graph, settings: cuda_rotary(graph)),
     ("precision", cuda_precision),
     ("products", cuda_products),
+    ("normalized products", lambda graph, settings: normalized_products(graph)),
 )
 
 
