@@ -100,6 +100,63 @@ def test_a_convolution_with_residual_and_relu(size: int, window: int, stride: in
     assert any("convolution" in k and "int" in k for k in kernels) or (channels == 1 and groups > 1)
 
 
+@few
+@given(size=st.integers(3, 9), channels=st.integers(1, 40), columns=st.integers(1, 40), activations=st.sampled_from(["uint8", "int8"]),
+       relu=st.booleans(), seed=st.integers(0, 99))
+def test_the_sum_of_two_convolutions(size: int, channels: int, columns: int, activations: str, relu: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((2, channels, size, size)).astype(np.float32)
+    least, most = np.iinfo(activations).min, np.iinfo(activations).max
+    zeros = {name: int(rng.integers(least, most + 1)) for name in "xab"} | {"y": int(rng.integers(least, least + 200))}
+    scales = {"x": np.float32(0.02), "a": np.float32(0.017), "b": np.float32(0.041), "y": np.float32(0.03)}
+    constants = {f"{n}_zero": np.array(z, activations) for n, z in zeros.items()} | {f"{n}_scale": s for n, s in scales.items()}
+    nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d")]
+    sums = {}
+    wide = (quantize(x, float(scales["x"]), zeros["x"], activations) - zeros["x"]) * np.float64(scales["x"])
+    for n in "ab":
+        w, _ = weights_of(rng, "int7", (columns, channels, 1, 1))
+        w_scale, bias = rng.uniform(0.001, 0.01, columns).astype(np.float32), rng.standard_normal(columns).astype(np.float32)
+        constants |= {f"w{n}": w, f"w{n}_scale": w_scale, f"w{n}_zero": np.zeros(columns, np.int8), f"bias{n}": bias}
+        nodes += [dequantized(f"w{n}", f"w{n}", f"dw{n}", 0), helper.make_node("Conv", ["d", f"dw{n}", f"bias{n}"], [f"p{n}"]),
+                  quantized(n, f"p{n}", f"q{n}"), dequantized(n, f"q{n}", f"d{n}")]
+        exact = np.einsum("oc,nchw->nohw", w[:, :, 0, 0] * w_scale.astype(np.float64)[:, None], wide) + bias[:, None, None]
+        sums[n] = (quantize(exact, float(scales[n]), zeros[n], activations) - zeros[n]) * np.float64(scales[n])
+    nodes += [helper.make_node("Add", ["da", "db"], ["s"]), helper.make_node("Relu" if relu else "Identity", ["s"], ["t"]),
+              quantized("y", "t", "qy"), dequantized("y", "qy", "y")]
+    built = model(nodes, {"x": ("float32", [2, channels, "height", "width"])}, ["y"], {k: np.asarray(v) for k, v in constants.items()})
+    outputs, kernels = run(built, {"x": x})
+    total = sums["a"] + sums["b"]
+    y = float(scales["y"])
+    expected = (quantize(np.maximum(total, 0) if relu else total, y, zeros["y"], activations) - zeros["y"]) * y
+    off = steps_off(outputs["y"], expected, y)
+    # A sum within float32's rounding of a tie may go either way: by a step of its own scale, which is two of the result's.
+    assert off.max() <= 2.01 and np.mean(off > 0.5) < 0.02
+    assert sum("convolution" in k for k in kernels) == 2
+
+
+@few
+@given(size=st.integers(4, 12), window=st.integers(2, 3), stride=st.integers(1, 2), pad=st.integers(0, 1), channels=st.integers(1, 70),
+       activations=st.sampled_from(["uint8", "int8"]), seed=st.integers(0, 99))
+def test_the_largest_of_quantized_numbers_is_found_among_their_codes(size: int, window: int, stride: int, pad: int, channels: int,
+                                                                     activations: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    w, _ = weights_of(rng, "int7", (8, channels, 1, 1))
+    zero = int(rng.integers(np.iinfo(activations).min, np.iinfo(activations).max + 1))
+    constants = {"x_scale": np.float32(0.02), "x_zero": np.array(zero, activations), "w": w, "w_scale": np.float32(0.01), "w_zero": np.int8(0)}
+    pool = helper.make_node("MaxPool", ["d"], ["m"], kernel_shape=[window] * 2, strides=[stride] * 2, pads=[pad] * 4)
+    nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d"), pool, quantized("x", "m", "qm"), dequantized("x", "qm", "dm"),
+             dequantized("w", "w", "dw", 0), helper.make_node("Conv", ["dm", "dw"], ["y"])]
+    x = rng.standard_normal((2, channels, size, size)).astype(np.float32)
+    built = model(nodes, {"x": ("float32", [2, channels, "height", "width"])}, ["m", "y"], {k: np.asarray(v) for k, v in constants.items()})
+    outputs, _ = run(built, {"x": x})
+    wide = (quantize(x, float(np.float32(0.02)), zero, activations) - zero) * float(np.float32(0.02))
+    padded = np.pad(wide, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=-np.inf)
+    largest = np.lib.stride_tricks.sliding_window_view(padded, (window, window), (2, 3))[:, :, ::stride, ::stride].max((-1, -2))
+    np.testing.assert_allclose(outputs["m"], largest, rtol=1e-6, atol=1e-7)
+    expected = np.einsum("oc,nchw->nohw", w[:, :, 0, 0] * float(np.float32(0.01)), largest)
+    np.testing.assert_allclose(outputs["y"], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 def test_numbers_travel_as_integers_through_views_and_between_products() -> None:
     rng = np.random.default_rng(0)
     w = rng.integers(-128, 128, (32, 32)).astype(np.int8)

@@ -30,6 +30,7 @@ from ingot.passes.pack import pack_weights
 from ingot.passes.pieces import independent_rows
 from ingot.passes.quantized_matmul import CUDA_LAYOUT, quantized_matmuls
 from ingot.passes.recurrent import narrow_recurrent_weights
+from ingot.passes.requantize import merge_factors
 from ingot.passes.scale import fold_scales
 from ingot.passes.settings import Settings
 from ingot.passes.small_floats import small_floats
@@ -61,6 +62,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("fold scales", lambda graph, settings: fold_scales(graph)),
     ("channels last", lambda graph, settings: channels_last(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
+    ("factors of quantization", lambda graph, settings: merge_factors(graph)),
     ("recurrent weights", narrow_recurrent_weights),
     ("pack weights", pack_weights),
 )

@@ -145,9 +145,9 @@ def test_a_network_of_convolutions_runs_in_int8(tmp_path: Path, activations: str
     model = quantized(residual_network(), tmp_path, activations, (41, 37))
     program = Program(model, run_kernel=run_kernel)
     convolutions = convolutions_of(program)
-    # Convolutions give codes, but where a pool reads them, and residuals are added by the kernels.
+    # Convolutions give codes, but where a mean reads them, and residuals are added by the kernels.
     values = program.target["program"]["functions"][0]["values"]
-    assert [values[s["outputs"][0]]["dtype"] for s in convolutions] == ["float32", *["int8"] * 4, "float32"]
+    assert [values[s["outputs"][0]]["dtype"] for s in convolutions] == [*["int8"] * 5, "float32"]
     assert not any(s.get("function", "").startswith("dequantize") for s in program.steps)
     assert sum(s["inputs"][5] >= 0 for s in convolutions) == 2
     for n, h, w in ((1, 41, 37), (3, 32, 19)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tvm
 from tvm import relax, te, tirx
 
 from ingot.importer import dims
@@ -43,15 +44,33 @@ def max_pool(cx: Context, x: Value, *, kernel_shape: list[int], auto_pad: str = 
              pads: list[int] | None = None, storage_order: int = 0, strides: list[int] | None = None) -> Value | tuple[Value, ...]:
     around = window(cx, x.shape[2:], kernel_shape, auto_pad=auto_pad, strides=strides, dilations=dilations, pads=pads)
     sizes = around.output(x.shape[2:], bool(ceil_mode))
+    dequantize = None if _indices(cx) else _dequantize_of(cx, x)
+    if dequantize is not None:  # the largest stays the largest
+        x = cx.wrap(dequantize.args[0])
     smallest = tirx.min_value(x.dtype)
 
     def largest(t: te.Tensor, at: Any, taps: Any, inside: Any) -> Any:
         return te.max(tirx.if_then_else(inside, t(*at), smallest), axis=taps)
 
     y = _pooled(cx, x, around, sizes, largest, "max_pool")
-    if cx.node is None or len(cx.node.output) < 2 or not cx.node.output[1]:
-        return y
-    return y, _argmax(cx, x, around, sizes, storage_order)
+    if dequantize is not None:
+        y = cx.op(relax.Call(dequantize.op, [y.expr, *list(dequantize.args)[1:]], dequantize.attrs))
+    return (y, _argmax(cx, x, around, sizes, storage_order)) if _indices(cx) else y
+
+
+def _indices(cx: Context) -> bool:
+    """Whether the node gives the places of the largest elements too."""
+    return cx.node is not None and len(cx.node.output) > 1 and bool(cx.node.output[1])
+
+
+def _dequantize_of(cx: Context, x: Value) -> Any:
+    """The call that a tensor was dequantized by, with one scale for all elements; None if it was not."""
+    call = cx.bb.lookup_binding(x.expr) if isinstance(x.expr, relax.Var) else None
+    if not isinstance(call, relax.Call) or getattr(call.op, "name", "") != "relax.dequantize" or str(call.args[0].ty.dtype) not in ("int8", "uint8"):
+        return None
+    scale = call.args[1]
+    single = isinstance(scale, tvm.ir.GenericConst) and scale.value.numpy().size == 1 and scale.value.numpy().reshape(()) > 0
+    return call if single else None
 
 
 def _argmax(cx: Context, x: Value, around: Window, sizes: list[dims.Dim], storage_order: int) -> Value:
