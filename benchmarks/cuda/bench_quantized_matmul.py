@@ -111,6 +111,28 @@ def compare(bench: common.Bench, weights: Weights, rows: int, peers: bool, searc
             attempt(bench, "sm_80", lambda: ingot("Ingot sm_80", 0, 80))
 
 
+def normalized(bench: common.Bench, weights: Weights, rows: int) -> None:
+    """A product of RMS-normalized rows: as one call, and as two."""
+    x = torch.randn(rows, weights.depth, dtype=torch.bfloat16, device="cuda") * 3
+    norm = torch.rand(weights.depth, device="cuda") + 0.5
+    n = torch.empty_like(x)
+    y = torch.empty(rows, weights.columns, dtype=torch.bfloat16, device="cuda")
+    ints, floats = [INT4 if weights.bits == 4 else INT8, GROUP, 0, 0, 0], [1e-5, 0.0]
+    of_rows = common.kernel("normalization", [x, norm], [n], ints=[1], floats=floats)
+    ones = [common.kernel("normalized_matmul", [x, w, s, None, None, None, norm], [y], ints=ints, floats=floats) for w, s in weights.packed]
+    products = [common.kernel("quantized_matmul", [n, w, s], [y], ints=ints) for w, s in weights.packed]
+    twos = [call for product in products for call in (of_rows, product)]
+    wide = x.double()
+    reference = wide * (wide.square().mean(1, keepdim=True) + 1e-5).rsqrt() * norm.double() @ weights.dense.double().t()
+    for name, calls in (("one call", ones), ("two calls", twos)):
+        y.zero_()
+        for call in calls[:2]:
+            call()
+        torch.cuda.synchronize()
+        bench.check(y, reference)
+        bench.time(name, common.rotating(calls), calls=len(weights.packed), bytes=weights.bytes + x.nbytes + y.nbytes, seconds=0.02)
+
+
 def int4(bench: common.Bench, weights: Weights, x: Any, reference: Any, moved: float, sizes: dict[str, float]) -> None:
     """PyTorch's int4 product, where it has one."""
     try:
@@ -139,6 +161,8 @@ def main() -> None:
         for rows in ROWS:
             search = columns != 5632
             bench.run(f"int4 g128 [{rows}, {depth}] x [{depth}, {columns}]", compare, bench, weights, rows, True, search)
+        for rows in (1, 8):
+            bench.run(f"int4 g128 normalized [{rows}, {depth}] x [{depth}, {columns}]", normalized, bench, weights, rows)
         del weights
     weights = Weights(4096, 14336, 8)
     for rows in (1, 16, 4096):
