@@ -149,8 +149,8 @@ def test_pinned_keys_of_each_head_size_lie_in_blocks_of_their_own(size: int, dty
 @pytest.mark.parametrize("cache", ["float16", "bfloat16", "int8"])
 def test_sink_queries_of_the_largest_heads_fit_or_are_left_to_the_general_kernel(cache: str, capability: int) -> None:
     """On 8.9 two rows of float32 for each of 16 queries, Q's and sinks', and two stages are more than a block can have."""
-    case = ref.Case(batch=1, queries=2, keys=150, kv_heads=1, group=4, size=256, value_size=256, left=60, right=0, at_end=True, scale=0.06, sink_keys=4,
-                    sink_queries=True, cache=cache, storage=ref.RING, dtype="float32")
+    case = ref.Case(batch=1, queries=2, keys=150, kv_heads=1, group=4, size=256, value_size=256, left=60, right=0, at_end=True, scale=0.06,
+                    sink_keys=4, sink_queries=True, cache=cache, storage=ref.RING, dtype="float32")
     check(case, capability=capability)
 
 
