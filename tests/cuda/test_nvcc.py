@@ -16,11 +16,24 @@ import harness
 import pytest
 
 ROOT = harness.ROOT
-SOURCES = sorted(path.relative_to(ROOT) for folder in ("kernels/cuda", "runtime/cuda", "tests/cuda/checks") for path in (ROOT / folder).rglob("*.cu"))
+FOLDERS = ("kernels/cuda", "runtime/cuda", "tests/cuda/checks")
+SOURCES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.cu"))
+HOST_SOURCES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.cpp") if "emulator" not in path.parts)
 ARCHITECTURES = ("80", "90a")  # what is for 8.6 and 8.9 alone is compiled for 9.0 too
 QUICK = ("-Xcicc=-O0", "-Xptxas=-O0")
 OPTIMIZED = re.compile("attention_prefill/hopper_")  # ptxas of CUDA 13.0 crashes on these otherwise, and is quick with them
 NVCC = os.environ.get("INGOT_NVCC") or shutil.which("nvcc")
+
+
+def nvcc(source: Path, result: Path, *options: str) -> None:
+    """Compiles a source with the build's warnings as errors."""
+    tvm_ffi = pytest.importorskip("tvm_ffi", reason="dlpack/dlpack.h comes with the package apache-tvm-ffi, which is not installed")
+    assert NVCC is not None
+    folders = [*(ROOT / folder for folder in ("kernels", "runtime/src", "runtime/include")), tvm_ffi.libinfo.find_dlpack_include_path()]
+    command = [NVCC, "-std=c++20", "-Xcompiler=-Wall,-Wextra,-Werror", *options, *(f"-I{folder}" for folder in folders)]
+    done = subprocess.run([*command, "-o", str(result), str(ROOT / source)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{source}: nvcc refuses it\n{done.stdout}{done.stderr}"
+    assert result.stat().st_size > 0
 
 
 @pytest.mark.emulated
@@ -28,17 +41,16 @@ NVCC = os.environ.get("INGOT_NVCC") or shutil.which("nvcc")
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_nvcc_accepts_the_source(source: Path, tmp_path: Path) -> None:
-    tvm_ffi = pytest.importorskip("tvm_ffi", reason="dlpack/dlpack.h comes with the package apache-tvm-ffi, which is not installed")
-    assert NVCC is not None
-    folders = [*(ROOT / folder for folder in ("kernels", "runtime/src", "runtime/include")), tvm_ffi.libinfo.find_dlpack_include_path()]
     targets = [f"-gencode=arch=compute_{architecture},code=sm_{architecture}" for architecture in ARCHITECTURES]
-    warnings = ["-Xcompiler=-Wall,-Wextra,-Werror", "-Werror=all-warnings"]
     effort = () if OPTIMIZED.search(str(source)) else QUICK
-    fatbin = tmp_path / "code.fatbin"
-    command = [NVCC, "-std=c++20", "-fatbin", *targets, *effort, *warnings, *(f"-I{folder}" for folder in folders)]
-    done = subprocess.run([*command, "-o", str(fatbin), str(ROOT / source)], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{source}: nvcc refuses it\n{done.stdout}{done.stderr}"
-    assert fatbin.stat().st_size > 0
+    nvcc(source, tmp_path / "code.fatbin", "-fatbin", *targets, *effort, "-Werror=all-warnings")
+
+
+@pytest.mark.emulated
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+@pytest.mark.parametrize("source", HOST_SOURCES, ids=str)
+def test_its_compiler_accepts_the_code_for_the_host(source: Path, tmp_path: Path) -> None:
+    nvcc(source, tmp_path / "code.o", "-c")
 
 
 def test_there_are_sources_of_each_kernel() -> None:

@@ -3,6 +3,7 @@
 #include "cuda/elements.h"
 #include "cuda/launch.h"
 #include "cuda/normalization/normalization.h"
+#include "cuda/normalization/rms_rows.h"
 
 namespace ingot {
 namespace cuda {

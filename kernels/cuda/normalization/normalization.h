@@ -16,21 +16,9 @@
 // which is added to the weight. Arithmetic is in float32. Y may be X's memory.
 #pragma once
 
-#include "cuda/elements.h"
+#include "cuda/kernel.h"
 
 namespace ingot {
-namespace cuda {
-
-// Writes `rows` rows of X of `size` elements, RMS-normalized, times a weight [size] and `offset`.
-struct RmsRows {
-  Floats x, weight, y;  // weight: none is 1
-  int64_t rows, size;
-  float epsilon, offset;
-};
-void NormalizeRms(const RmsRows& rows, CudaContext& context);
-
-}  // namespace cuda
-
 void Normalize(CudaContext& context);
 
 }  // namespace ingot

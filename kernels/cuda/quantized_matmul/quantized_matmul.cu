@@ -7,7 +7,7 @@
 #include "cpu/quantized_matmul/checks.h"
 #include "cpu/quantized_matmul/quantized_matmul.h"
 #include "cpu/quantized_matmul/tables.h"
-#include "cuda/normalization/normalization.h"
+#include "cuda/normalization/rms_rows.h"
 #include "cuda/quantized_matmul/problem.h"
 #include "cuda/quantized_matmul/quantized_matmul.h"
 
