@@ -26,6 +26,11 @@ struct Avx512 {
   INGOT_INLINE static Float Load(const int8_t* from) {
     return FromInt8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
+  INGOT_INLINE static void LoadPairs(const Bfloat16* from, Float& even, Float& odd) {
+    const __m512i pairs = _mm512_loadu_si512(from);
+    even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536)));
+  }
   INGOT_INLINE static Float LoadFirst(const float* from, int64_t count) {
     return _mm512_maskz_loadu_ps(FirstLanes(count), from);
   }
@@ -72,6 +77,13 @@ struct Avx512 {
 
   INGOT_INLINE static float ReduceAdd(Float x) {
     return Avx2::ReduceAdd(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
+  }
+  INGOT_INLINE static void StoreSums(float* to, Float a, Float b, Float c, Float d) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
   }
   INGOT_INLINE static float ReduceMax(Float x) {
     return Avx2::ReduceMax(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));

@@ -27,6 +27,11 @@ struct Neon {
     const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
   }
+  INGOT_INLINE static void LoadPairs(const Bfloat16* from, Float& even, Float& odd) {
+    const uint32x4_t pairs = vreinterpretq_u32_u16(vld1q_u16(reinterpret_cast<const uint16_t*>(from)));
+    even = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
+    odd = vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xFFFF0000)));
+  }
   template <typename T>
   INGOT_INLINE static Float LoadFirst(const T* from, int64_t count) {
     T values[kLanes];
@@ -68,6 +73,9 @@ struct Neon {
   }
 
   INGOT_INLINE static float ReduceAdd(Float x) { return vaddvq_f32(x); }
+  INGOT_INLINE static void StoreSums(float* to, Float a, Float b, Float c, Float d) {
+    vst1q_f32(to, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+  }
   INGOT_INLINE static float ReduceMax(Float x) { return vmaxvq_f32(x); }
   INGOT_INLINE static void TransposeTile(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
     const float32x4_t a = Load(from), b = Load(from + from_stride);

@@ -5,6 +5,7 @@
 //   Float                    a vector of kLanes floats; + - * / work on it
 //   kRegisters               how many of them the machine has
 //   Set, Load, Store         Load and Store take float, Half and Bfloat16 memory of any alignment, Load int8 too
+//   LoadPairs                2 kLanes of Bfloat16: those at even places, and those at odd ones
 //   LoadFirst, StoreFirst    the first n lanes, n < kLanes; other lanes are 0, and their memory is not touched
 //   Fma(a, b, c)             a * b + c, rounded once where the machine can
 //   Max, Min                 if one operand is NaN, the result is the second
@@ -12,6 +13,7 @@
 //   Select(x, limit, a, b)   x <= limit ? a : b
 //   PowerOfTwo(t)            2^(b - 127) for the integer b in the lowest bits of t; 0 <= b <= 255
 //   ReduceAdd, ReduceMax     over the lanes
+//   StoreSums                ReduceAdd of four vectors, side by side
 //   TransposeTile            kTile × kTile floats between rows that lie `stride` floats apart
 //
 // All functions are always inlined and templates take a vocabulary, so that no code that was compiled for one
@@ -54,6 +56,12 @@ struct Portable {
     return Float{static_cast<float>(from[0]), static_cast<float>(from[1]), static_cast<float>(from[2]),
                  static_cast<float>(from[3])};
   }
+  INGOT_INLINE static void LoadPairs(const Bfloat16* from, Float& even, Float& odd) {
+    Bits pairs;
+    std::memcpy(&pairs, from, sizeof(pairs));
+    even = reinterpret_cast<Float>(pairs << 16);
+    odd = reinterpret_cast<Float>(pairs & INT32_C(-65536));
+  }
   template <typename T>
   INGOT_INLINE static Float LoadFirst(const T* from, int64_t count) {
     T values[kLanes] = {};
@@ -90,6 +98,9 @@ struct Portable {
   INGOT_INLINE static Float PowerOfTwo(Float t) { return reinterpret_cast<Float>(reinterpret_cast<Bits>(t) << 23); }
 
   INGOT_INLINE static float ReduceAdd(Float x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+  INGOT_INLINE static void StoreSums(float* to, Float a, Float b, Float c, Float d) {
+    Store(to, Float{ReduceAdd(a), ReduceAdd(b), ReduceAdd(c), ReduceAdd(d)});
+  }
   INGOT_INLINE static float ReduceMax(Float x) {
     const float a = x[0] > x[2] ? x[0] : x[2];
     const float b = x[1] > x[3] ? x[1] : x[3];

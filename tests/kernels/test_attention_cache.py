@@ -34,6 +34,18 @@ def test_a_step_of_generation_reads_a_cache_of_any_type_and_place(storage: str, 
     check(half, make(half), tmp_path, threads)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("cache", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("storage", [PLAIN, RING, PAGES])
+def test_a_step_of_generation_reads_heads_that_lie_side_by_side(storage: str, cache: str, threads: int, tmp_path: Path) -> None:
+    # Of 37 heads some units have 32 and some 5, or fewer where there are more threads; sizes are none of whole vectors.
+    step = Case(batch=2, queries=1, keys=530, kv_heads=37, group=1, size=28, value_size=52, right=0, at_end=True, lengths=True, cache=cache,
+                storage=storage, page_size=10, sinks=True, sink_keys=4 if storage == RING else 0)
+    check(step, make(step), tmp_path, threads)
+    paired = replace(step, kv_heads=5, group=5, size=72, value_size=104, queries=1)
+    check(paired, make(paired), tmp_path, threads)
+
+
 @pytest.mark.parametrize("queries", [DIRECT, PACKED])
 @pytest.mark.parametrize("storage", [PLAIN, RING, PAGES])
 def test_slopes_and_windows_count_positions(storage: str, queries: int, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ constexpr int64_t kLeastRows = 2 * kBlockRows;
 // Bytes of a unit's queries and outputs, which stay in a second-level cache of 512 KiB beside the packed keys and
 // values.
 constexpr int64_t kStateBytes = 128 << 10;
+// Keys of so many heads, as a stretch of memory, are read as fast as memory allows: a page.
+constexpr int64_t kStretchBytes = 4096;
 // Fewer keys would not pay for combining the parts.
 constexpr int64_t kLeastPartKeys = 512;
 
@@ -45,14 +47,15 @@ class Call {
       }
     });
     if (parts_ > 1) {
-      context_.ParallelFor(units_ / parts_, kUnitsPerThread, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) Combine(i);
+      context_.ParallelFor(units_ / parts_ * unit_heads_, kUnitsPerThread, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) Combine(i / unit_heads_, i % unit_heads_);
       });
     }
   }
 
  private:
-  // Divides the work into units: blocks of rows, and where these are too few, parts of the keys.
+  // Divides the work into units: blocks of rows, and where these are too few, parts of the keys. Few rows take the keys
+  // of several heads that lie side by side, as far as there are parts enough.
   void Divide() {
     const int64_t threads = context_.threads();
     const int64_t heads = problem_.batches * problem_.kv_heads;
@@ -66,41 +69,59 @@ class Call {
     block_rows_ = CeilDivide(rows_, row_blocks_);
     if (block_rows_ > kMostDirectRows) block_rows_ = RoundUpTo(block_rows_, kTileRows);
     row_blocks_ = CeilDivide(rows_, block_rows_);
-    parts_ = std::clamp<int64_t>(problem_.most_keys / kLeastPartKeys, 1, CeilDivide(wanted, heads * row_blocks_));
+    direct_ = rows_ <= kMostDirectRows && problem_.k.feature == 1;
+    const int64_t most_parts = std::max<int64_t>(problem_.most_keys / kLeastPartKeys, 1);
+    if (direct_ && problem_.k.head < problem_.k.sequence) {
+      const int64_t most_heads = std::min({kStretchBytes / KeyBytes(), problem_.kv_heads, kMostUnitHeads});
+      unit_heads_ = std::clamp<int64_t>(heads * most_parts / wanted, 1, std::max<int64_t>(most_heads, 1));
+    }
+    head_groups_ = CeilDivide(problem_.kv_heads, unit_heads_);
+    const int64_t groups = problem_.batches * head_groups_ * row_blocks_;
+    parts_ = std::min(most_parts, CeilDivide(wanted, groups));
     part_keys_ = std::max(RoundUpTo(CeilDivide(problem_.most_keys, parts_), kBlockKeys), kBlockKeys);
-    units_ = heads * row_blocks_ * parts_;
+    units_ = groups * parts_;
     workers_ = std::min(workers_, units_);
+  }
+
+  // Of one head.
+  int64_t KeyBytes() const {
+    const Element element = problem_.k.element;
+    return problem_.size * (element == Element::kFloat ? 4 : element == Element::kInt8 ? 1 : 2);
   }
 
   // Units that see most keys come first: with a causal mask the last rows.
   Unit UnitAt(int64_t i) const {
     const int64_t part = i % parts_;
-    const int64_t head = i / parts_ % (problem_.batches * problem_.kv_heads);
-    const int64_t block = row_blocks_ - 1 - i / parts_ / (problem_.batches * problem_.kv_heads);
+    const int64_t groups = problem_.batches * head_groups_;
+    const int64_t group = i / parts_ % groups;
+    const int64_t block = row_blocks_ - 1 - i / parts_ / groups;
+    const int64_t head = group % head_groups_ * unit_heads_;
     const int64_t first_row = std::min(block * block_rows_, rows_);
-    return {head / problem_.kv_heads,
-            head % problem_.kv_heads,
+    return {group / head_groups_,
+            head,
+            std::min(unit_heads_, problem_.kv_heads - head),
             first_row,
             std::min(first_row + block_rows_, rows_),
             std::min(part * part_keys_, problem_.most_keys),
             std::min((part + 1) * part_keys_, problem_.most_keys)};
   }
 
+  // Of one head.
   int64_t StateFloats() const { return padded_rows_ * (RoundUpTo(problem_.value_size, kPadding) + 2); }
 
   void AllocateScratch() {
-    padded_rows_ = RoundUpTo(block_rows_, kBlockRows);
-    const bool packs = block_rows_ > kMostDirectRows || problem_.k.feature != 1;
+    padded_rows_ = direct_ ? block_rows_ : RoundUpTo(block_rows_, kBlockRows);
     const int64_t padded_size = RoundUpTo(problem_.size, kPadding);
     const int64_t padded_value_size = RoundUpTo(problem_.value_size, kPadding);
-    const int64_t counts[] = {padded_rows_ * padded_size,
-                              problem_.sink_q.data != nullptr ? padded_rows_ * padded_size : 0,
-                              packs ? kBlockKeys * problem_.size : 0,
-                              packs ? kBlockKeys * padded_value_size : 0,
-                              kBlockRows * kBlockKeys,
-                              packs ? 8 * kMostSize : 0,
-                              kBlockRows,
-                              parts_ > 1 ? 0 : StateFloats()};
+    const int64_t queries = unit_heads_ * padded_rows_ * padded_size;
+    const int64_t counts[] = {queries,
+                              problem_.sink_q.data != nullptr ? queries : 0,
+                              direct_ ? 0 : kBlockKeys * problem_.size,
+                              direct_ ? 0 : kBlockKeys * padded_value_size,
+                              unit_heads_ * std::min(padded_rows_, kBlockRows) * kBlockKeys,
+                              direct_ ? 0 : 8 * kMostSize,
+                              unit_heads_ * kBlockRows,
+                              parts_ > 1 ? 0 : unit_heads_ * StateFloats()};
     int64_t total = 0;
     for (size_t i = 0; i < std::size(counts); ++i) {
       offsets_[i] = total;
@@ -108,14 +129,15 @@ class Call {
     }
     worker_floats_ = total;
     scratch_ = context_.Scratch<float>(static_cast<size_t>(workers_ * worker_floats_)).data();
-    if (parts_ > 1) states_ = context_.Scratch<float>(static_cast<size_t>(units_ * StateFloats())).data();
+    if (parts_ > 1) states_ = context_.Scratch<float>(static_cast<size_t>(units_ * unit_heads_ * StateFloats())).data();
   }
 
   Scratch ScratchOf(int64_t worker, int64_t unit) const {
     float* base = scratch_ + worker * worker_floats_;
-    float* state = parts_ > 1 ? states_ + unit * StateFloats() : base + offsets_[7];
+    float* state = parts_ > 1 ? states_ + unit * unit_heads_ * StateFloats() : base + offsets_[7];
     float* max = state + padded_rows_ * RoundUpTo(problem_.value_size, kPadding);
-    return {base + offsets_[0],
+    return {padded_rows_,
+            base + offsets_[0],
             base + offsets_[problem_.sink_q.data != nullptr ? 1 : 0],
             base + offsets_[2],
             base + offsets_[3],
@@ -131,18 +153,30 @@ class Call {
     run_(problem_, UnitAt(i), ScratchOf(worker, i), parts_ == 1 ? Phase::kWhole : Phase::kState);
   }
 
-  // Adds up the parts of one block of rows in the first one's state, and writes O.
-  void Combine(int64_t block) {
+  // The state of one head of a unit.
+  Scratch StateOf(int64_t unit, int64_t head) const {
+    Scratch state = ScratchOf(0, unit);
+    state.out += head * StateFloats();
+    state.max += head * StateFloats();
+    state.sum += head * StateFloats();
+    return state;
+  }
+
+  // Adds up the parts of one block of rows of a head in the first one's state, and writes O.
+  void Combine(int64_t block, int64_t head) {
     const int64_t stride = RoundUpTo(problem_.value_size, kPadding);
-    const Unit unit = UnitAt(block * parts_);
-    const Scratch total = ScratchOf(0, block * parts_);
+    Unit unit = UnitAt(block * parts_);
+    if (head >= unit.heads) return;
+    unit.kv_head += head;
+    unit.heads = 1;
+    const Scratch total = StateOf(block * parts_, head);
     for (int64_t row = 0; row < unit.end_row - unit.first_row; ++row) {
       float max = total.max[row];
-      for (int64_t part = 1; part < parts_; ++part) max = std::max(max, ScratchOf(0, block * parts_ + part).max[row]);
+      for (int64_t part = 1; part < parts_; ++part) max = std::max(max, StateOf(block * parts_ + part, head).max[row]);
       float sum = 0;
       float* out = total.out + row * stride;
       for (int64_t part = 0; part < parts_; ++part) {
-        const Scratch scratch = ScratchOf(0, block * parts_ + part);
+        const Scratch scratch = StateOf(block * parts_ + part, head);
         // The weights of a part that saw no key sum to 0, whatever its factor.
         const float factor = scratch.max[row] == max ? 1 : std::exp(scratch.max[row] - max);
         sum += factor * scratch.sum[row];
@@ -162,6 +196,8 @@ class Call {
   int64_t rows_ = 0;
   int64_t workers_ = 1, units_ = 0;
   int64_t row_blocks_ = 1, block_rows_ = 0, padded_rows_ = 0;
+  bool direct_ = false;
+  int64_t unit_heads_ = 1, head_groups_ = 1;
   int64_t parts_ = 1, part_keys_ = 0;
   int64_t worker_floats_ = 0;
   std::array<int64_t, 8> offsets_{};

@@ -1,17 +1,14 @@
 // Few rows, as in generation: keys and values are read once, as they lie, and memory bounds the time.
 #pragma once
 
-#include "cpu/attention/rows.h"
+#include "cpu/attention/paired.h"
 
 namespace ingot::attention {
 
-// Eight sums at once keep two multiply-add units of latency 4 busy.
-constexpr int kChains = 8;
-
-// Keys at a time: with four rows as many as the registers hold beside a vector of each key and one of a row, so that
-// multiply-adds and not loads bound the time.
-template <typename V, int kRows>
-constexpr int kScoredKeys = kRows == 4 ? (V::kRegisters - 1) / (kRows + 1) : kChains / kRows;
+// Sums at once: as many as leave half of the registers for what they are sums of, so that multiply-adds and not loads
+// bound the time.
+template <typename V>
+constexpr int kSums = V::kRegisters / 2;
 
 // Rows that will be read soon. A core's own prefetcher follows few streams, and not across pages.
 template <typename T>
@@ -24,46 +21,59 @@ struct Ahead {
   INGOT_INLINE void Fetch(int64_t row) const { Fetch(row, 0, size); }
   // Elements [begin, end) of a row.
   INGOT_INLINE void Fetch(int64_t row, int64_t begin, int64_t end) const {
-    if (row < count) attention::Fetch(rows + places[row] + begin, Least(end, size) - begin);
+    if (row < count) attention::Fetch<2>(rows + places[row] + begin, Least(end, size) - begin);
   }
 };
 
-// scores[r][i] = queries[r] · key i for kRows rows and `count` keys, kScoredKeys of them at once; key i lies at
-// keys + places[i]. Meanwhile the rows of values that follow are fetched.
+// scores[r][i] = queries[r] · key i for kRows rows and `count` keys; key i lies at keys + places[i]. Meanwhile the rows
+// of values that follow are fetched.
 template <typename V, int kRows, typename T>
 INGOT_INLINE void ScoreRows(const float* queries, int64_t query_stride, const T* keys, const int64_t* places,
                             int64_t size, int64_t count, float* scores, const Ahead<T>& ahead) {
   const auto multiply = [&]<int kKeys>(int64_t key) __attribute__((always_inline)) {
     for (int64_t i = key; i < key + kKeys; ++i) ahead.Fetch(i);
-    typename V::Float sums[kRows][kKeys];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-      for (int i = 0; i < kKeys; ++i) sums[r][i] = V::Set(0);
+    typename V::Float sums[kRows * kKeys];
+#pragma GCC unroll 16
+    for (int s = 0; s < kRows * kKeys; ++s) sums[s] = V::Set(0);
     const T* from[kKeys];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < kKeys; ++i) from[i] = keys + places[key + i];
-    const auto step = [&](int64_t d, auto&& load) __attribute__((always_inline)) {
-      typename V::Float elements[kKeys];
+    // kVectors vectors of each key from element d on.
+    const auto step = [&]<int kVectors>(int64_t d, auto&& load) __attribute__((always_inline)) {
+      typename V::Float query[kVectors][kRows];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v)
 #pragma GCC unroll 8
-      for (int i = 0; i < kKeys; ++i) elements[i] = load(from[i] + d);
+        for (int r = 0; r < kRows; ++r) query[v][r] = V::Load(queries + r * query_stride + d + v * V::kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kKeys; ++i) {
+        typename V::Float elements[kVectors];
+        load(from[i] + d, elements);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v)
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const auto query = V::Load(queries + r * query_stride + d);
-#pragma GCC unroll 8
-        for (int i = 0; i < kKeys; ++i) sums[r][i] = V::Fma(query, elements[i], sums[r][i]);
+          for (int r = 0; r < kRows; ++r) sums[r * kKeys + i] = V::Fma(query[v][r], elements[v], sums[r * kKeys + i]);
       }
     };
     int64_t d = 0;
-    for (; d + V::kLanes <= size; d += V::kLanes)
-      step(d, [](const T* at) __attribute__((always_inline)) { return V::Load(at); });
-    if (d < size) step(d, [&](const T* at) __attribute__((always_inline)) { return V::LoadFirst(at, size - d); });
+    for (; d < PairedSize<V, T>(size); d += 2 * V::kLanes) step.template operator()<2>(d, kLoadPair<V, T>);
+    for (; d + V::kLanes <= size; d += V::kLanes) step.template operator()<1>(d, kLoadOne<V, T>);
+    if (d < size) {
+      step.template operator()<1>(d, [&](const T* at, typename V::Float(&to)[1])
+                                         __attribute__((always_inline)) { to[0] = V::LoadFirst(at, size - d); });
+    }
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kRows; ++r) {
+      const auto* row = sums + r * kKeys;
+      float* to = scores + r * kBlockKeys + key;
+      int i = 0;
 #pragma GCC unroll 8
-      for (int i = 0; i < kKeys; ++i) scores[r * kBlockKeys + key + i] = V::ReduceAdd(sums[r][i]);
+      for (; i + 4 <= kKeys; i += 4) V::StoreSums(to + i, row[i], row[i + 1], row[i + 2], row[i + 3]);
+#pragma GCC unroll 8
+      for (; i < kKeys; ++i) to[i] = V::ReduceAdd(row[i]);
+    }
   };
-  constexpr int kKeys = kScoredKeys<V, kRows>;
+  constexpr int kKeys = kSums<V> / kRows;
   int64_t key = 0;
   for (; key + kKeys <= count; key += kKeys) multiply.template operator()<kKeys>(key);
   for (; key < count; ++key) multiply.template operator()<1>(key);
@@ -74,7 +84,8 @@ INGOT_INLINE void ScoreRows(const float* queries, int64_t query_stride, const T*
 template <typename V, int kRows, typename T>
 INGOT_INLINE void OutputRows(const float* weights, const T* values, const int64_t* places, int64_t size, int64_t count,
                              const float* factors, float* out, int64_t out_stride, const Ahead<T>& ahead) {
-  const auto multiply = [&]<int kVectors>(int64_t column, auto&& load) __attribute__((always_inline)) {
+  // kVectors vectors from a column on, of which `load` loads kLoaded at once.
+  const auto multiply = [&]<int kVectors, int kLoaded>(int64_t column, auto&& load) __attribute__((always_inline)) {
     typename V::Float sums[kRows][kVectors];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
@@ -84,11 +95,17 @@ INGOT_INLINE void OutputRows(const float* weights, const T* values, const int64_
     for (int64_t i = 0; i < count; ++i) {
       const T* from = values + places[i] + column;
       ahead.Fetch(i, column, column + kVectors * V::kLanes);
+      typename V::Float weight[kRows];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        const auto element = load(from + v * V::kLanes);
+      for (int r = 0; r < kRows; ++r) weight[r] = V::Set(weights[r * kBlockKeys + i]);
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) sums[r][v] = V::Fma(V::Set(weights[r * kBlockKeys + i]), element, sums[r][v]);
+      for (int v = 0; v < kVectors; v += kLoaded) {
+        typename V::Float elements[kLoaded];
+        load(from + v * V::kLanes, elements);
+#pragma GCC unroll 2
+        for (int e = 0; e < kLoaded; ++e)
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r) sums[r][v + e] = V::Fma(weight[r], elements[e], sums[r][v + e]);
       }
     }
 #pragma GCC unroll 8
@@ -96,15 +113,20 @@ INGOT_INLINE void OutputRows(const float* weights, const T* values, const int64_
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) V::Store(out + r * out_stride + column + v * V::kLanes, sums[r][v]);
   };
-  const auto whole = [](const T* at) __attribute__((always_inline)) { return V::Load(at); };
-  constexpr int kVectors = kChains / kRows;
+  constexpr int kVectors = kSums<V> / kRows < 8 ? kSums<V> / kRows : 8;
+  const int64_t paired = PairedSize<V, T>(size);
   int64_t column = 0;
+  for (; column + kVectors * V::kLanes <= paired; column += kVectors * V::kLanes)
+    multiply.template operator()<kVectors, 2>(column, kLoadPair<V, T>);
+  for (; column < paired; column += 2 * V::kLanes) multiply.template operator()<2, 2>(column, kLoadPair<V, T>);
   for (; column + kVectors * V::kLanes <= size; column += kVectors * V::kLanes)
-    multiply.template operator()<kVectors>(column, whole);
-  for (; column + V::kLanes <= size; column += V::kLanes) multiply.template operator()<1>(column, whole);
-  if (column < size)
-    multiply.template operator()<1>(
-        column, [&](const T* at) __attribute__((always_inline)) { return V::LoadFirst(at, size - column); });
+    multiply.template operator()<kVectors, 1>(column, kLoadOne<V, T>);
+  for (; column + V::kLanes <= size; column += V::kLanes) multiply.template operator()<1, 1>(column, kLoadOne<V, T>);
+  if (column < size) {
+    multiply.template operator()<1, 1>(column,
+                                       [&](const T* at, typename V::Float(&to)[1])
+                                           __attribute__((always_inline)) { to[0] = V::LoadFirst(at, size - column); });
+  }
 }
 
 // Calls body.operator()<n>(first) for n of 4, 2 or 1 rows at a time.
@@ -126,40 +148,61 @@ INGOT_INLINE void ScaleKeys(float* scores, int64_t count, const float* scales, i
     for (int64_t i = 0; i < keys; i += V::kLanes) V::Store(scores + i, V::Load(scores + i) * V::Load(scales + i));
 }
 
+// Keys at a time: at most 32 KiB of a head's values, which are read column by column from the nearest caches, and 128
+// KiB of all heads', which with as much of the keys that follow stay in a second-level cache of 512 KiB.
+INGOT_INLINE int64_t KeysAtOnce(const Unit& unit, int64_t row_bytes) {
+  const int64_t most = Least(32768, Greatest(131072 / unit.heads, 32 * row_bytes)) / row_bytes;
+  return Greatest(16, Least(kBlockKeys, most / 16 * 16));
+}
+
 // K and V are of type T, with the elements of a row side by side.
 template <typename V, typename T>
 [[gnu::noinline]] void RunDirect(const Problem& problem, const Unit& unit, const Scratch& scratch) {
   const int64_t rows = unit.end_row - unit.first_row;
   const int64_t query_stride = RoundUp(problem.size, kPadding);
   const int64_t out_stride = RoundUp(problem.value_size, kPadding);
-  const T* k = static_cast<const T*>(problem.k.data);
-  const T* v = static_cast<const T*>(problem.v.data);
   constexpr bool kScaled = sizeof(T) == 1;
-  // As many keys as have 32 KiB of values: these are read column by column from the nearest caches. A quarter of that
-  // and four times as much were slower.
-  const int64_t most = 32768 / (problem.value_size * static_cast<int64_t>(sizeof(T)) + 1);
-  const auto run = [&](const Block& block, const Block& next) {
+  const auto rows_of = [&](const Tensor& tensor, const Unit& part) __attribute__((always_inline)) {
+    return static_cast<const T*>(tensor.data) + (part.kv_head - unit.kv_head) * tensor.head;
+  };
+  // Heads are the inner loop, so that keys, and then values, are read about as they lie.
+  const auto run = [&](Block& block, const Block& next) {
     const int64_t keys = block.count;
-    const float* queries = QueriesOf(problem, scratch, block.first);
-    const Ahead<T> ahead{v, block.v, problem.value_size, keys};
-    Ahead<T> next_keys{k, next.k, problem.size, next.count};
-    ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
-      ScoreRows<V, kRows>(queries + row * query_stride, query_stride, k, block.k, problem.size, keys,
-                          scratch.scores + row * kBlockKeys, ahead);
+    bool seen[kMostUnitHeads];
+    ForHeads(problem, unit, scratch, [&](const Unit& part, const Scratch& own) __attribute__((always_inline)) {
+      const float* queries = QueriesOf(problem, own, block.first);
+      const Ahead<T> ahead{rows_of(problem.v, part), block.v, problem.value_size, keys};
+      ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
+        ScoreRows<V, kRows>(queries + row * query_stride, query_stride, rows_of(problem.k, part), block.k, problem.size,
+                            keys, own.scores + row * kBlockKeys, ahead);
+      });
+      if constexpr (kScaled) {
+        ReadScales<V>(problem, part, block);
+        ScaleKeys<V>(own.scores, rows, block.k_scales, keys);
+      }
+      seen[part.kv_head - unit.kv_head] =
+          UpdateRows<V>(problem, part, own, unit.first_row, rows, block, {0, RoundUp(keys, 2 * V::kLanes)});
+      if constexpr (kScaled) ScaleKeys<V>(own.scores, rows, block.v_scales, keys);
     });
-    if constexpr (kScaled) ScaleKeys<V>(scratch.scores, rows, block.k_scales, keys);
-    if (!UpdateRows<V>(problem, unit, scratch, unit.first_row, rows, block, {0, RoundUp(keys, 2 * V::kLanes)})) return;
-    if constexpr (kScaled) ScaleKeys<V>(scratch.scores, rows, block.v_scales, keys);
-    ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
-      OutputRows<V, kRows>(scratch.scores + row * kBlockKeys, v, block.v, problem.value_size, keys,
-                           scratch.factors + row, scratch.out + row * out_stride, out_stride, next_keys);
-      next_keys.count = 0;  // once is enough
+    ForHeads(problem, unit, scratch, [&](const Unit& part, const Scratch& own) __attribute__((always_inline)) {
+      if (!seen[part.kv_head - unit.kv_head]) return;
+      Ahead<T> ahead{rows_of(problem.k, part), next.k, problem.size, next.count};
+      ForRows(rows, [&]<int kRows>(int64_t row) __attribute__((always_inline)) {
+        OutputRows<V, kRows>(own.scores + row * kBlockKeys, rows_of(problem.v, part), block.v, problem.value_size, keys,
+                             own.factors + row, own.out + row * out_stride, out_stride, ahead);
+        ahead.count = 0;  // once is enough
+      });
     });
   };
+  ForHeads(problem, unit, scratch, [&](const Unit&, const Scratch& own) __attribute__((always_inline)) {
+    PairRows<V, T>(own.queries, rows, query_stride, problem.size);
+    if (own.sink_q != own.queries) PairRows<V, T>(own.sink_q, rows, query_stride, problem.size);
+  });
   Block blocks[2];
   blocks[0].count = blocks[1].count = 0;
   int64_t number = 0;
-  ForBlocks(problem, unit, Greatest(16, Least(kBlockKeys, most / 16 * 16)), [&](int64_t first, int64_t keys) {
+  const int64_t most = KeysAtOnce(unit, problem.value_size * static_cast<int64_t>(sizeof(T)));
+  ForBlocks(problem, unit, most, [&](int64_t first, int64_t keys) {
     Block& block = blocks[number % 2];
     Locate<V>(problem, unit, first, keys, block);
     if (number++ > 0) run(blocks[number % 2], block);
@@ -168,6 +211,9 @@ template <typename V, typename T>
   Block& last = blocks[(number - 1) % 2];
   blocks[number % 2].count = 0;
   run(last, blocks[number % 2]);
+  ForHeads(problem, unit, scratch, [&](const Unit&, const Scratch& own) __attribute__((always_inline)) {
+    UnpairRows<V, T>(own.out, rows, out_stride, problem.value_size);
+  });
 }
 
 }  // namespace ingot::attention

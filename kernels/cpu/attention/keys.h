@@ -78,6 +78,28 @@ INGOT_INLINE Stretch StretchFrom(const Problem& problem, const Unit& unit, int64
   return {unit.batch, slot - round, problem.keys + round - slot};
 }
 
+// Where the stretch starts: elements from the start of the tensor.
+INGOT_INLINE int64_t PlaceOf(const Tensor& tensor, const Stretch& stretch, const Unit& unit) {
+  return stretch.batch * tensor.batch + stretch.slot * tensor.sequence + unit.kv_head * tensor.head;
+}
+
+// Gathers the scales of the block's keys and values, if they have scales.
+template <typename V>
+[[gnu::noinline]] void ReadScales(const Problem& problem, const Unit& unit, Block& block) {
+  if (problem.k_scales.data == nullptr) return;
+  for (int64_t i = 0; i < block.count;) {
+    const Stretch stretch = StretchFrom(problem, unit, block.first + i);
+    const int64_t length = Least(stretch.count, block.count - i);
+    const auto gather = [&](const Tensor& tensor, float* to) __attribute__((always_inline)) {
+      const float* from = static_cast<const float*>(tensor.data) + PlaceOf(tensor, stretch, unit);
+      for (int64_t j = 0; j < length; ++j) to[j] = from[j * tensor.sequence];
+    };
+    gather(problem.k_scales, block.k_scales + i);
+    gather(problem.v_scales, block.v_scales + i);
+    i += length;
+  }
+}
+
 template <typename V>
 [[gnu::noinline]] void Locate(const Problem& problem, const Unit& unit, int64_t first, int64_t count, Block& block) {
   block.first = first;
@@ -85,22 +107,12 @@ template <typename V>
   for (int64_t i = 0; i < count;) {
     const Stretch stretch = StretchFrom(problem, unit, first + i);
     const int64_t length = Least(stretch.count, count - i);
-    const auto place = [&](const Tensor& tensor) __attribute__((always_inline)) {
-      return stretch.batch * tensor.batch + stretch.slot * tensor.sequence + unit.kv_head * tensor.head;
-    };
     const auto list = [&](const Tensor& tensor, int64_t* to) __attribute__((always_inline)) {
-      const int64_t start = place(tensor);
+      const int64_t start = PlaceOf(tensor, stretch, unit);
       for (int64_t j = 0; j < length; ++j) to[j] = start + j * tensor.sequence;
-    };
-    const auto scales = [&](const Tensor& tensor, float* to) __attribute__((always_inline)) {
-      if (tensor.data == nullptr) return;
-      const float* from = static_cast<const float*>(tensor.data) + place(tensor);
-      for (int64_t j = 0; j < length; ++j) to[j] = from[j * tensor.sequence];
     };
     list(problem.k, block.k + i);
     list(problem.v, block.v + i);
-    scales(problem.k_scales, block.k_scales + i);
-    scales(problem.v_scales, block.v_scales + i);
     i += length;
   }
   if (problem.slopes == nullptr) return;

@@ -163,6 +163,7 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
   Block block;
   ForBlocks(problem, unit, kBlockKeys, [&](int64_t first, int64_t keys) {
     Locate<typename Tile::V>(problem, unit, first, keys, block);
+    ReadScales<typename Tile::V>(problem, unit, block);
     PackKeys<Tile>(problem, scratch, block);
     PackValues<Tile>(problem, scratch, block);
     for (int64_t row = unit.first_row; row < unit.end_row; row += kBlockRows) {

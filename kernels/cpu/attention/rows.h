@@ -15,14 +15,43 @@ INGOT_INLINE const T* RowOf(const Tensor& tensor, int64_t batch, int64_t sequenc
   return static_cast<const T*>(tensor.data) + batch * tensor.batch + sequence * tensor.sequence + head * tensor.head;
 }
 
+// What of a unit's scratch memory is one head's.
+INGOT_INLINE Scratch HeadScratch(const Problem& problem, const Scratch& scratch, int64_t head) {
+  const int64_t rows = scratch.padded_rows;
+  const int64_t queries = head * rows * RoundUp(problem.size, kPadding);
+  const int64_t state = head * rows * (RoundUp(problem.value_size, kPadding) + 2);
+  Scratch part = scratch;
+  part.queries += queries;
+  part.sink_q += queries;
+  part.scores += head * rows * kBlockKeys;
+  part.factors += head * kBlockRows;
+  part.out += state;
+  part.max += state;
+  part.sum += state;
+  return part;
+}
+
+// Calls body(unit, scratch) for each of the unit's heads alone.
+template <typename Body>
+INGOT_INLINE void ForHeads(const Problem& problem, const Unit& unit, const Scratch& scratch, Body&& body) {
+  for (int64_t head = 0; head < unit.heads; ++head) {
+    Unit part = unit;
+    part.kv_head += head;
+    part.heads = 1;
+    body(part, HeadScratch(problem, scratch, head));
+  }
+}
+
 // How many rows ahead: at a hundred cycles from the third-level cache, and some ten to copy a row.
 constexpr int64_t kFetchedRows = 8;
 
-// Fetches a row that will be read soon: cores do not foresee rows that lie apart.
-template <typename T>
+// Fetches a row that will be read soon to the first-level cache (3) or the second (2): cores do not foresee rows that
+// lie apart.
+template <int kLocality = 3, typename T>
 INGOT_INLINE void Fetch(const T* row, int64_t size) {
   const char* from = reinterpret_cast<const char*>(row);
-  for (int64_t at = 0; at < size * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(from + at);
+  for (int64_t at = 0; at < size * static_cast<int64_t>(sizeof(T)); at += 64)
+    __builtin_prefetch(from + at, 0, kLocality);
 }
 
 // Calls body(T*) with a null pointer of the C++ type of an element of Q or O.
@@ -69,11 +98,11 @@ INGOT_INLINE const float* FloatRow(const Tensor& tensor, int64_t place, int64_t 
   return staging;
 }
 
-// Scales the unit's queries; rows are padded with zeros, in length and in number.
+// Scales a head's queries; rows are padded with zeros, in length and in number.
 template <typename V>
-[[gnu::noinline]] void ScaleQueries(const Problem& problem, const Unit& unit, const Tensor& q, float* queries) {
+[[gnu::noinline]] void ScaleQueries(const Problem& problem, const Unit& unit, const Tensor& q, float* queries,
+                                    int64_t padded_rows) {
   const int64_t rows = unit.end_row - unit.first_row;
-  const int64_t padded_rows = RoundUp(rows, kBlockRows);
   const int64_t stride = RoundUp(problem.size, kPadding);
   const float scale = problem.softcap > 0 ? problem.scale / problem.softcap : problem.scale;
   std::memset(queries + rows * stride, 0, static_cast<size_t>((padded_rows - rows) * stride) * sizeof(float));
@@ -90,15 +119,15 @@ template <typename V>
   });
 }
 
-// Scales the unit's queries and clears its state.
+// Scales a head's queries and clears its state.
 template <typename V>
 [[gnu::noinline]] void StartUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
   const int64_t rows = unit.end_row - unit.first_row;
-  const int64_t padded_rows = RoundUp(rows, kBlockRows);
+  const int64_t padded_rows = scratch.padded_rows;
   std::memset(scratch.out, 0, static_cast<size_t>(padded_rows * RoundUp(problem.value_size, kPadding)) * sizeof(float));
-  ScaleQueries<V>(problem, unit, problem.q, scratch.queries);
+  ScaleQueries<V>(problem, unit, problem.q, scratch.queries, padded_rows);
   if (problem.sink_q.data != nullptr && unit.first_key < problem.sink_keys)
-    ScaleQueries<V>(problem, unit, problem.sink_q, scratch.sink_q);
+    ScaleQueries<V>(problem, unit, problem.sink_q, scratch.sink_q, padded_rows);
   for (int64_t i = 0; i < padded_rows; ++i) {
     scratch.max[i] = kMinusInfinity;
     scratch.sum[i] = 0;
@@ -113,7 +142,7 @@ template <typename V>
   }
 }
 
-// Writes the unit's rows of O.
+// Writes a head's rows of O.
 template <typename V>
 [[gnu::noinline]] void FinishUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
   const int64_t stride = RoundUp(problem.value_size, kPadding);

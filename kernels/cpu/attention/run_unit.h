@@ -9,8 +9,12 @@ namespace ingot::attention {
 template <typename Tile>
 INGOT_INLINE void RunUnit(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase) {
   using V = typename Tile::V;
-  if (phase == Phase::kFinish) return FinishUnit<V>(problem, unit, scratch);
-  StartUnit<V>(problem, unit, scratch);
+  const auto start = [&](const Unit& part, const Scratch& own)
+                         __attribute__((always_inline)) { StartUnit<V>(problem, part, own); };
+  const auto finish = [&](const Unit& part, const Scratch& own)
+                          __attribute__((always_inline)) { FinishUnit<V>(problem, part, own); };
+  if (phase == Phase::kFinish) return ForHeads(problem, unit, scratch, finish);
+  ForHeads(problem, unit, scratch, start);
   const bool direct = unit.end_row - unit.first_row <= kMostDirectRows && problem.k.feature == 1;
   if (!direct) {
     RunPacked<Tile>(problem, unit, scratch);
@@ -18,7 +22,7 @@ INGOT_INLINE void RunUnit(const Problem& problem, const Unit& unit, const Scratc
     WithCacheType(problem.k.element,
                   [&]<typename T>(T*) __attribute__((always_inline)) { RunDirect<V, T>(problem, unit, scratch); });
   }
-  if (phase == Phase::kWhole) FinishUnit<V>(problem, unit, scratch);
+  if (phase == Phase::kWhole) ForHeads(problem, unit, scratch, finish);
 }
 
 }  // namespace ingot::attention

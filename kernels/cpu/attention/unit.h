@@ -57,10 +57,12 @@ struct Problem {
 };
 
 // The queries that share a key head are one matrix of queries × group rows; row r is query r / group of head r % group,
-// so that neighboring rows see almost the same keys.
+// so that neighboring rows see almost the same keys. A unit of few rows has as many heads as it takes to read K and V
+// in long stretches.
 struct Unit {
   int64_t batch;
-  int64_t kv_head;
+  int64_t kv_head;  // the first one
+  int64_t heads;
   int64_t first_row, end_row;
   int64_t first_key, end_key;
 };
@@ -73,23 +75,27 @@ constexpr int64_t kBlockKeys = 128;
 constexpr int64_t kBlockRows = 24;
 // Up to so many rows, products of rows with keys as they lie are faster than packing the keys first.
 constexpr int64_t kMostDirectRows = 8;
+// Heads of a unit.
+constexpr int64_t kMostUnitHeads = 32;
 // The largest size of a head.
 constexpr int64_t kMostSize = 256;
 // Rows of Q, O and V in scratch memory are padded to a multiple of this: at least the columns of every tile.
 constexpr int64_t kPadding = 32;
 
-// Scratch memory of one thread, and the state of the unit's rows: O before it is divided by `sum`.
+// Scratch memory of one thread, and the state of the unit's rows: O before it is divided by `sum`. What is for a head
+// is repeated for each of the unit's; rows are padded to kBlockRows unless they are few.
 struct Scratch {
-  float* queries;  // [rows padded to kBlockRows, padded size], scaled
+  int64_t padded_rows;
+  float* queries;  // of a head: [padded rows, padded size], scaled
   float* sink_q;   // likewise, for pinned keys; `queries` where these have none of their own
   float* keys;     // [kBlockKeys, size], in panels
   float* values;   // [kBlockKeys, padded value size], in panels
-  float* scores;   // [kBlockRows, kBlockKeys]
+  float* scores;   // of a head: [at most kBlockRows, kBlockKeys]
   float* staging;  // [8, kMostSize]: rows that are not floats side by side
-  float* factors;  // [kBlockRows]
-  float* out;      // [rows padded to kBlockRows, padded value size]
-  float* max;      // [rows padded to kBlockRows]
-  float* sum;      // [rows padded to kBlockRows]
+  float* factors;  // of a head: [kBlockRows]
+  float* out;      // of a head: [padded rows, padded value size], and max and sum behind it
+  float* max;      // [padded rows]
+  float* sum;      // [padded rows]
 };
 
 enum class Phase : uint8_t {
