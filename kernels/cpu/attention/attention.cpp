@@ -18,9 +18,9 @@ constexpr int64_t kForkWork = 1 << 17;
 constexpr int64_t kUnitsPerThread = 4;
 // Fewer rows would not pay for packing the keys.
 constexpr int64_t kLeastRows = 2 * kBlockRows;
-// Bytes of a unit's queries and outputs, which stay in a second-level cache of 512 KiB beside the packed keys and
-// values.
-constexpr int64_t kStateBytes = 128 << 10;
+// Bytes of a unit's queries and outputs. They are read once for each block of keys, which takes longer to multiply than
+// to bring them from a third-level cache; the more rows, the less often keys and values are packed.
+constexpr int64_t kStateBytes = 512 << 10;
 // Keys of so many heads, as a stretch of memory, are read as fast as memory allows: a page.
 constexpr int64_t kStretchBytes = 4096;
 // Fewer keys would not pay for combining the parts.

@@ -143,7 +143,13 @@ template <typename Tile>
     }
     const float scale = values.element == Element::kInt8 ? block.v_scales[key] : 1;
     const float* row = FloatRow<V>(values, block.v[key], size, scale, scratch.staging);
-    for (int64_t column = 0; column < size; column += Tile::kColumns) {
+    int64_t column = 0;
+    for (; column + Tile::kColumns <= size; column += Tile::kColumns) {
+      float* to = scratch.values + column * kBlockKeys + key * Tile::kColumns;
+#pragma GCC unroll 8
+      for (int v = 0; v < Tile::kVectors; ++v) V::Store(to + v * V::kLanes, V::Load(row + column + v * V::kLanes));
+    }
+    if (column < size) {
       float* to = scratch.values + column * kBlockKeys + key * Tile::kColumns;
 #pragma GCC unroll 8
       for (int v = 0; v < Tile::kVectors; ++v, to += V::kLanes) {
