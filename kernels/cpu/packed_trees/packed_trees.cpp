@@ -183,12 +183,7 @@ void Run(KernelContext& context, const DLTensor& rows, const DLTensor& scores, c
       forest.Add(chunks * part / parts * kChunk, std::min(trees, chunks * (part + 1) / parts * kChunk), block, mine);
     }
   });
-  float* to = Data<float>(scores);
-  for (int64_t i = 0; i < count * outputs; ++i) {
-    double score = sums[i];
-    for (int64_t part = 1; part < parts; ++part) forest.aggregate.Combine(score, sums[part * count * outputs + i]);
-    to[i] = forest.aggregate.Finish<float>(score, trees);
-  }
+  forest.aggregate.Finish(sums.data(), parts, count * outputs, trees, Data<float>(scores));
 }
 
 bool Is(const DLTensor& tensor, int32_t rank, std::string_view dtype) {

@@ -32,11 +32,20 @@ class Aggregate {
     }
   }
 
-  // A target that no leaf gives anything to has the score 0.
+  // Makes the scores [parts, count] of parts of `trees` trees into those of all. A target that no leaf gives anything
+  // to has the score 0.
   template <typename T>
-  T Finish(double score, int64_t trees) const {
-    if (kind_ == kAverage) return static_cast<T>(score / static_cast<double>(std::max<int64_t>(trees, 1)));
-    return static_cast<T>(score == Start() ? 0.0 : score);
+  void Finish(const double* scores, int64_t parts, int64_t count, int64_t trees, T* to) const {
+    for (int64_t i = 0; i < count; ++i) {
+      double score = scores[i];
+      for (int64_t part = 1; part < parts; ++part) Combine(score, scores[part * count + i]);
+      if (kind_ == kAverage) {
+        score /= static_cast<double>(std::max<int64_t>(trees, 1));
+      } else if (score == Start()) {
+        score = 0.0;
+      }
+      to[i] = static_cast<T>(score);
+    }
   }
 
  private:

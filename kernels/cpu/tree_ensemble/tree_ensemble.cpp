@@ -125,12 +125,7 @@ void Run(KernelContext& context, const DLTensor& rows, const DLTensor& scores) {
       begin += last - part;
     }
   });
-  T* to = Data<T>(scores);
-  for (int64_t i = 0; i < count * outputs; ++i) {
-    double score = sums[i];
-    for (int64_t part = 1; part < parts; ++part) forest.aggregate.Combine(score, sums[part * count * outputs + i]);
-    to[i] = forest.aggregate.template Finish<T>(score, trees);
-  }
+  forest.aggregate.Finish(sums.data(), parts, count * outputs, trees, Data<T>(scores));
 }
 
 bool Is(const DLTensor& tensor, int32_t rank, std::string_view dtype) {
