@@ -120,7 +120,7 @@ class QueryDetector(nn.Module):
 def _resnet() -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 128], depths=[2, 1, 2], layer_type="basic", num_labels=1000)
+    config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256], depths=[2, 1, 2], layer_type="basic", num_labels=1000)
     return settled(lambda: Named(ResNetForImageClassification(config), "logits"), (160, 192))
 
 
@@ -155,7 +155,7 @@ def _vit() -> nn.Module:
 def _convnext() -> nn.Module:
     from transformers import ConvNextConfig, ConvNextForImageClassification
 
-    config = ConvNextConfig(hidden_sizes=[48, 96, 96, 96], depths=[1, 1, 2, 1], num_labels=1000, layer_scale_init_value=0.5)
+    config = ConvNextConfig(hidden_sizes=[48, 96, 192, 384], depths=[1, 1, 2, 1], num_labels=1000, layer_scale_init_value=0.5)
     return settled(lambda: Named(ConvNextForImageClassification(config), "logits"), (160, 192))
 
 
