@@ -30,7 +30,7 @@ void Walks(const Packed& forest, const float* row, const int32_t* roots, int64_t
         const float x = row[feature];
         bool passes = x <= node.limit;
         if constexpr (kMissing) passes |= (x != x) & node.MissingPasses();
-        at[i] += children + (passes | (children == 0) ? 0u : 1u);
+        at[i] += children + (passes || children == 0 ? 0u : 1u);
         if (at[i] >= forest.node_count) [[unlikely]]
           FailKernel("a node leads to node ", at[i], " of ", forest.node_count);
         further |= children;
