@@ -310,12 +310,12 @@ class Session {
 };
 
 template <typename Measure>
-double Measured(Measure measure, int32_t threads) {
+double Measured(Measure measure, int32_t threads, double seconds) {
   double result = 0;
   ingot_status status;
   {
     nb::gil_scoped_release release;
-    status = measure(threads, &result);
+    status = measure(threads, seconds, &result);
   }
   Check(status);
   return result;
@@ -391,9 +391,10 @@ NB_MODULE(_native, m) {
     Check(ingot_machine(&json));
     return json;
   });
-  m.def("measure_bandwidth", [](int32_t threads) { return Measured(ingot_measure_bandwidth, threads); });
-  m.def("measure_fma", [](int32_t threads) { return Measured(ingot_measure_fma, threads); });
-  m.def("measure_int8", [](int32_t threads) { return Measured(ingot_measure_int8, threads); });
+  m.def("measure_bandwidth",
+        [](int32_t threads, double seconds) { return Measured(ingot_measure_bandwidth, threads, seconds); });
+  m.def("measure_fma", [](int32_t threads, double seconds) { return Measured(ingot_measure_fma, threads, seconds); });
+  m.def("measure_int8", [](int32_t threads, double seconds) { return Measured(ingot_measure_int8, threads, seconds); });
   m.def("kernels", [] {
     const char* json = nullptr;
     Check(ingot_kernels(&json));

@@ -18,12 +18,12 @@ namespace ingot {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::chrono::milliseconds kDuration{400};
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
-// Runs work(thread) on every thread again and again for kDuration; the best rate of one round, in units of `amount`.
-double BestRate(int32_t threads, double amount, const std::function<void(int32_t)>& work) {
+// Runs work(thread) on every thread again and again for so many seconds; the best rate of one round, in units of
+// `amount`.
+double BestRate(int32_t threads, double seconds, double amount, const std::function<void(int32_t)>& work) {
   const auto round = [&] {
     std::vector<std::thread> others;
     std::atomic<int32_t> waiting{threads};
@@ -47,7 +47,7 @@ double BestRate(int32_t threads, double amount, const std::function<void(int32_t
   const auto start = Clock::now();
   do {
     best = std::max(best, round());
-  } while (Clock::now() - start < kDuration);
+  } while (Seconds(Clock::now() - start) < seconds);
   return best;
 }
 
@@ -132,15 +132,17 @@ const Implementation& Best() {
                        [](const Implementation& row) { return row.feature == nullptr || HasFeature(row.feature); });
 }
 
-void CheckThreads(int32_t threads) {
+void Check(int32_t threads, double seconds) {
   if (threads < 1 || threads > 1024)
     Fail(INGOT_ERROR_INVALID_ARGUMENT, "threads is ", threads, "; it can be 1 to 1024");
+  if (!(seconds >= 0 && seconds <= 60))
+    Fail(INGOT_ERROR_INVALID_ARGUMENT, "seconds is ", seconds, "; it can be 0 to 60");
 }
 
 }  // namespace
 
-double MeasureBandwidth(int32_t threads) {
-  CheckThreads(threads);
+double MeasureBandwidth(int32_t threads, double seconds) {
+  Check(threads, seconds);
   // Four times the last-level cache, so that what it keeps of a pass is of little use to the next; within reason.
   constexpr size_t kLeast = size_t{256} << 20;
   constexpr size_t kMost = size_t{1} << 30;
@@ -153,23 +155,23 @@ double MeasureBandwidth(int32_t threads) {
   const auto work = [&](int32_t thread) {
     total += Best().sum(arena.data() + static_cast<size_t>(thread) * part, part);
   };
-  return BestRate(threads, static_cast<double>(part) * threads, work) / 1e9;
+  return BestRate(threads, seconds, static_cast<double>(part) * threads, work) / 1e9;
 }
 
-double MeasureFma(int32_t threads) {
-  CheckThreads(threads);
+double MeasureFma(int32_t threads, double seconds) {
+  Check(threads, seconds);
   const auto run = [] {
     float sink = 0;
     return Best().multiply_add(sink);
   };
   const double operations = run();
-  return BestRate(threads, operations * threads, [&](int32_t) { run(); }) / 1e9;
+  return BestRate(threads, seconds, operations * threads, [&](int32_t) { run(); }) / 1e9;
 }
 
-double MeasureInt8(int32_t threads) {
-  CheckThreads(threads);
+double MeasureInt8(int32_t threads, double seconds) {
+  Check(threads, seconds);
   const double operations = MultiplyBytes();
-  return BestRate(threads, operations * threads, [](int32_t) { MultiplyBytes(); }) / 1e9;
+  return BestRate(threads, seconds, operations * threads, [](int32_t) { MultiplyBytes(); }) / 1e9;
 }
 
 }  // namespace ingot

@@ -92,8 +92,18 @@ def test_an_instruction_set_that_is_not_allowed_is_not_listed(monkeypatch: pytes
     assert all(row["instruction_sets"] == ["scalar"] for row in kernels())
 
 
-def test_the_peak_of_byte_products_can_be_measured() -> None:
-    assert measure_int8(1) > 0
+def test_what_the_machine_reaches_is_measured_for_as_long_as_is_asked() -> None:
+    assert measure_int8(1) > 0 and measure_int8(1, 0) > 0  # once, at least
+    with pytest.raises(InputError, match="seconds is -1; it can be 0 to 60"):
+        measure_int8(1, -1)
+
+
+def test_shares_are_of_what_the_machine_reached_in_turn() -> None:
+    case, = measure([problem("quantized_matmul", "3x96x32", "int8")], Options(rounds=3, seconds=0.002, sets=2, only=("ingot",)))["cases"]
+    row = rows(case)["ingot"]
+    assert list(case["reached"]) == ["int8_gop_s"] and case["reached"]["int8_gop_s"] != 300  # that of `limits`, which only tells what binds
+    # The median of three turns' shares is of the order of the medians' share: turns of one run do not differ by ten times.
+    assert 0.1 < row["roofline"] / (row["gflop_s"] / case["reached"]["int8_gop_s"]) < 10
 
 
 def test_every_preset_is_a_problem() -> None:

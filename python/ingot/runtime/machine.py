@@ -18,23 +18,23 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def measure_bandwidth(threads: int | None = None) -> float:
-    """The read bandwidth of memory beyond the last-level cache in GB/s (10^9 bytes); takes about half a second."""
-    return float(_native.measure_bandwidth(threads or machine()["threads"]))
+def measure_bandwidth(threads: int | None = None, seconds: float = 0.4) -> float:
+    """The read bandwidth of memory beyond the last-level cache in GB/s (10^9 bytes); the best of what is measured for so many seconds."""
+    return float(_native.measure_bandwidth(threads or machine()["threads"], seconds))
 
 
-def measure_fma(threads: int | None = None) -> float:
-    """The fused multiply-add peak in GFLOP/s (f32); takes about half a second."""
-    return float(_native.measure_fma(threads or machine()["threads"]))
+def measure_fma(threads: int | None = None, seconds: float = 0.4) -> float:
+    """The fused multiply-add peak in GFLOP/s (f32); the best of what is measured for so many seconds."""
+    return float(_native.measure_fma(threads or machine()["threads"], seconds))
 
 
-def measure_int8(threads: int | None = None) -> float:
-    """The peak of products of bytes that are added up, in 10^9 operations a second (two for a product); takes about half a second.
+def measure_int8(threads: int | None = None, seconds: float = 0.4) -> float:
+    """The peak of products of bytes that are added up, in 10^9 operations a second (two for a product); the best of what is measured for so many seconds.
 
     It is that of the machine's fastest instruction for vectors: dot products where there are some, else products of pairs that are added up
     in 16 bits.
     """
-    return float(_native.measure_int8(threads or machine()["threads"]))
+    return float(_native.measure_int8(threads or machine()["threads"], seconds))
 
 
 def kernels() -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""Measures problems: contestants are checked, then timed in turn, and compared with what the machine reaches in the same run."""
+"""Measures problems: contestants are checked, then timed in turn, and compared with what the machine reaches in the same turns."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import util
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ingot.bench.kernels import registry
+from ingot.bench.kernels.limits import LIMITS
 from ingot.bench.kernels.problem import ARITHMETICS, Contestant, Problem
 from ingot.bench.process import Process
 from ingot.bench.statistics import summarize
@@ -68,18 +69,15 @@ def measure(problems: Sequence[Problem], options: Options, progress: Callable[[s
     with tempfile.TemporaryDirectory() as folder:
         for threads in options.threads:
             progress("measuring the machine", None, f"{threads} threads")
-            before, cases = _limits(threads), []
+            before = _limits(threads)
             for kernel, contestants in chosen.items():
                 own = [p for p in problems if p.kernel == kernel]
-                with _workers(contestants, threads, options.modules) as workers:
+                with _workers(contestants, threads, options.modules) as workers, _roofline(threads) as roofline:
                     for number, problem in enumerate(own):
                         progress(f"{kernel}, {threads} threads", number / len(own), str(problem))
-                        cases.append(_case(problem, workers, threads, options, Path(folder)))
+                        found["cases"].append(_Case(problem, workers, roofline, threads, options).measure(before, Path(folder)))
             after = _limits(threads)
             found["measured"].append({name: max(before[name], after[name]) for name in before})
-            for case in cases:
-                _add_rates(case, found["measured"][-1])
-            found["cases"] += cases
     return found
 
 
@@ -94,10 +92,13 @@ def _chosen(kernel: str, options: Options) -> list[Contestant]:
 
 
 def _limits(threads: int) -> dict[str, float]:
-    from ingot.runtime import measure_bandwidth, measure_fma, measure_int8
+    """What the machine reaches at its best."""
+    return {"threads": threads, **{name: limit(threads, 0.4) for name, limit in LIMITS.items()}}
 
-    return {"threads": threads, "bandwidth_gb_s": measure_bandwidth(threads), "fma_gflop_s": measure_fma(threads),
-            "int8_gop_s": measure_int8(threads)}
+
+def _roofline(threads: int) -> Process:
+    """The process that measures what the machine reaches, on the cores of the contestants."""
+    return Process("measuring the machine", ["-m", "ingot.bench.kernels.limits", str(threads)], threads)
 
 
 @dataclass
@@ -156,23 +157,6 @@ def _cache() -> int:
     return max((int(c["bytes"]) for c in machine()["caches"]), default=32 << 20)
 
 
-def _case(problem: Problem, workers: Sequence[_Worker], threads: int, options: Options, folder: Path) -> dict[str, Any]:
-    sets = _sets(problem, options)
-    reference = folder / "reference.npy"
-    np.save(reference, problem.reference(problem.inputs()))
-    rows = {w.contestant.name: _ready(w, problem, threads, sets, reference) for w in workers}
-    running = [w for w in workers if rows[w.contestant.name]["status"] == "ok"]
-    times = _times(running, options, rows)
-    for name, seconds in times.items():
-        rows[name]["seconds"] = summarize(seconds).as_dict()
-    for worker in workers:
-        if worker.process is not None:
-            worker.ask({"unload": True})
-    return {"kernel": problem.kernel, "shape": problem.shape, "dtype": problem.dtype, "flags": list(problem.flags), "threads": threads,
-            "flops": problem.flops, "bytes": problem.bytes, "sets": sets, "from_memory": problem.rotating * sets > _cache(),
-            "contestants": [{"name": name, **row} for name, row in rows.items()]}
-
-
 def _ready(worker: _Worker, problem: Problem, threads: int, sets: int, reference: Path) -> dict[str, Any]:
     """A contestant's row before it is timed."""
     if worker.missing:
@@ -187,42 +171,86 @@ def _ready(worker: _Worker, problem: Problem, threads: int, sets: int, reference
     return {"status": "wrong" if reason else "ok", "reason": reason, **loaded, **checked}
 
 
-def _times(workers: Sequence[_Worker], options: Options, rows: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
-    """The seconds of each contestant's runs. They take turns, forwards and backwards, so that whatever slows the machine down slows all."""
-    counts: dict[str, int] = {}
-    times: dict[str, list[float]] = {w.contestant.name: [] for w in workers}
+class _Case:
+    """A problem that is being measured with a number of threads."""
 
-    def asked(worker: _Worker, request: dict[str, Any]) -> dict[str, Any]:
+    def __init__(self, problem: Problem, workers: Sequence[_Worker], roofline: Process, threads: int, options: Options) -> None:
+        self._problem, self._workers, self._roofline, self._threads, self._options = problem, workers, roofline, threads, options
+        self._sets = _sets(problem, options)
+        self._from_memory = problem.rotating * self._sets > _cache()
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def measure(self, limits: Mapping[str, float], folder: Path) -> dict[str, Any]:
+        """The case in the results. ``limits`` tell which of the machine's limits is the one that binds each contestant."""
+        problem, reference = self._problem, folder / "reference.npy"
+        np.save(reference, problem.reference(problem.inputs()))
+        self._rows = {w.contestant.name: _ready(w, problem, self._threads, self._sets, reference) for w in self._workers}
+        running = [w for w in self._workers if self._rows[w.contestant.name]["status"] == "ok"]
+        bounds = {w.contestant.name: self._bound(self._rows[w.contestant.name]["arithmetic"], limits) for w in running}
+        times, reached = self._times(running, sorted({name for name, _ in bounds.values()}))
+        self._add_rates(times, reached, bounds)
+        for worker in self._workers:
+            if worker.process is not None:
+                worker.ask({"unload": True})
+        return {"kernel": problem.kernel, "shape": problem.shape, "dtype": problem.dtype, "flags": list(problem.flags), "threads": self._threads,
+                "flops": problem.flops, "bytes": problem.bytes, "sets": self._sets, "from_memory": self._from_memory,
+                "reached": {name: float(np.median([rates[name] for rates in reached])) for name in (reached[0] if reached else ())},
+                "contestants": [{"name": name, **row} for name, row in self._rows.items()]}
+
+    def _bound(self, arithmetic: str, limits: Mapping[str, float]) -> tuple[str, float]:
+        """The limit that allows the longer time, and how many 10^9 bytes or operations count.
+
+        Bytes count only where the caches do not hold the operands.
+        """
+        amounts = {ARITHMETICS[arithmetic]: self._problem.flops * 1e-9}
+        if self._from_memory:
+            amounts["bandwidth_gb_s"] = self._problem.bytes * 1e-9
+        return max(amounts.items(), key=lambda of: of[1] / limits[of[0]])
+
+    def _times(self, workers: Sequence[_Worker], limits: Sequence[str]) -> tuple[dict[str, list[list[float]]], list[dict[str, float]]]:
+        """The seconds of each contestant's runs in each turn, and what the machine reached in that turn.
+
+        They take turns, forwards and backwards, so that whatever slows the machine down slows all.
+        """
+        seconds = self._options.seconds
+        counts: dict[str, int] = {}
+        times: dict[str, list[list[float]]] = {w.contestant.name: [] for w in workers}
+        reached: list[dict[str, float]] = []
+        for worker in workers:
+            fastest = self._asked(worker, {"warm_up": seconds / 2}).get("fastest", seconds)
+            counts[worker.contestant.name] = max(1, min(10000, int(seconds / fastest)))
+        for turn in range(self._options.rounds if workers else 0):
+            for worker in [None, *workers] if turn % 2 == 0 else [*reversed(workers), None]:
+                if worker is None:
+                    reached.append(self._roofline.ask({"measure": limits, "seconds": seconds}))
+                    continue
+                name = worker.contestant.name
+                if self._rows[name]["status"] == "ok":
+                    if counts[name] > 1:  # what the others left in the caches is not counted
+                        self._asked(worker, {"runs": 1})
+                    times[name].append(self._asked(worker, {"runs": counts[name]}).get("seconds", []))
+        return {name: found for name, found in times.items() if self._rows[name]["status"] == "ok"}, reached
+
+    def _asked(self, worker: _Worker, request: dict[str, Any]) -> dict[str, Any]:
         answer = worker.ask(request)
         if "unsupported" in answer:
-            rows[worker.contestant.name].update(status="left out", reason=answer["unsupported"])
+            self._rows[worker.contestant.name].update(status="left out", reason=answer["unsupported"])
         return answer
 
-    for worker in workers:
-        fastest = asked(worker, {"warm_up": options.seconds / 2}).get("fastest", options.seconds)
-        counts[worker.contestant.name] = max(1, min(10000, int(options.seconds / fastest)))
-    for turn in range(options.rounds):
-        for worker in workers if turn % 2 == 0 else reversed(workers):
-            name = worker.contestant.name
-            if rows[name]["status"] == "ok":
-                if counts[name] > 1:  # what the others left in the caches is not counted
-                    asked(worker, {"runs": 1})
-                times[name] += asked(worker, {"runs": counts[name]}).get("seconds", [])
-    return {name: found for name, found in times.items() if found and rows[name]["status"] == "ok"}
+    def _add_rates(self, times: Mapping[str, list[list[float]]], reached: Sequence[Mapping[str, float]],
+                   bounds: Mapping[str, tuple[str, float]]) -> None:
+        """Adds times, rates, ratios to the first contestant, and the median of the turns' shares of the roofline.
 
+        A turn's share is the least time that what the machine reached in that turn allows, over the turn's median.
+        """
+        from ingot.runtime import machine
 
-def _add_rates(case: dict[str, Any], limits: dict[str, float]) -> None:
-    """Adds rates, ratios to the first contestant, and the share of the least time that the measured peak and bandwidth allow.
-
-    Bytes count for the least time only where the caches do not hold the operands.
-    """
-    from ingot.runtime import machine
-
-    features = set(machine()["features"])
-    timed = [row for row in case["contestants"] if row["status"] == "ok"]
-    for row in timed:
-        median, arithmetic = row["seconds"]["median"], row["arithmetic"]
-        memory = case["bytes"] / limits["bandwidth_gb_s"] if case["from_memory"] else 0
-        least = max(case["flops"] / limits[ARITHMETICS[arithmetic]], memory) * 1e-9
-        row.update(gflop_s=case["flops"] / median * 1e-9, gb_s=case["bytes"] / median * 1e-9, ratio=median / timed[0]["seconds"]["median"],
-                   roofline=None if _UNMEASURED.get(arithmetic, set()) & features else least / median)
+        features, first = set(machine()["features"]), 0.0
+        for name, turns in times.items():
+            row, (limit, amount) = self._rows[name], bounds[name]
+            seconds = summarize([s for turn in turns for s in turn])
+            first = first or seconds.median
+            share = float(np.median([amount / rates[limit] / np.median(turn) for turn, rates in zip(turns, reached, strict=True)]))
+            row.update(seconds=seconds.as_dict(), gflop_s=self._problem.flops / seconds.median * 1e-9,
+                       gb_s=self._problem.bytes / seconds.median * 1e-9, ratio=seconds.median / first,
+                       roofline=None if _UNMEASURED.get(row["arithmetic"], set()) & features else share)

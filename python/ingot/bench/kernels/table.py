@@ -29,11 +29,16 @@ _ROW = ("name", "status", "reason", "arithmetic", "note", "gflop_s", "gb_s", "ro
 _TIMES = ("runs", "median", "minimum", "p5", "p95", "p99")
 
 
+#: What the machine reaches, in words: the limit's key → the form of its rate.
+_REACHED: Mapping[str, str] = {"bandwidth_gb_s": "{:.1f} GB/s read", "fma_gflop_s": "{:.0f} GFLOP/s", "int8_gop_s": "{:.0f} Gop/s of byte products"}
+
+
 def title(case: Mapping[str, Any]) -> str:
-    """A case in one line."""
+    """A case in one line, with what the machine reached in its turns."""
     threads = f"{case['threads']} thread{'s' if case['threads'] != 1 else ''}"
     sets = f", {case['sets']} sets in turn" if case["sets"] > 1 else ""
-    return " ".join((case["kernel"], case["shape"], case["dtype"], *case["flags"])) + f": {threads}{sets}"
+    reached = "".join(f"; in turn with {_REACHED[name].format(rate)}" for name, rate in case["reached"].items())
+    return " ".join((case["kernel"], case["shape"], case["dtype"], *case["flags"])) + f": {threads}{sets}{reached}"
 
 
 def limits_text(limits: Mapping[str, Any]) -> str:
