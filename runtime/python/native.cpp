@@ -310,15 +310,15 @@ class Session {
 };
 
 template <typename Measure>
-double Measured(Measure measure, int32_t threads, double seconds) {
-  double result = 0;
+nb::tuple Measured(Measure measure, int32_t threads, double seconds) {
+  ingot_rate rate{};
   ingot_status status;
   {
     nb::gil_scoped_release release;
-    status = measure(threads, seconds, &result);
+    status = measure(threads, seconds, &rate);
   }
   Check(status);
-  return result;
+  return nb::make_tuple(rate.best, rate.median);
 }
 
 nb::list InfoList(const std::vector<ingot_tensor_info>& infos) {

@@ -281,16 +281,16 @@ ingot_status ingot_machine(const char** json) {
   return Guard([&] { Need(json, "json") = ingot::MachineJson().c_str(); });
 }
 
-ingot_status ingot_measure_bandwidth(int32_t threads, double seconds, double* gigabytes_per_second) {
-  return Guard([&] { Need(gigabytes_per_second, "gigabytes_per_second") = ingot::MeasureBandwidth(threads, seconds); });
+ingot_status ingot_measure_bandwidth(int32_t threads, double seconds, ingot_rate* rate) {
+  return Guard([&] { Need(rate, "rate") = ingot::MeasureBandwidth(threads, seconds); });
 }
 
-ingot_status ingot_measure_fma(int32_t threads, double seconds, double* gigaflops) {
-  return Guard([&] { Need(gigaflops, "gigaflops") = ingot::MeasureFma(threads, seconds); });
+ingot_status ingot_measure_fma(int32_t threads, double seconds, ingot_rate* rate) {
+  return Guard([&] { Need(rate, "rate") = ingot::MeasureFma(threads, seconds); });
 }
 
-ingot_status ingot_measure_int8(int32_t threads, double seconds, double* gigaops) {
-  return Guard([&] { Need(gigaops, "gigaops") = ingot::MeasureInt8(threads, seconds); });
+ingot_status ingot_measure_int8(int32_t threads, double seconds, ingot_rate* rate) {
+  return Guard([&] { Need(rate, "rate") = ingot::MeasureInt8(threads, seconds); });
 }
 
 ingot_status ingot_kernels(const char** json) {

@@ -21,9 +21,9 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
-// Runs work(thread) on every thread again and again for so many seconds; the best rate of one round, in units of
-// `amount`.
-double BestRate(int32_t threads, double seconds, double amount, const std::function<void(int32_t)>& work) {
+// Runs work(thread) on every thread again and again for so many seconds: rates in 10^9 of `amount`, which a round does,
+// in a second.
+ingot_rate Rate(int32_t threads, double seconds, double amount, const std::function<void(int32_t)>& work) {
   const auto round = [&] {
     std::vector<std::thread> others;
     std::atomic<int32_t> waiting{threads};
@@ -43,12 +43,13 @@ double BestRate(int32_t threads, double seconds, double amount, const std::funct
     for (std::thread& other : others) other.join();
     return amount / Seconds(Clock::now() - start);
   };
-  double best = 0;
+  std::vector<double> rates;
   const auto start = Clock::now();
   do {
-    best = std::max(best, round());
+    rates.push_back(round() * 1e-9);
   } while (Seconds(Clock::now() - start) < seconds);
-  return best;
+  std::ranges::sort(rates);
+  return {rates.back(), rates[rates.size() / 2]};
 }
 
 // Vectors are GCC's portable ones; each function is compiled for the instruction set that it is picked for.
@@ -141,7 +142,7 @@ void Check(int32_t threads, double seconds) {
 
 }  // namespace
 
-double MeasureBandwidth(int32_t threads, double seconds) {
+ingot_rate MeasureBandwidth(int32_t threads, double seconds) {
   Check(threads, seconds);
   // Four times the last-level cache, so that what it keeps of a pass is of little use to the next; within reason.
   constexpr size_t kLeast = size_t{256} << 20;
@@ -155,23 +156,23 @@ double MeasureBandwidth(int32_t threads, double seconds) {
   const auto work = [&](int32_t thread) {
     total += Best().sum(arena.data() + static_cast<size_t>(thread) * part, part);
   };
-  return BestRate(threads, seconds, static_cast<double>(part) * threads, work) / 1e9;
+  return Rate(threads, seconds, static_cast<double>(part) * threads, work);
 }
 
-double MeasureFma(int32_t threads, double seconds) {
+ingot_rate MeasureFma(int32_t threads, double seconds) {
   Check(threads, seconds);
   const auto run = [] {
     float sink = 0;
     return Best().multiply_add(sink);
   };
   const double operations = run();
-  return BestRate(threads, seconds, operations * threads, [&](int32_t) { run(); }) / 1e9;
+  return Rate(threads, seconds, operations * threads, [&](int32_t) { run(); });
 }
 
-double MeasureInt8(int32_t threads, double seconds) {
+ingot_rate MeasureInt8(int32_t threads, double seconds) {
   Check(threads, seconds);
   const double operations = MultiplyBytes();
-  return BestRate(threads, seconds, operations * threads, [](int32_t) { MultiplyBytes(); }) / 1e9;
+  return Rate(threads, seconds, operations * threads, [](int32_t) { MultiplyBytes(); });
 }
 
 }  // namespace ingot

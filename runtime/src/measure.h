@@ -1,13 +1,15 @@
 // What this machine's memory and arithmetic reach: the roofline that results are compared with. Each function works
-// again and again for so many seconds, at least once, and returns the best rate.
+// again and again for so many seconds, at least once.
 #pragma once
 
 #include <cstdint>
 
+#include "ingot/ingot.h"
+
 namespace ingot {
 
-double MeasureBandwidth(int32_t threads, double seconds);  // 10^9 bytes read in a second
-double MeasureFma(int32_t threads, double seconds);        // 10^9 floating-point operations (f32) in a second
-double MeasureInt8(int32_t threads, double seconds);       // 10^9 operations of byte products in a second
+ingot_rate MeasureBandwidth(int32_t threads, double seconds);  // 10^9 bytes read in a second
+ingot_rate MeasureFma(int32_t threads, double seconds);        // 10^9 floating-point operations (f32) in a second
+ingot_rate MeasureInt8(int32_t threads, double seconds);       // 10^9 operations of byte products in a second
 
 }  // namespace ingot

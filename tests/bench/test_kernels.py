@@ -94,7 +94,8 @@ def test_an_instruction_set_that_is_not_allowed_is_not_listed(monkeypatch: pytes
 
 
 def test_what_the_machine_reaches_is_measured_for_as_long_as_is_asked() -> None:
-    assert measure_int8(1) > 0 and measure_int8(1, 0) > 0  # once, at least
+    best, median = measure_int8(1)
+    assert best >= median > 0 and measure_int8(1, 0).best > 0  # once, at least
     with pytest.raises(InputError, match="seconds is -1; it can be 0 to 60"):
         measure_int8(1, -1)
 

@@ -184,7 +184,7 @@ def _profile(session: Any, model: Any, inputs: Mapping[str, Any], runs: int) -> 
     total = sum(nanoseconds) or 1
     symbols = {extent: given for info in model.inputs for extent, given in zip(info.shape, inputs[info.name].shape, strict=True)
                if isinstance(extent, str)}
-    limits = {"fma_gflop_s": measure_fma(model.threads), "bandwidth_gb_s": measure_bandwidth(model.threads)}
+    limits = {"fma_gflop_s": measure_fma(model.threads).best, "bandwidth_gb_s": measure_bandwidth(model.threads).best}
     steps = []
     for i, (step, spent) in enumerate(zip(main.steps, nanoseconds, strict=True)):
         seconds = spent * 1e-9 / max(counted, 1)

@@ -50,8 +50,8 @@ def measure() -> list[dict[str, float]]:
     from ingot.runtime import machine, measure_bandwidth, measure_fma, measure_int8
 
     cores = int(machine().get("cores") or 1)
-    return [{"threads": threads, "bandwidth_gb_s": measure_bandwidth(threads), "fma_gflop_s": measure_fma(threads),
-             "int8_gop_s": measure_int8(threads)}
+    return [{"threads": threads, "bandwidth_gb_s": measure_bandwidth(threads).best, "fma_gflop_s": measure_fma(threads).best,
+             "int8_gop_s": measure_int8(threads).best}
             for threads in dict.fromkeys((1, cores))]
 
 

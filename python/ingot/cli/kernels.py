@@ -198,7 +198,7 @@ def _print(found: Mapping[str, Any]) -> None:
         for row in case["contestants"]:
             if row["status"] != "ok":
                 print(f"  {row['name']} {'is WRONG and was not timed' if row['status'] == 'wrong' else 'is left out'}: {row['reason']}")
-    print("\nof roofline: the least time that the peak or the bandwidth measured in the same turn allows, over the time taken; the median of the turns")
+    print("\nof roofline: the least time that the peak or the bandwidth of the same turn allows, over the time taken; the median of the turns")
 
 
 def _counts(text: str) -> Sequence[int]:

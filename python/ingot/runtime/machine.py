@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from ingot.runtime import _native
 
@@ -18,23 +18,37 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def measure_bandwidth(threads: int | None = None, seconds: float = 0.4) -> float:
-    """The read bandwidth of memory beyond the last-level cache in GB/s (10^9 bytes); the best of what is measured for so many seconds."""
-    return float(_native.measure_bandwidth(threads or machine()["threads"], seconds))
+class Rate(NamedTuple):
+    """What the machine reached in many equal pieces of work: the best of them, and the one in the middle.
+
+    The best is what it can do; the median is what it does, which on a shared machine is less.
+    """
+
+    best: float
+    median: float
 
 
-def measure_fma(threads: int | None = None, seconds: float = 0.4) -> float:
-    """The fused multiply-add peak in GFLOP/s (f32); the best of what is measured for so many seconds."""
-    return float(_native.measure_fma(threads or machine()["threads"], seconds))
+def measure_bandwidth(threads: int | None = None, seconds: float = 0.4) -> Rate:
+    """The read bandwidth of memory beyond the last-level cache in GB/s (10^9 bytes), measured for so many seconds.
+
+    Raises:
+        InputError: ``threads`` is not 1 to 1,024, or ``seconds`` not 0 to 60.
+    """
+    return Rate(*_native.measure_bandwidth(threads or machine()["threads"], seconds))
 
 
-def measure_int8(threads: int | None = None, seconds: float = 0.4) -> float:
-    """The peak of products of bytes that are added up, in 10^9 operations a second (two for a product); the best of what is measured for so many seconds.
+def measure_fma(threads: int | None = None, seconds: float = 0.4) -> Rate:
+    """The fused multiply-add peak in GFLOP/s (f32), as :func:`measure_bandwidth`."""
+    return Rate(*_native.measure_fma(threads or machine()["threads"], seconds))
+
+
+def measure_int8(threads: int | None = None, seconds: float = 0.4) -> Rate:
+    """The peak of products of bytes that are added up, in 10^9 operations a second (two for a product), as :func:`measure_bandwidth`.
 
     It is that of the machine's fastest instruction for vectors: dot products where there are some, else products of pairs that are added up
     in 16 bits.
     """
-    return float(_native.measure_int8(threads or machine()["threads"], seconds))
+    return Rate(*_native.measure_int8(threads or machine()["threads"], seconds))
 
 
 def kernels() -> list[dict[str, Any]]:

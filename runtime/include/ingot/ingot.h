@@ -227,12 +227,17 @@ INGOT_API ingot_status ingot_session_write_state(ingot_session* session, size_t 
 /* What this CPU can do, as JSON: architecture, instruction sets, caches in bytes, cores, and the targets it can run.
  * The string lives as long as the process. */
 INGOT_API ingot_status ingot_machine(const char** json);
-/* Measures, again and again for so many seconds, the best of the read bandwidth in GB/s (10^9 bytes) of memory beyond
- * the last-level cache, the fused multiply-add peak in GFLOP/s (f32), and the peak of the fastest products of bytes
- * that are added up, in 10^9 operations a second (two for each product), with this number of threads. */
-INGOT_API ingot_status ingot_measure_bandwidth(int32_t threads, double seconds, double* gigabytes_per_second);
-INGOT_API ingot_status ingot_measure_fma(int32_t threads, double seconds, double* gigaflops);
-INGOT_API ingot_status ingot_measure_int8(int32_t threads, double seconds, double* gigaops);
+/* What a machine reached in many equal pieces of work: the best of them, and the one in the middle. */
+typedef struct ingot_rate {
+  double best;
+  double median;
+} ingot_rate;
+/* Measures for so many seconds, at least one piece, the read bandwidth in GB/s (10^9 bytes) of memory beyond the
+ * last-level cache, the fused multiply-add peak in GFLOP/s (f32), and the peak of the fastest products of bytes that
+ * are added up, in 10^9 operations a second (two for each product), with this number of threads. */
+INGOT_API ingot_status ingot_measure_bandwidth(int32_t threads, double seconds, ingot_rate* rate);
+INGOT_API ingot_status ingot_measure_fma(int32_t threads, double seconds, ingot_rate* rate);
+INGOT_API ingot_status ingot_measure_int8(int32_t threads, double seconds, ingot_rate* rate);
 /* The library's kernels, as JSON: a list of objects with a name, what tensors and attributes it takes (contract), and
  * instruction_sets, those of its versions that this machine can run, worst first. INGOT_ISA limits them. Valid until
  * the calling thread asks again. */

@@ -93,7 +93,7 @@ def _chosen(kernel: str, options: Options) -> list[Contestant]:
 
 def _limits(threads: int) -> dict[str, float]:
     """What the machine reaches at its best."""
-    return {"threads": threads, **{name: limit(threads, 0.4) for name, limit in LIMITS.items()}}
+    return {"threads": threads, **{name: limit(threads, 0.4).best for name, limit in LIMITS.items()}}
 
 
 def _roofline(threads: int) -> Process:
