@@ -62,14 +62,12 @@ ThreadPool* ThreadPool::Current() { return t_context.pool; }
 Workspace* ThreadPool::CurrentWorkspace() { return t_context.workspace; }
 
 ThreadPool::Run::Run(ThreadPool& pool, Workspace& workspace)
-    : pool_(pool), outer_pool_(t_context.pool), outer_workspace_(t_context.workspace) {
+    : outer_pool_(t_context.pool), outer_workspace_(t_context.workspace) {
   t_context.pool = &pool;
   t_context.workspace = &workspace;
-  pool_.active_runs_.fetch_add(1, std::memory_order_relaxed);
 }
 
 ThreadPool::Run::~Run() {
-  pool_.active_runs_.fetch_sub(1, std::memory_order_relaxed);
   t_context.pool = outer_pool_;
   t_context.workspace = outer_workspace_;
 }
@@ -165,7 +163,7 @@ void ThreadPool::Work(size_t own) {
     bool woken = false;
     SpinUntil([&] {
       woken = signal_.load(std::memory_order_relaxed) != signal;
-      return woken || active_runs_.load(std::memory_order_relaxed) == 0;
+      return woken || stopping_.load(std::memory_order_relaxed);
     });
     if (!woken && !stopping_.load(std::memory_order_acquire)) signal_.wait(signal, std::memory_order_seq_cst);
   }

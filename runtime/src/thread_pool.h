@@ -23,7 +23,7 @@ using Task = int (*)(int32_t task_id, TaskEnvironment* environment, void* data);
 // region, so that what it finds in its caches is what it wrote in the region before; then it takes tasks from the ends
 // of the others' shares. A region that starts while another one runs, from inside it or from another session, runs on
 // its caller's thread alone: threads never outnumber the pool's. Workers start with the first region, spin briefly
-// between the regions of a run, and sleep otherwise.
+// after each, and sleep otherwise: to a caller who runs a model again and again they are awake.
 class ThreadPool {
  public:
   explicit ThreadPool(int32_t threads) : threads_(threads), shares_(static_cast<size_t>(threads)) {}
@@ -48,7 +48,6 @@ class ThreadPool {
     Run& operator=(const Run&) = delete;
 
    private:
-    ThreadPool& pool_;
     ThreadPool* outer_pool_;
     Workspace* outer_workspace_;
   };
@@ -66,7 +65,6 @@ class ThreadPool {
 
   const int32_t threads_;
   std::vector<std::thread> workers_;
-  std::atomic<int32_t> active_runs_{0};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> busy_{false};  // held while a region runs
   bool started_ = false;           // guarded by busy_
