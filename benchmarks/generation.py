@@ -47,7 +47,8 @@ Written by `make bench-generation`. A Llama of 1.1 billion seeded parameters: {L
 {LLAMA['num_attention_heads']} heads of {LLAMA['head_dim']} that share {LLAMA['num_key_value_heads']} of keys and values, feed-forward
 {LLAMA['intermediate_size']:,}, vocabulary {LLAMA['vocab_size']:,}; caches in float16; {THREADS} threads. int4 is `--quantize int4:g32`, which has
 as many bits as Q4_0; int8 is `--quantize int8`. Programs have a process each and take turns on the same prompts of random tokens; rates are of the
-median round. What bandwidth allows is the time to read the weights that a token needs and its caches once, at the rate that the same run measured.
+median round. What bandwidth allows is the time to read the weights that a token needs and its caches once, at the rate of plain reads that
+take turns with the tokens.
 Ratios are above 1 where Ingot is faster, or a bound is kept.
 """
 
