@@ -33,7 +33,7 @@ def comparison(setting: Setting) -> Comparison:
     except models.RefusedError as refusal:
         refuse(setting.group, setting.model, str(refusal))
         del files["ingot"]
-    return compare(files, models.inputs(setting), threads=setting.threads, precision=group.precision)
+    return compare(files, models.inputs(setting), threads=setting.threads, precision=group.precision, rounds=64)
 
 
 @pytest.mark.parametrize(("group", "model", "batch", "threads", "contestant"),

@@ -220,15 +220,15 @@ class _Case:
             fastest = self._asked(worker, {"warm_up": seconds / 2}).get("fastest", seconds)
             counts[worker.contestant.name] = max(1, min(10000, int(seconds / fastest)))
         for turn in range(self._options.rounds if workers else 0):
-            for worker in [None, *workers] if turn % 2 == 0 else [*reversed(workers), None]:
-                if worker is None:
+            for one in [None, *workers] if turn % 2 == 0 else [*reversed(workers), None]:
+                if one is None:
                     reached.append(self._roofline.ask({"measure": limits, "seconds": seconds}))
                     continue
-                name = worker.contestant.name
+                name = one.contestant.name
                 if self._rows[name]["status"] == "ok":
                     if counts[name] > 1:  # what the others left in the caches is not counted
-                        self._asked(worker, {"runs": 1})
-                    times[name].append(self._asked(worker, {"runs": counts[name]}).get("seconds", []))
+                        self._asked(one, {"runs": 1})
+                    times[name].append(self._asked(one, {"runs": counts[name]}).get("seconds", []))
         return {name: found for name, found in times.items() if self._rows[name]["status"] == "ok"}, reached
 
     def _asked(self, worker: _Worker, request: dict[str, Any]) -> dict[str, Any]:
