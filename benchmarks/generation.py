@@ -36,10 +36,10 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance-generation
 THREADS = 2
 #: What the process may take beside weights and caches.
 BESIDE = 150e6
-#: Where a text is met again in the figure of rings.
-PLACES = (WINDOW, WINDOW + 512, 6000, 12000, 20000)
 #: Tokens of one run of a prompt.
 PIECE = 512
+#: Where a text is met again in the figure of rings.
+PLACES = (WINDOW, WINDOW + PIECE, 6000, 12000, 20000)
 
 HEAD = f"""# Performance of generated text
 
@@ -170,7 +170,7 @@ def ring(models: Models, runs: int) -> list[Row]:
     """One text of 20,000 tokens with a sliding window. Copies of it stay where it is met again; what these take is not counted as its memory.
 
     Memory is the process's own: not the pages of the artifact, of which every new token may touch a row of the embeddings. It counts from when
-    all slots of the ring have been used: those of the window, and of a piece of up to 512 tokens beside it.
+    all slots of the ring have been used: those of the window, and of a prompt's piece beside it.
     """
     model = ingot.load(models.path("window.ingot"), threads=THREADS)
     session = model.session()
