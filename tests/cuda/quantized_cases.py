@@ -122,3 +122,10 @@ def finished(case: Call, data: Data, sums: np.ndarray, bound: np.ndarray, unit: 
     if data.residual is not None:
         y = y + data.residual.astype(np.float64)
     return y, bound + (unit + ROUNDING[case.dtype]) * (np.abs(y) + bound) + STEP[case.dtype] + 1e-30
+
+
+def beyond(found: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """How much further than ``bound`` each number is from what is expected; where that may exceed the type, an infinity of its sign will do."""
+    largest, wide = float(ml_dtypes.finfo(found.dtype).max), found.astype(np.float64)
+    endless = np.isinf(wide) & (np.sign(wide) == np.sign(expected)) & (np.abs(expected) + bound >= largest)
+    return np.asarray(np.where(endless, 0.0, np.abs(wide - expected) - bound))
