@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import ingot
 from ingot.errors import ExecutionError
 from ingot.lower.cpu.quantized_weights import ACTIVATIONS, FORMATS, pack_codes, pack_groups
-from tests.cuda.quantized_cases import Call, Data, finished, make, weights
+from tests.cuda.quantized_cases import Call, Data, beyond, finished, make, weights
 from tests.runtime.assemble import Artifact
 
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
@@ -82,9 +82,8 @@ def run(case: Case, data: Data, folder: Path, threads: int = 2) -> np.ndarray:
 
 def check(case: Case, data: Data, folder: Path, threads: int = 2) -> None:
     expected, bound = reference(case, data)
-    found = run(case, data, folder, threads).astype(np.float64)
-    assert np.isfinite(found).all()
-    assert (np.abs(found - expected) <= bound).all(), f"{np.abs(found - expected).max()} where {bound.max()} may be: {case}"
+    excess = beyond(run(case, data, folder, threads), expected, bound)
+    assert (excess <= 0).all(), f"{excess.max()} more than the {bound.flat[excess.argmax()]} there may be: {case}"
 
 
 @pytest.fixture(params=INSTRUCTION_SETS, autouse=True)
@@ -111,7 +110,7 @@ SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 @settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 @given(case=st.one_of(CASES, CASES, TABLES))
 def test_a_product_is_its_definition(case: Case, tmp_path: Path) -> None:
-    if case.dtype == "float16":  # sums of a thousand products do not overflow it
+    if case.dtype == "float16":  # few numbers near its largest
         case = replace(case, scales="float16" if case.scales == "uint8" else case.scales)
     check(case, make(case), tmp_path)
 
@@ -124,6 +123,18 @@ def test_a_product_is_its_definition(case: Case, tmp_path: Path) -> None:
 ], ids=lambda value: f"{value.format}-{value.rows}" if isinstance(value, Case) else None)
 def test_rows_and_columns_are_divided_among_threads(case: Case, threads: int, tmp_path: Path) -> None:
     check(case, make(case), tmp_path, threads)
+
+
+@pytest.mark.parametrize("scales", ["float32", "float16", "bfloat16", "uint8"])
+@pytest.mark.parametrize(("format", "group", "depth"), [
+    ("int8", 0, 2056), ("int8", 128, 1100), ("int4", 32, 1300), ("int4", 2048, 2100), ("nf4", 64, 330), ("mxfp4", 32, 1061),
+], ids=str)
+def test_a_single_row_by_panels_that_are_read_together(format: str, group: int, depth: int, scales: str, tmp_path: Path) -> None:
+    """Whole sets of panels, some that are left over, and a last one in part."""
+    for zeros in (None,) if FORMATS[format].values else (None, "int8", "float32"):
+        for columns in (203, 40):
+            case = Case(1, columns, depth, format, group, scales=scales, zeros=zeros, bias=True, activation="silu")
+            check(case, make(case), tmp_path)
 
 
 @pytest.mark.parametrize("format", ["int8", "int4", "mxfp4"])

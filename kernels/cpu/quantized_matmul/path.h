@@ -4,6 +4,7 @@
 
 #include "cpu/quantized_matmul/dense.h"
 #include "cpu/quantized_matmul/epilogue.h"
+#include "cpu/quantized_matmul/single_row.h"
 
 namespace ingot::quantized_matmul {
 
@@ -54,6 +55,9 @@ struct Implementation {
   static void MultiplyIntegers(const Problem& problem, const Scratch& scratch, const Unit& unit) {
     WithEngine(problem.codes, [&]<typename E, Codes kCodes>() __attribute__((always_inline)) {
       const int64_t rows = unit.end_row - unit.first_row;
+      if constexpr (E::kUnit == 1) {
+        if (rows == 1) return MultiplySingleRow<E, kCodes>(problem, scratch, unit);
+      }
       const int64_t panels = unit.end_panel - unit.first_panel;
       constexpr int64_t kMost = kChunk / static_cast<int64_t>(sizeof(typename E::Operand));
       static_assert(E::kMostRun <= kMost);

@@ -20,6 +20,8 @@ constexpr int64_t kFloatChunk = 256;
 constexpr int64_t kBlockRows = 96;
 // Panels that a tile takes at once.
 constexpr int64_t kMostPanels = 2;
+// Panels that a single row takes at once.
+constexpr int64_t kMostStreams = 4;
 // Panels that share what is read of X.
 constexpr int64_t kBlockPanels = 8;
 // Up to so many rows, weights are turned into floats in registers only: reading them is what takes the time.

@@ -156,7 +156,8 @@ class Call {
     workers_ = std::clamp<int64_t>(work / kForkWork, 1, context_.threads());
     const int64_t row_blocks = CeilDivide(rows, kBlockRows);
     const int64_t wanted = CeilDivide(workers_ * kUnitsPerThread, row_blocks);
-    unit_panels_ = std::clamp<int64_t>(problem_.panels / wanted, 1, kBlockPanels);
+    const int64_t least = rows == 1 && problem_.panels >= workers_ * kMostStreams ? kMostStreams : 1;
+    unit_panels_ = std::clamp<int64_t>(problem_.panels / wanted, least, kBlockPanels);
     workers_ = std::min(workers_, row_blocks * CeilDivide(problem_.panels, unit_panels_));
   }
 

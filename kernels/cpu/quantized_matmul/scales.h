@@ -13,26 +13,33 @@ INGOT_INLINE float PowerOf(uint8_t code) {
   return value;
 }
 
+// A scale of Element::kPower.
+struct Power {
+  uint8_t code;
+};
+
+// Calls body(T*) with a null pointer of the C++ type of a scale.
+template <typename Body>
+INGOT_INLINE void WithScaleType(Element element, Body&& body) {
+  if (element == Element::kPower) return body(static_cast<Power*>(nullptr));
+  WithType(element, static_cast<Body&&>(body));
+}
+
+template <typename V, typename T>
+INGOT_INLINE typename V::Float LoadScales(const T* from) {
+  return V::Load(from);
+}
 template <typename V>
-INGOT_INLINE void WidenScales(const Problem& problem, int64_t first, int64_t count, float* to) {
-  if (problem.scale_type == Element::kPower) {
-    const auto* from = reinterpret_cast<const uint8_t*>(problem.scales) + first;
-    for (int64_t i = 0; i < count; ++i) to[i] = PowerOf(from[i]);
-    return;
-  }
-  WithType(problem.scale_type, [&]<typename T>(T*) __attribute__((always_inline)) {
-    Widen<V>(reinterpret_cast<const T*>(problem.scales) + first, to, count);
-  });
+INGOT_INLINE typename V::Float LoadScales(const Power* from) {
+  float scales[V::kLanes];
+  for (int i = 0; i < V::kLanes; ++i) scales[i] = PowerOf(from[i].code);
+  return V::Load(scales);
 }
 
 template <typename V>
-INGOT_INLINE void WidenZeros(const Problem& problem, int64_t first, int64_t count, float* to) {
-  if (problem.zero_type == Element::kByte) {
-    const auto* from = reinterpret_cast<const int8_t*>(problem.zeros) + first;
-    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
-    return;
-  }
-  Widen<V>(reinterpret_cast<const float*>(problem.zeros) + first, to, count);
+INGOT_INLINE typename V::Float LoadZeros(const Problem& problem, int64_t at) {
+  if (problem.zero_type == Element::kByte) return V::Load(reinterpret_cast<const int8_t*>(problem.zeros) + at);
+  return V::Load(reinterpret_cast<const float*>(problem.zeros) + at);
 }
 
 // Those of `panels` panels and of the k from `first` on, at most kChunk, which starts at a multiple of their groups or
@@ -44,8 +51,14 @@ INGOT_INLINE const float* ReadScales(const Problem& problem, const Scratch& scra
   const int64_t count = GroupsIn(problem, depth) * kPanel;
   for (int64_t i = 0; i < panels; ++i) {
     const int64_t at = ((panel + i) * problem.groups + group) * kPanel;
-    WidenScales<V>(problem, at, count, scratch.scales + i * count);
-    if (problem.zeros != nullptr) WidenZeros<V>(problem, at, count, scratch.zeros + i * count);
+    WithScaleType(problem.scale_type, [&]<typename T>(T*) __attribute__((always_inline)) {
+      const T* from = reinterpret_cast<const T*>(problem.scales) + at;
+      float* to = scratch.scales + i * count;
+      for (int64_t j = 0; j < count; j += V::kLanes) V::Store(to + j, LoadScales<V>(from + j));
+    });
+    if (problem.zeros == nullptr) continue;
+    float* to = scratch.zeros + i * count;
+    for (int64_t j = 0; j < count; j += V::kLanes) V::Store(to + j, LoadZeros<V>(problem, at + j));
   }
   return problem.zeros == nullptr ? nullptr : scratch.zeros;
 }
