@@ -18,6 +18,8 @@ using namespace quantized_matmul;
 constexpr int64_t kForkWork = 1 << 17;
 // Units for each thread: what finishes late is at most one of so many.
 constexpr int64_t kUnitsPerThread = 4;
+// Ranges of units that threads start with.
+constexpr int64_t kMostRanges = 16;
 // Rows of X that are rounded before the products: some MiB of scratch memory for the longest rows.
 constexpr int64_t kMostRows = 4 * kBlockRows;
 
@@ -205,16 +207,28 @@ class Call {
             base + offsets_[5]};
   }
 
-  // Calls body(scratch, i) for all i of `count`, each on one of `workers` threads; those that are faster do more.
+  // Calls body(scratch, i) for all i of `count`, each on one of `workers` threads. Each has a range of its own, so that
+  // it reads memory in one stretch; those that are faster go on with what is left of others'.
   template <typename Body>
   void ForEach(int64_t workers, int64_t count, Body&& body) {
-    std::atomic<int64_t> next{0};
+    struct alignas(64) Range {
+      std::atomic<int64_t> next;
+      int64_t end;
+    };
+    std::array<Range, kMostRanges> ranges;
+    const int64_t used = std::min(workers, kMostRanges);
+    for (int64_t r = 0; r < used; ++r) {
+      ranges[static_cast<size_t>(r)].next.store(count * r / used, std::memory_order_relaxed);
+      ranges[static_cast<size_t>(r)].end = count * (r + 1) / used;
+    }
     context_.ParallelFor(workers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker) {
         const Scratch scratch = ScratchOf(worker);
-        for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
-             i = next.fetch_add(1, std::memory_order_relaxed))
-          body(scratch, i);
+        for (int64_t r = 0; r < used; ++r) {
+          Range& range = ranges[static_cast<size_t>((worker + r) % used)];
+          const auto take = [&] { return range.next.fetch_add(1, std::memory_order_relaxed); };
+          for (int64_t i = take(); i < range.end; i = take()) body(scratch, i);
+        }
       }
     });
   }
