@@ -63,11 +63,19 @@ struct Apart {
   int64_t weights, scales, sums;
 };
 
+// Weights that will be multiplied soon. At each step a tile fetches the cache line, the one `part` behind it if a step
+// has two, and those `apart` behind these; then it goes `onward`. Lines that are fetched twice cost next to nothing.
+struct Following {
+  const uint8_t* line;
+  int64_t part, apart, onward;
+};
+
 // Adds the products of kRows rows with columns of kPanels panels over `steps` steps to their sums, kPanel apart. Only
-// with one panel there may be zeros.
+// with one panel there may be zeros. Meanwhile what follows is fetched.
 template <typename E, Codes kCodes, int kRows, int kPanels>
-[[gnu::noinline]] void MultiplyTile(const Problem& problem, const uint8_t* weights, TileRows<typename E::Operand> x,
-                                    int64_t steps, const float* scales, const float* zeros, float* sums, Apart apart) {
+[[gnu::noinline]] void MultiplyTile(const Problem& problem, const uint8_t* weights, Following following,
+                                    TileRows<typename E::Operand> x, int64_t steps, const float* scales,
+                                    const float* zeros, float* sums, Apart apart) {
   using L = typename E::Lanes;
   using V = typename L::V;
   constexpr int kOfPanel = E::Vectors(kRows);
@@ -129,6 +137,14 @@ template <typename E, Codes kCodes, int kRows, int kPanels>
           const uint8_t* ahead = weights + p * apart.weights + kFetchedBytes;
           for (int64_t at = 0; at < StepBytes(kCodes); at += 64) __builtin_prefetch(ahead + at);
         }
+      } else {
+        const auto fetch = [&](const uint8_t* line) __attribute__((always_inline)) {
+          __builtin_prefetch(line, 0, 2);
+          __builtin_prefetch(line + following.apart, 0, 2);
+        };
+        fetch(following.line);
+        if constexpr (StepBytes(kCodes) > 64) fetch(following.line + following.part);
+        following.line += following.onward;
       }
 #pragma GCC unroll 2
       for (int part = 0; part < E::kParts; ++part) {
@@ -164,17 +180,35 @@ template <typename E, Codes kCodes, int kRows, int kPanels>
   }
 }
 
+// What a tile of several fetches of the next `steps` steps of kPanels panels, which are multiplied after all tiles.
+template <Codes kCodes, int kPanels>
+INGOT_INLINE Following FollowingOf(const Problem& problem, const uint8_t* next, int64_t steps, int64_t tile,
+                                   int64_t tiles) {
+  constexpr int64_t kLines = StepBytes(kCodes) / 64;
+  const int64_t apart = kPanels > 1 ? problem.panel_bytes : 0;
+  const uint8_t* part = next + tile % kLines * steps * 64;
+  if (tiles < kLines) return {next, 64, apart, kLines * 64};                   // all of it
+  if (tiles < kLines * kPanels && tile < kLines) return {part, 0, apart, 64};  // a part of every panel
+  if (tiles >= kLines * kPanels && tile < kLines * kPanels) return {part + tile / kLines * apart, 0, 0, 64};  // of one
+  return {next, 0, 0, 0};  // others fetched it
+}
+
 // All tiles of a unit by kPanels panels over the steps from `first_step` on; scales and zeros are those of these steps.
+// As many steps of as many panels from `next` on are multiplied after them.
 template <typename E, Codes kCodes, int kPanels>
 INGOT_INLINE void MultiplyRows(const Problem& problem, const Scratch& scratch, const Unit& unit, int64_t panel,
-                               int64_t first_step, int64_t steps, const float* zeros, float* sums) {
+                               const uint8_t* next, int64_t first_step, int64_t steps, const float* zeros,
+                               float* sums) {
   using V = typename E::Lanes::V;
   const int64_t runs = (problem.steps * kStep + problem.run - 1) / problem.run;
   const int64_t first_run = first_step * kStep / problem.run;
   const uint8_t* weights = problem.weights + panel * problem.panel_bytes + first_step * StepBytes(kCodes);
   const Apart apart = {problem.panel_bytes, GroupsIn(problem, steps * kStep) * kPanel,
                        (unit.end_row - unit.first_row) * kPanel};
+  const int64_t tiles = (unit.end_row - unit.first_row + E::kTileRows - 1) / E::kTileRows;
   for (int64_t row = unit.first_row; row < unit.end_row; row += E::kTileRows) {
+    const int64_t tile = (row - unit.first_row) / E::kTileRows;
+    const Following following = FollowingOf<kCodes, kPanels>(problem, next, steps, tile, tiles);
     WithTileRows<E>(unit.end_row - row, [&]<int kRows>() __attribute__((always_inline)) {
       const int64_t base = row - scratch.base_row;
       const int64_t run = base * runs + first_run * kRows;
@@ -184,8 +218,8 @@ INGOT_INLINE void MultiplyRows(const Problem& problem, const Scratch& scratch, c
                                                scratch.rows.sums + run};
       for (int v = 0; v < kPanel / V::kLanes; v += E::Vectors(kRows)) {
         const int64_t column = v * V::kLanes;
-        MultiplyTile<E, kCodes, kRows, kPanels>(problem, weights + column * 4, x, steps, scratch.scales + column,
-                                                zeros == nullptr ? nullptr : zeros + column,
+        MultiplyTile<E, kCodes, kRows, kPanels>(problem, weights + column * 4, following, x, steps,
+                                                scratch.scales + column, zeros == nullptr ? nullptr : zeros + column,
                                                 sums + (row - unit.first_row) * kPanel + column, apart);
       }
     });

@@ -70,9 +70,15 @@ struct Implementation {
         const int64_t panel = (one_tile ? i / chunks : i % sets) * at_once;
         const int64_t first = chunk * kMost;
         const int64_t depth = Least(kMost, problem.steps * kStep - first);
+        // The last set has nothing to follow; of a part of the last chunk what is fetched is a bit too much.
+        const int64_t follows = i + 1 < chunks * sets ? i + 1 : i;
+        const int64_t next_panel = unit.first_panel + (one_tile ? follows / chunks : follows % sets) * at_once;
+        const int64_t next_chunk = one_tile ? follows % chunks : follows / sets;
+        const uint8_t* next =
+            problem.weights + next_panel * problem.panel_bytes + next_chunk * kMost / kStep * StepBytes(kCodes);
         const auto multiply = [&]<int kPanels>() __attribute__((always_inline)) {
           const float* zeros = ReadScales<V>(problem, scratch, unit.first_panel + panel, kPanels, first, depth);
-          MultiplyRows<E, kCodes, kPanels>(problem, scratch, unit, unit.first_panel + panel, first / kStep,
+          MultiplyRows<E, kCodes, kPanels>(problem, scratch, unit, unit.first_panel + panel, next, first / kStep,
                                            depth / kStep, zeros, scratch.sums + panel * rows * kPanel);
         };
         static_assert(E::kPanels <= kMostPanels);
