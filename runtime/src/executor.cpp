@@ -82,7 +82,10 @@ void Executor::Execute(Frame& frame, size_t depth, Profile* profile) {
 }
 
 void Executor::RunInstructions(Frame& frame, size_t depth) {
-  for (const Instruction& instruction : frame.instructions()) RunInstruction(frame, instruction, depth);
+  for (const Instruction& instruction : frame.instructions()) {
+    model_.pool().Expect(instruction.expected);
+    RunInstruction(frame, instruction, depth);
+  }
 }
 
 void Executor::RunProfiled(Frame& frame, size_t depth, Profile& profile) {

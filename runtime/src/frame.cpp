@@ -162,7 +162,23 @@ void Frame::BuildInstructions() {
     const bool empty =
         complete && std::all_of(step.outputs.begin(), step.outputs.end(), [&](int32_t v) { return Bytes(v) == 0; });
     if (empty) continue;  // a call does nothing but write its outputs
-    instructions_.push_back({complete ? step.function : nullptr, args(step), &step});
+    instructions_.push_back({complete ? step.function : nullptr, args(step), &step, {}});
+  }
+  ExpectWeights();
+}
+
+// Twice: what the last steps expect are the first ones, when the function runs again.
+void Frame::ExpectWeights() {
+  std::span<const std::byte> expected;
+  for (int round = 0; round < 2; ++round) {
+    for (auto instruction = instructions_.rbegin(); instruction != instructions_.rend(); ++instruction) {
+      instruction->expected = expected;
+      const Step& step = *instruction->step;
+      if (step.kernel == nullptr || step.kernel->streamed < 0) continue;
+      const int32_t value = step.inputs[static_cast<size_t>(step.kernel->streamed)];
+      if (function_.values[static_cast<size_t>(value)].storage == Storage::kWeight)
+        expected = {static_cast<const std::byte*>(tensor(value).data), Bytes(value)};
+    }
   }
 }
 

@@ -17,10 +17,24 @@ namespace {
 // for a whole row of short steps.
 constexpr std::chrono::microseconds kSpin{200};
 
+// Of each thread's part, a quarter of a second-level cache of a MiB.
+constexpr size_t kMostExpected = 256 << 10;
+constexpr int kLinesAtOnce = 8;
+constexpr int kLine = 64;
+
+// A thread's part of what is expected, of which what lies before `next` has been fetched.
+struct Expected {
+  const std::byte* memory = nullptr;  // of all threads
+  const std::byte* next = nullptr;
+  const std::byte* end = nullptr;
+};
+
 struct ThreadContext {
   ThreadPool* pool = nullptr;
   Workspace* workspace = nullptr;
   bool in_region = false;
+  size_t own = 0;  // its place in the pool
+  Expected expected;
 };
 thread_local ThreadContext t_context;
 
@@ -30,21 +44,6 @@ void Pause() {
 #else
   __asm__ volatile("yield");
 #endif
-}
-
-// Spins until `done` or for kSpin; whether `done` came true.
-template <typename Done>
-bool SpinUntil(Done&& done) {
-  if (done()) return true;
-  constexpr int kPausesPerLookAtTheClock = 32;
-  const auto deadline = std::chrono::steady_clock::now() + kSpin;
-  do {
-    for (int i = 0; i < kPausesPerLookAtTheClock; ++i) {
-      if (done()) return true;
-      Pause();
-    }
-  } while (std::chrono::steady_clock::now() < deadline);
-  return false;
 }
 
 int RunInline(Task task, void* data, int32_t num_tasks) {
@@ -70,6 +69,42 @@ ThreadPool::Run::Run(ThreadPool& pool, Workspace& workspace)
 ThreadPool::Run::~Run() {
   t_context.pool = outer_pool_;
   t_context.workspace = outer_workspace_;
+}
+
+void ThreadPool::Expect(std::span<const std::byte> memory) {
+  // Between the two stores a thread may fetch what nobody expects, which does no harm: fetching does not fault.
+  expected_bytes_.store(memory.size() / static_cast<size_t>(threads_), std::memory_order_relaxed);
+  expected_.store(memory.data(), std::memory_order_relaxed);
+}
+
+// Whether there was something to fetch.
+bool ThreadPool::FetchExpected() {
+  Expected& own = t_context.expected;
+  const std::byte* memory = expected_.load(std::memory_order_relaxed);
+  if (memory != own.memory) {
+    const size_t bytes = expected_bytes_.load(std::memory_order_relaxed);
+    const std::byte* next = memory + t_context.own * bytes;
+    own = {memory, next, next + std::min(bytes, kMostExpected)};
+  }
+  if (own.next >= own.end) return false;
+  for (int line = 0; line < kLinesAtOnce; ++line) __builtin_prefetch(own.next + line * kLine, 0, 2);
+  own.next += kLinesAtOnce * kLine;
+  return true;
+}
+
+// Spins until `done` or for kSpin; whether `done` came true.
+template <typename Done>
+bool ThreadPool::SpinUntil(Done&& done) {
+  if (done()) return true;
+  constexpr int kPausesPerLookAtTheClock = 32;
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < kPausesPerLookAtTheClock; ++i) {
+      if (done()) return true;
+      if (!FetchExpected()) Pause();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return false;
 }
 
 ThreadPool::~ThreadPool() {
@@ -156,7 +191,7 @@ void ThreadPool::AwaitTasks() {
 
 void ThreadPool::Work(size_t own) {
   Workspace workspace;
-  t_context = {this, &workspace, true};
+  t_context = {this, &workspace, true, own, {}};
   while (!stopping_.load(std::memory_order_acquire)) {
     const uint32_t signal = signal_.load(std::memory_order_seq_cst);
     RunTasks(own);

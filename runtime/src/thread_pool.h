@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -39,6 +40,10 @@ class ThreadPool {
   // Runs body(begin, end) over parts of [0, count) of at least `grain` each. Throws what the first failing part threw.
   void ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body);
 
+  // Says what a region after the next one will read from start to end, each thread its part. A thread that waits fetches
+  // the first of its own.
+  void Expect(std::span<const std::byte> memory);
+
   // While one lives, the calling thread's launches go to `pool` and its scratch memory comes from `workspace`.
   class Run {
    public:
@@ -62,6 +67,9 @@ class ThreadPool {
   void RunTasks(size_t own);
   bool RunOneTask(size_t share, bool from_end);
   void AwaitTasks();
+  bool FetchExpected();
+  template <typename Done>
+  bool SpinUntil(Done&& done);
 
   const int32_t threads_;
   std::vector<std::thread> workers_;
@@ -78,6 +86,8 @@ class ThreadPool {
   std::atomic<uint32_t> signal_{0};  // counts regions; what workers sleep on
   std::atomic<int32_t> pending_{0};  // tasks that have not finished
   std::atomic<bool> failed_{false};
+  std::atomic<const std::byte*> expected_{nullptr};
+  std::atomic<size_t> expected_bytes_{0};  // of each thread
   Task task_ = nullptr;
   void* data_ = nullptr;
   int32_t num_tasks_ = 0;

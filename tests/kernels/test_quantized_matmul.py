@@ -97,7 +97,7 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 GROUPS = st.sampled_from([0, 16, 32, 64, 128, 256, 2048])
 CASES = st.builds(
     Case,
-    rows=st.one_of(st.integers(0, 14), st.integers(15, 120)), columns=st.one_of(st.integers(0, 40), st.integers(41, 300)),
+    rows=st.one_of(st.integers(0, 14), st.integers(15, 160)), columns=st.one_of(st.integers(0, 40), st.integers(41, 300)),
     depth=st.one_of(st.integers(0, 70), st.integers(71, 1200)), format=st.sampled_from(["int8", "int4"]), group=GROUPS, integers=st.booleans(),
     x_group=GROUPS, activation=st.sampled_from(["", "", *ACTIVATIONS]), scales=st.sampled_from(["float32", "float16", "bfloat16", "uint8"]),
     zeros=st.sampled_from([None, "int8", "float32"]), bias=st.booleans(), residual=st.booleans(),
@@ -119,7 +119,7 @@ def test_a_product_is_its_definition(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", [
     Case(1, 4096, 1024, group=128, x_group=128), Case(1, 1000, 4096, "int8", 0), Case(4, 777, 2056, "mxfp4", 32, scales="uint8", x_group=32),
     Case(130, 520, 1100, group=32, x_group=32, zeros="int8"), Case(200, 130, 2500, "int8", 0, bias=True, activation="gelu"),
-    Case(450, 40, 600, "nf4", 64, integers=False), Case(97, 300, 700, group=64, integers=False, dtype="bfloat16", residual=True),
+    Case(450, 40, 600, "nf4", 64, integers=False), Case(650, 40, 600, "nf4", 64, x_group=64), Case(97, 300, 700, group=64, integers=False, dtype="bfloat16", residual=True),
 ], ids=lambda value: f"{value.format}-{value.rows}" if isinstance(value, Case) else None)
 def test_rows_and_columns_are_divided_among_threads(case: Case, threads: int, tmp_path: Path) -> None:
     check(case, make(case), tmp_path, threads)
@@ -138,7 +138,7 @@ def test_a_single_row_by_panels_that_are_read_together(format: str, group: int, 
 
 
 @pytest.mark.parametrize("format", ["int8", "int4", "mxfp4"])
-@pytest.mark.parametrize("rows", [1, 7, 30])
+@pytest.mark.parametrize("rows", [1, 7, 30, 100])
 def test_sums_of_the_largest_numbers_do_not_overflow(format: str, rows: int, tmp_path: Path) -> None:
     case = Case(rows, 33, 2048, format, 0)
     codes = {"int8": (-128, 127), "int4": (0, 15), "mxfp4": (15, 7)}[format]  # of the least and the largest number

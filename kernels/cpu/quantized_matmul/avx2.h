@@ -90,6 +90,7 @@ struct Avx2Nibbles : Avx2Bytes {
   static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
+  static constexpr bool kExpands = false;
   static constexpr int Vectors(int) { return 2; }
 
   template <Codes>
@@ -122,6 +123,7 @@ struct Avx2Words : Avx2Bytes {
   static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
+  static constexpr bool kExpands = false;
   static constexpr int Vectors(int rows) { return rows <= 2 ? 2 : 1; }
 
   template <Codes kCodes>

@@ -74,6 +74,7 @@ struct Avx512Nibbles : Avx512Bytes {
   static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
+  static constexpr bool kExpands = false;
   static constexpr int Vectors(int) { return 1; }
 
   template <Codes>
@@ -105,6 +106,7 @@ struct Avx512Words : Avx512Bytes {
   static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
+  static constexpr bool kExpands = false;
   static constexpr int Vectors(int) { return 1; }
 
   template <Codes kCodes>

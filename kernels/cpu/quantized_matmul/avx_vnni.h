@@ -19,6 +19,7 @@ struct AvxVnniEngine : Avx2Bytes {
   static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
+  static constexpr bool kExpands = true;
   static constexpr int Vectors(int rows) { return rows <= 4 ? 2 : 1; }
 
   template <Codes kCodes>

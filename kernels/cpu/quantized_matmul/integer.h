@@ -10,6 +10,7 @@
 //   kUnit, kParts            rows that are multiplied at once, and parts of a step that are read one after the other
 //   Table, LoadTable         16 numbers of a byte to look up
 //   Load<codes>(at, part, table)  the weights of a part of a step and a vector of columns
+//   kExpands                 whether many tiles read weights that were loaded and stored once, of one byte each
 //   LoadX(at, part)          the same of kUnit rows of X
 //   Sums, Add                sums of products of kUnit rows with a vector of columns
 //   Begin(starts)            sums of nothing; they may hold each row's start
@@ -58,6 +59,10 @@ struct TileRows {
 // Bytes ahead of what is multiplied that are fetched. A core's own prefetcher stops at the end of a page.
 constexpr int64_t kFetchedBytes = 4096;
 
+// As many tiles as make it worth while to expand the weights first; a line a step of each is all that follows.
+constexpr int64_t kLeastExpandedTiles = 6;
+static_assert(kLeastExpandedTiles >= kMostPanels * StepBytes(Codes::kBytes) / 64);
+
 // The distances from a panel's weights, scales and sums to those of the next.
 struct Apart {
   int64_t weights, scales, sums;
@@ -70,9 +75,54 @@ struct Following {
   int64_t part, apart, onward;
 };
 
+// How packed weights are read: those of a part of a step lie kPart bytes apart.
+template <typename E, Codes kCodes>
+struct Packed {
+  static constexpr int64_t kStepBytes = StepBytes(kCodes);
+  static constexpr bool kManyTiles = false;
+  static constexpr int64_t kVectorBytes = E::Lanes::V::kLanes * 4;
+
+  INGOT_INLINE static typename E::Weights Load(const uint8_t* at, int part, typename E::Table table) {
+    return E::template Load<kCodes>(at, part, table);
+  }
+};
+
+// And weights that were stored as the engine multiplies them: [panels, steps, parts, vectors of a panel].
+template <typename E>
+struct Expanded {
+  static constexpr int64_t kVectorBytes = sizeof(typename E::Weights);
+  static constexpr int64_t kPartBytes = kPanel / E::Lanes::V::kLanes * kVectorBytes;
+  static constexpr int64_t kStepBytes = E::kParts * kPartBytes;
+  static constexpr bool kManyTiles = true;  // so many that of what follows each fetches a line a step
+
+  INGOT_INLINE static typename E::Weights Load(const uint8_t* at, int part, typename E::Table) {
+    typename E::Weights weights;
+    __builtin_memcpy(&weights, at + part * kPartBytes, sizeof(weights));
+    return weights;
+  }
+};
+
+// Expands a panel's weights of `steps` steps.
+template <typename E, Codes kCodes>
+[[gnu::noinline]] void Expand(const Problem& problem, const uint8_t* weights, int64_t steps, uint8_t* to) {
+  using From = Packed<E, kCodes>;
+  const typename E::Table table = E::LoadTable(problem.table_bytes);
+  for (int64_t step = 0; step < steps; ++step, weights += From::kStepBytes) {
+#pragma GCC unroll 2
+    for (int part = 0; part < E::kParts; ++part) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanel / E::Lanes::V::kLanes; ++v) {
+        const typename E::Weights vector = From::Load(weights + v * From::kVectorBytes, part, table);
+        __builtin_memcpy(to, &vector, sizeof(vector));
+        to += sizeof(vector);
+      }
+    }
+  }
+}
+
 // Adds the products of kRows rows with columns of kPanels panels over `steps` steps to their sums, kPanel apart. Only
 // with one panel there may be zeros. Meanwhile what follows is fetched.
-template <typename E, Codes kCodes, int kRows, int kPanels>
+template <typename E, typename From, int kRows, int kPanels>
 [[gnu::noinline]] void MultiplyTile(const Problem& problem, const uint8_t* weights, Following following,
                                     TileRows<typename E::Operand> x, int64_t steps, const float* scales,
                                     const float* zeros, float* sums, Apart apart) {
@@ -135,15 +185,17 @@ template <typename E, Codes kCodes, int kRows, int kPanels>
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
           const uint8_t* ahead = weights + p * apart.weights + kFetchedBytes;
-          for (int64_t at = 0; at < StepBytes(kCodes); at += 64) __builtin_prefetch(ahead + at);
+          for (int64_t at = 0; at < From::kStepBytes; at += 64) __builtin_prefetch(ahead + at);
         }
       } else {
-        const auto fetch = [&](const uint8_t* line) __attribute__((always_inline)) {
-          __builtin_prefetch(line, 0, 2);
-          __builtin_prefetch(line + following.apart, 0, 2);
-        };
-        fetch(following.line);
-        if constexpr (StepBytes(kCodes) > 64) fetch(following.line + following.part);
+        __builtin_prefetch(following.line, 0, 2);
+        if constexpr (!From::kManyTiles) {
+          __builtin_prefetch(following.line + following.apart, 0, 2);
+          if constexpr (From::kStepBytes > 64) {
+            __builtin_prefetch(following.line + following.part, 0, 2);
+            __builtin_prefetch(following.line + following.part + following.apart, 0, 2);
+          }
+        }
         following.line += following.onward;
       }
 #pragma GCC unroll 2
@@ -151,7 +203,7 @@ template <typename E, Codes kCodes, int kRows, int kPanels>
         typename E::Weights w[kVectors];
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v)
-          w[v] = E::template Load<kCodes>(weights + v / kOfPanel * apart.weights + column(v) * 4, part, table);
+          w[v] = From::Load(weights + v / kOfPanel * apart.weights + v % kOfPanel * From::kVectorBytes, part, table);
 #pragma GCC unroll 12
         for (int u = 0; u < kUnits; ++u) {
           const typename E::X one = E::LoadX(x.values + u * E::kUnit * kStep, part);
@@ -159,7 +211,7 @@ template <typename E, Codes kCodes, int kRows, int kPanels>
           for (int v = 0; v < kVectors; ++v) E::Add(products[u][v], w[v], one);
         }
       }
-      weights += StepBytes(kCodes);
+      weights += From::kStepBytes;
       x.values += kRows * kStep;
     } while (++i < count);
     finish();
@@ -203,9 +255,17 @@ INGOT_INLINE void MultiplyRows(const Problem& problem, const Scratch& scratch, c
   const int64_t runs = (problem.steps * kStep + problem.run - 1) / problem.run;
   const int64_t first_run = first_step * kStep / problem.run;
   const uint8_t* weights = problem.weights + panel * problem.panel_bytes + first_step * StepBytes(kCodes);
-  const Apart apart = {problem.panel_bytes, GroupsIn(problem, steps * kStep) * kPanel,
-                       (unit.end_row - unit.first_row) * kPanel};
+  Apart apart = {problem.panel_bytes, GroupsIn(problem, steps * kStep) * kPanel,
+                 (unit.end_row - unit.first_row) * kPanel};
   const int64_t tiles = (unit.end_row - unit.first_row + E::kTileRows - 1) / E::kTileRows;
+  const bool expands = E::kExpands && tiles >= kLeastExpandedTiles;
+  if (expands) {
+    auto* to = static_cast<uint8_t*>(scratch.expanded);
+    const int64_t bytes = steps * Expanded<E>::kStepBytes;
+    for (int p = 0; p < kPanels; ++p) Expand<E, kCodes>(problem, weights + p * apart.weights, steps, to + p * bytes);
+    weights = to;
+    apart.weights = bytes;
+  }
   for (int64_t row = unit.first_row; row < unit.end_row; row += E::kTileRows) {
     const int64_t tile = (row - unit.first_row) / E::kTileRows;
     const Following following = FollowingOf<kCodes, kPanels>(problem, next, steps, tile, tiles);
@@ -216,12 +276,18 @@ INGOT_INLINE void MultiplyRows(const Problem& problem, const Scratch& scratch, c
                                                    (base * problem.steps + first_step * kRows) * kStep,
                                                scratch.rows.scales + run, scratch.rows.starts + run,
                                                scratch.rows.sums + run};
-      for (int v = 0; v < kPanel / V::kLanes; v += E::Vectors(kRows)) {
-        const int64_t column = v * V::kLanes;
-        MultiplyTile<E, kCodes, kRows, kPanels>(problem, weights + column * 4, following, x, steps,
+      const auto multiply = [&]<typename From>() __attribute__((always_inline)) {
+        for (int v = 0; v < kPanel / V::kLanes; v += E::Vectors(kRows)) {
+          const int64_t column = v * V::kLanes;
+          MultiplyTile<E, From, kRows, kPanels>(problem, weights + v * From::kVectorBytes, following, x, steps,
                                                 scratch.scales + column, zeros == nullptr ? nullptr : zeros + column,
                                                 sums + (row - unit.first_row) * kPanel + column, apart);
+        }
+      };
+      if constexpr (E::kExpands) {
+        if (expands) return multiply.template operator()<Expanded<E>>();
       }
+      multiply.template operator()<Packed<E, kCodes>>();
     });
   }
 }

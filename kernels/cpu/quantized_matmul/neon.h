@@ -75,6 +75,7 @@ struct NeonEngine : NeonBytes {
   static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 1;
+  static constexpr bool kExpands = false;
   static constexpr int Vectors(int) { return 4; }
 
   template <Codes kCodes>

@@ -50,6 +50,7 @@ struct PortableEngine {
   static constexpr int kPanels = 1;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 1;
+  static constexpr bool kExpands = false;
   static constexpr int Vectors(int) { return 4; }
 
   INGOT_INLINE static Table LoadTable(const int8_t* table) { return table; }

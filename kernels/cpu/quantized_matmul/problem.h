@@ -15,9 +15,9 @@ constexpr int64_t kStep = 8;    // k in a step of the packed weights
 constexpr int64_t kChunk = 1024;
 // k that are turned into floats at a time: 16 columns of it are 16 KiB.
 constexpr int64_t kFloatChunk = 256;
-// Rows that share what is read of the weights, a multiple of the rows of every tile: kChunk int8 of each are 96 KiB,
-// which stay in a second-level cache of 512 KiB beside the sums.
-constexpr int64_t kBlockRows = 96;
+// At most so many rows share what is read of the weights: kChunk int8 of each are 144 KiB, which stay in a second-level
+// cache of 512 KiB beside the sums. A multiple of the rows of every tile.
+constexpr int64_t kBlockRows = 144;
 // Panels that a tile takes at once.
 constexpr int64_t kMostPanels = 2;
 // Panels that a single row takes at once.
@@ -29,7 +29,7 @@ constexpr int64_t kMostDirectRows = 4;
 constexpr int64_t kLeastGroup = 16;
 
 enum class Element : uint8_t { kFloat, kHalf, kBfloat, kPower, kByte };
-enum class Codes : uint8_t { kBytes, kNibbles, kTable };
+enum class Codes : uint8_t { kBytes, kNibbles, kTable };  // of packed weights
 enum class Activation : uint8_t { kNone, kRelu, kGelu, kGeluTanh, kSilu };
 
 struct Problem {
@@ -83,6 +83,7 @@ struct Scratch {
   float* scales;   // [kMostPanels, kChunk / kLeastGroup, kPanel]
   float* zeros;    // [kMostPanels, kChunk / kLeastGroup, kPanel]
   float* panel;    // [kFloatChunk, kPanel]: weights as floats
+  void* expanded;  // [kMostPanels, kChunk, kPanel] bytes: weights as an engine multiplies them
   float* x;        // [kBlockRows, kFloatChunk] or [kMostDirectRows, depth]: X as floats
 };
 

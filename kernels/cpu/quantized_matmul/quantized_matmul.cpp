@@ -22,9 +22,16 @@ constexpr int64_t kUnitsPerThread = 4;
 constexpr int64_t kMostRanges = 16;
 // Rows of X that are rounded before the products: some MiB of scratch memory for the longest rows.
 constexpr int64_t kMostRows = 4 * kBlockRows;
+// Of all instruction sets: 12, 8, 6 and 4 divide it.
+constexpr int64_t kTileRows = 24;
+static_assert(kBlockRows % kTileRows == 0);
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t RoundUpTo(int64_t x, int64_t multiple) { return CeilDivide(x, multiple) * multiple; }
+// Rows of a part, where there are as few parts of at most `most` rows as it takes, nearly alike.
+int64_t PartOf(int64_t rows, int64_t most) {
+  return std::min(RoundUpTo(CeilDivide(rows, CeilDivide(rows, most)), kTileRows), most);
+}
 
 const std::byte* DataOrNull(const DLTensor* tensor) { return tensor == nullptr ? nullptr : Data<std::byte>(*tensor); }
 
@@ -43,8 +50,8 @@ class Call {
     DivideGroups();
     Divide();
     AllocateScratch();
-    for (base_row_ = 0; base_row_ < problem_.rows; base_row_ += kMostRows) {
-      const int64_t end = std::min(base_row_ + kMostRows, problem_.rows);
+    for (base_row_ = 0; base_row_ < problem_.rows; base_row_ += rounded_rows_) {
+      const int64_t end = std::min(base_row_ + rounded_rows_, problem_.rows);
       if (problem_.integer) Quantize(end);
       Multiply(end);
     }
@@ -153,10 +160,12 @@ class Call {
   }
 
   void Divide() {
-    const int64_t rows = std::min(problem_.rows, kMostRows);
+    rounded_rows_ = PartOf(problem_.rows, kMostRows);
+    const int64_t rows = std::min(problem_.rows, rounded_rows_);
+    block_rows_ = PartOf(rows, kBlockRows);
     const int64_t work = rows * problem_.columns * problem_.depth;
     workers_ = std::clamp<int64_t>(work / kForkWork, 1, context_.threads());
-    const int64_t row_blocks = CeilDivide(rows, kBlockRows);
+    const int64_t row_blocks = CeilDivide(rows, block_rows_);
     const int64_t wanted = CeilDivide(workers_ * kUnitsPerThread, row_blocks);
     const int64_t least = rows == 1 && problem_.panels >= workers_ * kMostStreams ? kMostStreams : 1;
     unit_panels_ = std::clamp<int64_t>(problem_.panels / wanted, least, kBlockPanels);
@@ -165,14 +174,14 @@ class Call {
 
   void AllocateScratch() {
     const int64_t depth = problem_.steps * kStep;
-    const int64_t rows = RoundUpTo(std::min(problem_.rows, kMostRows), traits_.tile_rows);
+    const int64_t rows = RoundUpTo(std::min(problem_.rows, rounded_rows_), traits_.tile_rows);
     if (problem_.integer) {
       rows_.values = Bytes(rows * depth * traits_.operand_size);
       rows_.scales = reinterpret_cast<float*>(Bytes(rows * runs_ * 4));
       rows_.starts = reinterpret_cast<int32_t*>(Bytes(rows * runs_ * 4));
       rows_.sums = reinterpret_cast<float*>(Bytes(rows * runs_ * 4));
     }
-    const int64_t block = std::min(problem_.rows, kBlockRows);
+    const int64_t block = std::min(problem_.rows, block_rows_);
     constexpr int64_t kScales = kMostPanels * kChunk / kLeastGroup * kPanel;
     const bool widens = !problem_.integer && problem_.type != Element::kFloat;
     const int64_t counts[] = {problem_.integer ? depth : 0,
@@ -180,6 +189,7 @@ class Call {
                               kScales,
                               problem_.zeros == nullptr ? 0 : kScales,
                               problem_.integer ? 0 : kFloatChunk * kPanel,
+                              problem_.integer ? kMostPanels * kChunk * kPanel / 4 : 0,
                               widens ? std::max(kBlockRows * kFloatChunk, kMostDirectRows * problem_.depth) : 0};
     static_assert(std::size(counts) == std::tuple_size_v<decltype(offsets_)>);
     int64_t total = 0;
@@ -204,7 +214,8 @@ class Call {
             base + offsets_[2],
             base + offsets_[3],
             base + offsets_[4],
-            base + offsets_[5]};
+            base + offsets_[5],
+            base + offsets_[6]};
   }
 
   // Calls body(scratch, i) for all i of `count`, each on one of `workers` threads. Each has a range of its own, so that
@@ -245,14 +256,14 @@ class Call {
   }
 
   void Multiply(int64_t end_row) {
-    const int64_t blocks = CeilDivide(end_row - base_row_, kBlockRows);
+    const int64_t blocks = CeilDivide(end_row - base_row_, block_rows_);
     const int64_t panel_blocks = CeilDivide(problem_.panels, unit_panels_);
     ForEach(workers_, blocks * panel_blocks, [&](const Scratch& scratch, int64_t i) {
-      const int64_t row = base_row_ + i % blocks * kBlockRows;
+      const int64_t row = base_row_ + i % blocks * block_rows_;
       const int64_t panel = i / blocks * unit_panels_;
       path_.multiply(
           problem_, scratch,
-          {row, std::min(row + kBlockRows, end_row), panel, std::min(panel + unit_panels_, problem_.panels)});
+          {row, std::min(row + block_rows_, end_row), panel, std::min(panel + unit_panels_, problem_.panels)});
     });
   }
 
@@ -262,10 +273,10 @@ class Call {
   IntegerTraits traits_{};
   QuantizedRows rows_{};
   int64_t runs_ = 0;
-  int64_t workers_ = 1, unit_panels_ = 1;
+  int64_t workers_ = 1, unit_panels_ = 1, block_rows_ = 1, rounded_rows_ = 1;
   int64_t base_row_ = 0;
   int64_t worker_floats_ = 0;
-  std::array<int64_t, 6> offsets_{};
+  std::array<int64_t, 7> offsets_{};
   float* scratch_ = nullptr;
 };
 

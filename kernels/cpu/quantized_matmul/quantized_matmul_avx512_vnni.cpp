@@ -20,6 +20,7 @@ struct Avx512VnniEngine : Avx512Bytes {
   static constexpr int kPanels = 2;
   static constexpr int kUnit = 1;
   static constexpr int kParts = 2;
+  static constexpr bool kExpands = true;
   static constexpr int Vectors(int) { return 1; }
 
   template <Codes kCodes>

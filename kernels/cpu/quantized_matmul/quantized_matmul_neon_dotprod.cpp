@@ -18,6 +18,7 @@ struct NeonDotprodEngine : NeonBytes {
   static constexpr int kPanels = 1;
   static constexpr int kUnit = 2;
   static constexpr int kParts = 1;
+  static constexpr bool kExpands = false;
   static constexpr int Vectors(int) { return 4; }
 
   template <Codes kCodes>

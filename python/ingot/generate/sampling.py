@@ -89,7 +89,9 @@ class Sampler:
 
     def _penalized(self, logits: Array) -> Array:
         s = self.sampling
-        scores = logits.astype(np.float64)
+        if s.repetition_penalty == 1 and not s.presence_penalty and not s.frequency_penalty:
+            return logits
+        scores: Array = logits.astype(np.float64)
         if s.repetition_penalty != 1:
             held = scores[self._held]
             scores[self._held] = np.where(held > 0, held / s.repetition_penalty, held * s.repetition_penalty)
@@ -103,7 +105,8 @@ class Sampler:
         count = min(s.top_k or len(scores), len(scores))
         tokens = np.argpartition(scores, -count)[-count:] if count < len(scores) else np.arange(len(scores))
         tokens = tokens[np.argsort(-scores[tokens], kind="stable")]
-        weights = np.exp((scores[tokens] - scores[tokens[0]]) / s.temperature)
+        chosen = scores[tokens].astype(np.float64)
+        weights = np.exp((chosen - chosen[0]) / s.temperature)
         probabilities = weights / weights.sum()
         keep = np.cumsum(probabilities) - probabilities < s.top_p  # the one that crosses p is kept
         keep &= probabilities >= s.min_p * probabilities[0]
