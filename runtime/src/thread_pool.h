@@ -40,8 +40,8 @@ class ThreadPool {
   // Runs body(begin, end) over parts of [0, count) of at least `grain` each. Throws what the first failing part threw.
   void ParallelFor(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> body);
 
-  // Says what a region after the next one will read from start to end, each thread its part. A thread that waits fetches
-  // the first of its own.
+  // Says what a region after the next one will read from start to end, each thread its part. A thread that waits
+  // fetches the first of its own.
   void Expect(std::span<const std::byte> memory);
 
   // While one lives, the calling thread's launches go to `pool` and its scratch memory comes from `workspace`.
