@@ -45,18 +45,25 @@ INGOT_INLINE typename V::Float ExpUpTo88(typename V::Float x) {
 // 2^x for x <= 127, within 1.1 units in the last place; 0 below -126; NaN of NaN. Larger x give garbage.
 template <typename V>
 INGOT_INLINE typename V::Float Exp2UpTo127(typename V::Float x) {
-  // At 1.5 × 2^23 the unit in the last place is 1: the addition rounds to an integer.
-  const auto magic = V::Set(12582912.0f + 127.0f);
-  const auto shifted = x + magic;
-  const auto r = x - (shifted - magic);
-  // (2^r - 1) / r for |r| <= 1/2, of least relative error (Remez' algorithm): 2.0e-9.
-  auto p = V::Fma(V::Set(1.5353362e-4f), r, V::Set(1.3398874e-3f));
-  p = V::Fma(p, r, V::Set(9.618437e-3f));
-  p = V::Fma(p, r, V::Set(5.5503324e-2f));
-  p = V::Fma(p, r, V::Set(2.4022648e-1f));
-  p = V::Fma(p, r, V::Set(6.931472e-1f));
-  p = V::Fma(p, r, V::Set(1.0f));
-  return V::ZeroBelow(x, V::Set(-126.0f), p * V::PowerOfTwo(shifted));
+  // 2^r for |r| <= 1/2, where (2^r - 1) / r is of least relative error (Remez' algorithm): 2.0e-9.
+  const auto power = [](typename V::Float r) __attribute__((always_inline)) {
+    auto p = V::Fma(V::Set(1.5353362e-4f), r, V::Set(1.3398874e-3f));
+    p = V::Fma(p, r, V::Set(9.618437e-3f));
+    p = V::Fma(p, r, V::Set(5.5503324e-2f));
+    p = V::Fma(p, r, V::Set(2.4022648e-1f));
+    p = V::Fma(p, r, V::Set(6.931472e-1f));
+    return V::Fma(p, r, V::Set(1.0f));
+  };
+  const auto least = V::Set(-126.0f);
+  if constexpr (requires { V::FractionOf(x); }) {
+    const auto r = V::FractionOf(x);
+    return V::ZeroBelow(x, least, V::TimesPowerOfTwo(power(r), x - r));
+  } else {
+    // At 1.5 × 2^23 the unit in the last place is 1: the addition rounds to an integer.
+    const auto magic = V::Set(12582912.0f + 127.0f);
+    const auto shifted = x + magic;
+    return V::ZeroBelow(x, least, power(x - (shifted - magic)) * V::PowerOfTwo(shifted));
+  }
 }
 
 // e^x, within 1.1 units in the last place; 0 below ln 2^-126, infinity from 127.5 ln 2 (88.4) on.

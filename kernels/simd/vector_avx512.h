@@ -71,6 +71,11 @@ struct Avx512 {
   INGOT_INLINE static Float Select(Float x, Float limit, Float a, Float b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LE_OQ), b, a);
   }
+  // Only here: x less the nearest integer, and x 2^n for integers n.
+  INGOT_INLINE static Float FractionOf(Float x) {
+    return _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  INGOT_INLINE static Float TimesPowerOfTwo(Float x, Float n) { return _mm512_scalef_ps(x, n); }
   INGOT_INLINE static Float PowerOfTwo(Float t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23));
   }
