@@ -43,6 +43,27 @@ INGOT_INLINE void ApplyMask(const Mask& mask, int64_t first, float* scores, int6
   }
 }
 
+// Of whole pairs of vectors.
+template <typename V>
+INGOT_INLINE float GreatestOf(const float* scores, Range columns) {
+  auto even = V::Set(kMinusInfinity);
+  auto odd = even;
+  for (int64_t i = columns.begin; i < columns.end; i += 2 * V::kLanes) {
+    even = V::Max(even, V::Load(scores + i));
+    odd = V::Max(odd, V::Load(scores + i + V::kLanes));
+  }
+  return V::ReduceMax(V::Max(even, odd));
+}
+
+// Whether products are the scores of all of these rows: they see all columns, and nothing is added to any.
+INGOT_INLINE bool AreScores(const Problem& problem, const Unit& unit, Range rows, const Block& block, Range columns) {
+  if (problem.softcap > 0 || problem.slopes != nullptr || problem.mask.data != nullptr) return false;
+  // Both ends of what a row sees grow with the row.
+  const int64_t begin = VisibleKeys(problem, unit, rows.end - 1).begin - block.first;
+  const int64_t end = VisibleKeys(problem, unit, rows.begin).end - block.first;
+  return begin <= columns.begin && columns.end <= Least(end, block.count);
+}
+
 // Makes products of scaled queries and keys into scores: scores[i] for i in `columns` is the block's key i's. Returns
 // the greatest. The columns are whole pairs of vectors.
 template <typename V>
@@ -72,13 +93,7 @@ INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_
   }
   for (int64_t i = pinned; i < begin; ++i) scores[i] = kMinusInfinity;
   for (int64_t i = end; i < columns.end; ++i) scores[i] = kMinusInfinity;
-  auto even = V::Set(kMinusInfinity);
-  auto odd = even;
-  for (int64_t i = columns.begin; i < columns.end; i += 2 * V::kLanes) {
-    even = V::Max(even, V::Load(scores + i));
-    odd = V::Max(odd, V::Load(scores + i + V::kLanes));
-  }
-  return V::ReduceMax(V::Max(even, odd));
+  return GreatestOf<V>(scores, columns);
 }
 
 constexpr float kLog2E = 1.44269504f;
@@ -118,8 +133,11 @@ template <typename V>
   float* sum = scratch.sum + first_row - unit.first_row;
   float block_max[kBlockRows];
   bool all_zero = true;
+  const bool finished = AreScores(problem, unit, {first_row, first_row + count}, block, columns);
   for (int64_t i = 0; i < count; ++i) {
-    block_max[i] = FinishScores<V>(problem, unit, first_row + i, scratch.scores + i * kBlockKeys, block, columns);
+    float* scores = scratch.scores + i * kBlockKeys;
+    block_max[i] = finished ? GreatestOf<V>(scores, columns)
+                            : FinishScores<V>(problem, unit, first_row + i, scores, block, columns);
     all_zero &= block_max[i] == kMinusInfinity || block_max[i] - max[i] < -88.0f;
   }
   for (int64_t i = 0; all_zero && i < count; ++i) all_zero = !HasNan(scratch.scores + i * kBlockKeys, columns);
