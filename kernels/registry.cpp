@@ -49,7 +49,6 @@ constexpr std::string_view kQuantizedMatmulContract =
     "int8, 1 int4, 2 mxfp4, 3 nf4), group, compute (0 float, 1 int8), activation group, activation (0 none, 1 relu, 2 "
     "gelu, 3 gelu tanh, 4 silu)";
 constexpr Arity kQuantizedMatmulArity{{3, 6}, {1, 1}, 0, 5, 0};
-constexpr int32_t kW = 1;  // the input of packed weights
 
 constexpr std::string_view kPackedTreesContract =
     "(rows [n, features], nodes, roots, full?, full_nodes?, full_values?) -> scores [n, targets]; ints: aggregate, "
@@ -111,16 +110,16 @@ constexpr Kernel kKernels[] = {
 #elif defined(__aarch64__)
     {"packed_trees", kNeon, PackedTreesNeon, kPackedTreesArity, kPackedTreesContract},
 #endif
-    {"quantized_matmul", kScalar, QuantizedMatmul, kQuantizedMatmulArity, kQuantizedMatmulContract, kW},
+    {"quantized_matmul", kScalar, QuantizedMatmul, kQuantizedMatmulArity, kQuantizedMatmulContract},
 #if defined(__x86_64__)
-    {"quantized_matmul", kAvx2, QuantizedMatmulAvx2, kQuantizedMatmulArity, kQuantizedMatmulContract, kW},
-    {"quantized_matmul", kAvxVnni, QuantizedMatmulAvxVnni, kQuantizedMatmulArity, kQuantizedMatmulContract, kW},
-    {"quantized_matmul", kAvx512, QuantizedMatmulAvx512, kQuantizedMatmulArity, kQuantizedMatmulContract, kW},
-    {"quantized_matmul", kAvx512Vnni, QuantizedMatmulAvx512Vnni, kQuantizedMatmulArity, kQuantizedMatmulContract, kW},
+    {"quantized_matmul", kAvx2, QuantizedMatmulAvx2, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kAvxVnni, QuantizedMatmulAvxVnni, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kAvx512, QuantizedMatmulAvx512, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kAvx512Vnni, QuantizedMatmulAvx512Vnni, kQuantizedMatmulArity, kQuantizedMatmulContract},
 #elif defined(__aarch64__)
-    {"quantized_matmul", kNeon, QuantizedMatmulNeon, kQuantizedMatmulArity, kQuantizedMatmulContract, kW},
-    {"quantized_matmul", kNeonDotprod, QuantizedMatmulNeonDotprod, kQuantizedMatmulArity, kQuantizedMatmulContract, kW},
-    {"quantized_matmul", kNeonI8mm, QuantizedMatmulNeonI8mm, kQuantizedMatmulArity, kQuantizedMatmulContract, kW},
+    {"quantized_matmul", kNeon, QuantizedMatmulNeon, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kNeonDotprod, QuantizedMatmulNeonDotprod, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kNeonI8mm, QuantizedMatmulNeonI8mm, kQuantizedMatmulArity, kQuantizedMatmulContract},
 #endif
     {"random_normal",
      kScalar,

@@ -44,7 +44,6 @@ struct Kernel {
   KernelFunction run;
   Arity arity;
   std::string_view contract;  // one line; the header in the kernel's folder says all
-  int32_t streamed = -1;      // the input that is read from start to end, by each thread its part; or -1
 };
 
 // Every row, also those that this machine cannot run.

@@ -5,6 +5,12 @@
 #include "builtins.h"
 
 namespace ingot {
+namespace {
+
+// Less is read soon enough when it is needed.
+constexpr size_t kLeastExpected = 256 << 10;
+
+}  // namespace
 
 Frame::Frame(const Function& function, const FrameMemory& memory, std::span<const TensorInfo> names,
              std::span<const Dimension> dimensions, std::span<const int64_t> input_extents)
@@ -173,13 +179,20 @@ void Frame::ExpectWeights() {
   for (int round = 0; round < 2; ++round) {
     for (auto instruction = instructions_.rbegin(); instruction != instructions_.rend(); ++instruction) {
       instruction->expected = expected;
-      const Step& step = *instruction->step;
-      if (step.kernel == nullptr || step.kernel->streamed < 0) continue;
-      const int32_t value = step.inputs[static_cast<size_t>(step.kernel->streamed)];
-      if (function_.values[static_cast<size_t>(value)].storage == Storage::kWeight)
-        expected = {static_cast<const std::byte*>(tensor(value).data), Bytes(value)};
+      const std::span<const std::byte> weights = LargestWeight(*instruction->step);
+      if (weights.size() >= kLeastExpected) expected = weights;
     }
   }
+}
+
+std::span<const std::byte> Frame::LargestWeight(const Step& step) const {
+  std::span<const std::byte> largest;
+  for (const int32_t value : step.inputs) {
+    if (value == kAbsent || function_.values[static_cast<size_t>(value)].storage != Storage::kWeight) continue;
+    const size_t bytes = Bytes(value);
+    if (bytes > largest.size()) largest = {static_cast<const std::byte*>(tensor(value).data), bytes};
+  }
+  return largest;
 }
 
 void Frame::SetArena(std::byte* arena) {

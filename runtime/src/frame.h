@@ -32,7 +32,7 @@ struct Instruction {
   GeneratedFunction function;  // nullptr if the executor has to look at the step
   const int64_t* args;
   const Step* step;
-  std::span<const std::byte> expected;  // what the next step that streams its weights will read
+  std::span<const std::byte> expected;  // the weights of the next step that has many
 };
 
 class Frame {
@@ -89,6 +89,7 @@ class Frame {
   void SetEarlyShape(int32_t value);
   void BuildInstructions();
   void ExpectWeights();
+  std::span<const std::byte> LargestWeight(const Step& step) const;
   std::span<int64_t> Shape(int32_t value);
   [[noreturn]] void FailInput(std::span<const TensorInfo> names, int32_t value, size_t axis) const;
 
