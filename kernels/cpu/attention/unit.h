@@ -67,10 +67,11 @@ struct Unit {
   int64_t first_key, end_key;
 };
 
-// Keys for each step of the running softmax: 128 × 128 packed keys and as many values are a quarter of a second-level
-// cache of 512 KiB, and a row's state is rescaled once in as many steps.
-constexpr int64_t kBlockKeys = 128;
-// Rows whose scores are computed, exponentiated and multiplied before the next ones are: 24 × 128 scores are 12 KiB, so
+// At most so many keys are a step of the running softmax, in which a row's state is rescaled once.
+constexpr int64_t kBlockKeys = 256;
+// Packed keys and values of a step: a quarter of a second-level cache of 512 KiB. Of heads of 64, kBlockKeys.
+constexpr int64_t kPackedBytes = 128 << 10;
+// Rows whose scores are computed, exponentiated and multiplied before the next ones are: 24 × 256 scores are 24 KiB, so
 // that they stay in the first-level cache. A multiple of every instruction set's tile.
 constexpr int64_t kBlockRows = 24;
 // Up to so many rows, products of rows with keys as they lie are faster than packing the keys first.
