@@ -168,41 +168,41 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
   const int64_t out_stride = RoundUp(problem.value_size, kPadding);
   Block block;
   const int64_t fit = kPackedBytes / ((size + problem.value_size) * static_cast<int64_t>(sizeof(float)));
-  ForBlocks(problem, unit, Least(kBlockKeys, Greatest(fit / kPadding * kPadding, kBlockKeys / 2)),
-            [&](int64_t first, int64_t keys) {
-              Locate<typename Tile::V>(problem, unit, first, keys, block);
-              ReadScales<typename Tile::V>(problem, unit, block);
-              PackKeys<Tile>(problem, scratch, block);
-              PackValues<Tile>(problem, scratch, block);
-              for (int64_t row = unit.first_row; row < unit.end_row; row += kBlockRows) {
-                const int64_t rows = Least(kBlockRows, unit.end_row - row);
-                const int64_t window_begin = Greatest(VisibleKeys(problem, unit, row).begin - first, 0);
-                const int64_t seen_begin = first < problem.sink_keys ? 0 : window_begin;
-                int64_t seen_end[kBlockRows / Tile::kRows];  // of each tile: it grows from row to row
-                for (int64_t r = 0; r < rows; r += Tile::kRows) {
-                  const int64_t last = row + Least(r + Tile::kRows, rows) - 1;
-                  seen_end[r / Tile::kRows] = Least(VisibleKeys(problem, unit, last).end - first, keys);
-                }
-                const int64_t end = seen_end[(rows - 1) / Tile::kRows];
-                if (seen_begin >= end) continue;
-                const Range columns = {seen_begin / Tile::kColumns * Tile::kColumns, RoundUp(end, Tile::kColumns)};
-                const float* queries = QueriesOf(problem, scratch, first) + (row - unit.first_row) * query_stride;
-                for (int64_t column = columns.begin; column < columns.end; column += Tile::kColumns)
-                  for (int64_t r = 0; r < rows; r += Tile::kRows) {
-                    if (column >= seen_end[r / Tile::kRows]) continue;
-                    ScoreTile<Tile>(queries + r * query_stride, query_stride, scratch.keys + column * size, size,
-                                    scratch.scores + r * kBlockKeys + column);
-                  }
-                if (!UpdateRows<typename Tile::V>(problem, unit, scratch, row, rows, block, columns)) continue;
-                float* out = scratch.out + (row - unit.first_row) * out_stride;
-                for (int64_t column = 0; column < problem.value_size; column += Tile::kColumns)
-                  for (int64_t r = 0; r < rows; r += Tile::kRows)
-                    OutputTile<Tile>(scratch.scores + r * kBlockKeys + seen_begin,
-                                     scratch.values + column * kBlockKeys + seen_begin * Tile::kColumns,
-                                     seen_end[r / Tile::kRows] - seen_begin, scratch.factors + r,
-                                     out + r * out_stride + column, out_stride);
-              }
-            });
+  const int64_t most = Least(kBlockKeys, Greatest(fit / kPadding * kPadding, kBlockKeys / 2));
+  ForBlocks(problem, unit, most, [&](int64_t first, int64_t keys) {
+    Locate<typename Tile::V>(problem, unit, first, keys, block);
+    ReadScales<typename Tile::V>(problem, unit, block);
+    PackKeys<Tile>(problem, scratch, block);
+    PackValues<Tile>(problem, scratch, block);
+    for (int64_t row = unit.first_row; row < unit.end_row; row += kBlockRows) {
+      const int64_t rows = Least(kBlockRows, unit.end_row - row);
+      const int64_t window_begin = Greatest(VisibleKeys(problem, unit, row).begin - first, 0);
+      const int64_t seen_begin = first < problem.sink_keys ? 0 : window_begin;
+      int64_t seen_end[kBlockRows / Tile::kRows];  // of each tile: it grows from row to row
+      for (int64_t r = 0; r < rows; r += Tile::kRows) {
+        const int64_t last = row + Least(r + Tile::kRows, rows) - 1;
+        seen_end[r / Tile::kRows] = Least(VisibleKeys(problem, unit, last).end - first, keys);
+      }
+      const int64_t end = seen_end[(rows - 1) / Tile::kRows];
+      if (seen_begin >= end) continue;
+      const Range columns = {seen_begin / Tile::kColumns * Tile::kColumns, RoundUp(end, Tile::kColumns)};
+      const float* queries = QueriesOf(problem, scratch, first) + (row - unit.first_row) * query_stride;
+      for (int64_t column = columns.begin; column < columns.end; column += Tile::kColumns)
+        for (int64_t r = 0; r < rows; r += Tile::kRows) {
+          if (column >= seen_end[r / Tile::kRows]) continue;
+          ScoreTile<Tile>(queries + r * query_stride, query_stride, scratch.keys + column * size, size,
+                          scratch.scores + r * kBlockKeys + column);
+        }
+      if (!UpdateRows<typename Tile::V>(problem, unit, scratch, row, rows, block, columns)) continue;
+      float* out = scratch.out + (row - unit.first_row) * out_stride;
+      for (int64_t column = 0; column < problem.value_size; column += Tile::kColumns)
+        for (int64_t r = 0; r < rows; r += Tile::kRows)
+          OutputTile<Tile>(scratch.scores + r * kBlockKeys + seen_begin,
+                           scratch.values + column * kBlockKeys + seen_begin * Tile::kColumns,
+                           seen_end[r / Tile::kRows] - seen_begin, scratch.factors + r, out + r * out_stride + column,
+                           out_stride);
+    }
+  });
 }
 
 }  // namespace ingot::attention
