@@ -4,7 +4,7 @@
 namespace ingot::attention {
 
 void RunUnitAvx2(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase) {
-  RunUnit<Tile<simd::Avx2, 6, 2>>(problem, unit, scratch, phase);
+  RunUnit<Tiles<Tile<simd::Avx2, 6, 2>>>(problem, unit, scratch, phase);
 }
 
 }  // namespace ingot::attention

@@ -4,7 +4,7 @@
 namespace ingot::attention {
 
 void RunUnitNeon(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase) {
-  RunUnit<Tile<simd::Neon, 6, 4>>(problem, unit, scratch, phase);
+  RunUnit<Tiles<Tile<simd::Neon, 6, 4>>>(problem, unit, scratch, phase);
 }
 
 }  // namespace ingot::attention

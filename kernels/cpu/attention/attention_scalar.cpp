@@ -3,7 +3,7 @@
 namespace ingot::attention {
 
 void RunUnitScalar(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase) {
-  RunUnit<Tile<simd::Portable, 4, 2>>(problem, unit, scratch, phase);
+  RunUnit<Tiles<Tile<simd::Portable, 4, 2>>>(problem, unit, scratch, phase);
 }
 
 }  // namespace ingot::attention

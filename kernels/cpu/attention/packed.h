@@ -15,7 +15,23 @@ struct Tile {
   static constexpr int kVectors = kTileVectors;
   static constexpr int kColumns = kVectors * V::kLanes;
   static_assert(kRows * kVectors + kVectors + 1 <= V::kRegisters);
-  static_assert(kBlockRows % kRows == 0 && kBlockKeys % kColumns == 0 && kPadding % kColumns == 0 && kVectors % 2 == 0);
+  static_assert(kBlockRows % kRows == 0 && kBlockKeys % kColumns == 0 && kVectors % 2 == 0);
+};
+
+// The tiles of an instruction set: wide ones, and narrow ones for what is left of the columns of values, if that fits.
+// Both are one where padding is a multiple of the columns.
+template <typename WideTile, typename NarrowTile = WideTile>
+struct Tiles {
+  using V = typename WideTile::V;
+  using Wide = WideTile;
+  using Narrow = NarrowTile;
+  static_assert(kPadding % Narrow::kColumns == 0 && Narrow::kRows % Wide::kRows == 0);
+  static_assert(Wide::kColumns <= kPadding || Wide::kColumns == kPadding + Narrow::kColumns);
+
+  // Of the panel of values that starts at a column.
+  INGOT_INLINE static int64_t ColumnsFrom(int64_t column, int64_t size) {
+    return size - column > Narrow::kColumns ? Wide::kColumns : Narrow::kColumns;
+  }
 };
 
 // sums += a b, for a of kRows rows that lie `stride` floats apart and a panel b of [depth, kColumns].
@@ -128,10 +144,11 @@ template <typename Tile>
   }
 }
 
-// Packs the block's values into panels [kBlockKeys, kColumns]; columns beyond the size are 0.
-template <typename Tile>
+// Packs the block's values into panels [kBlockKeys, columns]; columns beyond the size are 0.
+template <typename Tiles>
 [[gnu::noinline]] void PackValues(const Problem& problem, const Scratch& scratch, const Block& block) {
-  using V = typename Tile::V;
+  using V = typename Tiles::V;
+  using Wide = typename Tiles::Wide;
   const int64_t size = problem.value_size;
   const int64_t count = block.count;
   const Tensor& values = problem.v;
@@ -144,15 +161,15 @@ template <typename Tile>
     const float scale = values.element == Element::kInt8 ? block.v_scales[key] : 1;
     const float* row = FloatRow<V>(values, block.v[key], size, scale, scratch.staging);
     int64_t column = 0;
-    for (; column + Tile::kColumns <= size; column += Tile::kColumns) {
-      float* to = scratch.values + column * kBlockKeys + key * Tile::kColumns;
+    for (; column + Wide::kColumns <= size; column += Wide::kColumns) {
+      float* to = scratch.values + column * kBlockKeys + key * Wide::kColumns;
 #pragma GCC unroll 8
-      for (int v = 0; v < Tile::kVectors; ++v) V::Store(to + v * V::kLanes, V::Load(row + column + v * V::kLanes));
+      for (int v = 0; v < Wide::kVectors; ++v) V::Store(to + v * V::kLanes, V::Load(row + column + v * V::kLanes));
     }
     if (column < size) {
-      float* to = scratch.values + column * kBlockKeys + key * Tile::kColumns;
-#pragma GCC unroll 8
-      for (int v = 0; v < Tile::kVectors; ++v, to += V::kLanes) {
+      const int64_t columns = Tiles::ColumnsFrom(column, size);
+      float* to = scratch.values + column * kBlockKeys + key * columns;
+      for (int64_t v = 0; v < columns / V::kLanes; ++v, to += V::kLanes) {
         const int64_t left = size - column - v * V::kLanes;
         const float* from = row + column + v * V::kLanes;
         V::Store(to, left >= V::kLanes ? V::Load(from) : left > 0 ? V::LoadFirst(from, left) : V::Set(0));
@@ -161,8 +178,9 @@ template <typename Tile>
   }
 }
 
-template <typename Tile>
+template <typename Tiles>
 void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  using Tile = typename Tiles::Wide;
   const int64_t size = problem.size;
   const int64_t query_stride = RoundUp(size, kPadding);
   const int64_t out_stride = RoundUp(problem.value_size, kPadding);
@@ -173,7 +191,7 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
     Locate<typename Tile::V>(problem, unit, first, keys, block);
     ReadScales<typename Tile::V>(problem, unit, block);
     PackKeys<Tile>(problem, scratch, block);
-    PackValues<Tile>(problem, scratch, block);
+    PackValues<Tiles>(problem, scratch, block);
     for (int64_t row = unit.first_row; row < unit.end_row; row += kBlockRows) {
       const int64_t rows = Least(kBlockRows, unit.end_row - row);
       const int64_t window_begin = Greatest(VisibleKeys(problem, unit, row).begin - first, 0);
@@ -195,12 +213,20 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
         }
       if (!UpdateRows<typename Tile::V>(problem, unit, scratch, row, rows, block, columns)) continue;
       float* out = scratch.out + (row - unit.first_row) * out_stride;
-      for (int64_t column = 0; column < problem.value_size; column += Tile::kColumns)
-        for (int64_t r = 0; r < rows; r += Tile::kRows)
-          OutputTile<Tile>(scratch.scores + r * kBlockKeys + seen_begin,
-                           scratch.values + column * kBlockKeys + seen_begin * Tile::kColumns,
-                           seen_end[r / Tile::kRows] - seen_begin, scratch.factors + r, out + r * out_stride + column,
-                           out_stride);
+      const auto output = [&]<typename T>(int64_t column) __attribute__((always_inline)) {
+        for (int64_t r = 0; r < rows; r += T::kRows) {
+          const int64_t count = seen_end[(Least(r + T::kRows, rows) - 1) / Tile::kRows] - seen_begin;
+          OutputTile<T>(scratch.scores + r * kBlockKeys + seen_begin,
+                        scratch.values + column * kBlockKeys + seen_begin * T::kColumns, count, scratch.factors + r,
+                        out + r * out_stride + column, out_stride);
+        }
+      };
+      for (int64_t column = 0; column < problem.value_size;) {
+        const int64_t taken = Tiles::ColumnsFrom(column, problem.value_size);
+        taken == Tile::kColumns ? output.template operator()<Tile>(column)
+                                : output.template operator()<typename Tiles::Narrow>(column);
+        column += taken;
+      }
     }
   });
 }

@@ -6,9 +6,9 @@
 
 namespace ingot::attention {
 
-template <typename Tile>
+template <typename Tiles>
 INGOT_INLINE void RunUnit(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase) {
-  using V = typename Tile::V;
+  using V = typename Tiles::V;
   const auto start = [&](const Unit& part, const Scratch& own)
                          __attribute__((always_inline)) { StartUnit<V>(problem, part, own); };
   const auto finish = [&](const Unit& part, const Scratch& own)
@@ -17,7 +17,7 @@ INGOT_INLINE void RunUnit(const Problem& problem, const Unit& unit, const Scratc
   ForHeads(problem, unit, scratch, start);
   const bool direct = unit.end_row - unit.first_row <= kMostDirectRows && problem.k.feature == 1;
   if (!direct) {
-    RunPacked<Tile>(problem, unit, scratch);
+    RunPacked<Tiles>(problem, unit, scratch);
   } else {
     WithCacheType(problem.k.element,
                   [&]<typename T>(T*) __attribute__((always_inline)) { RunDirect<V, T>(problem, unit, scratch); });
