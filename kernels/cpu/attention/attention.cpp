@@ -78,7 +78,7 @@ class Call {
     head_groups_ = CeilDivide(problem_.kv_heads, unit_heads_);
     const int64_t groups = problem_.batches * head_groups_ * row_blocks_;
     parts_ = std::min(most_parts, CeilDivide(wanted, groups));
-    part_keys_ = std::max(RoundUpTo(CeilDivide(problem_.most_keys, parts_), kBlockKeys), kBlockKeys);
+    part_keys_ = std::max(RoundUpTo(CeilDivide(problem_.most_keys, parts_), kFewKeys), kFewKeys);
     units_ = groups * parts_;
     workers_ = std::min(workers_, units_);
   }

@@ -152,7 +152,7 @@ INGOT_INLINE void ScaleKeys(float* scores, int64_t count, const float* scales, i
 // KiB of all heads', which with as much of the keys that follow stay in a second-level cache of 512 KiB.
 INGOT_INLINE int64_t KeysAtOnce(const Unit& unit, int64_t row_bytes) {
   const int64_t most = Least(32768, Greatest(131072 / unit.heads, 32 * row_bytes)) / row_bytes;
-  return Greatest(16, Least(kBlockKeys / 2, most / 16 * 16));
+  return Greatest(16, Least(kFewKeys, most / 16 * 16));
 }
 
 // K and V are of type T, with the elements of a row side by side.

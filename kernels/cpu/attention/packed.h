@@ -186,7 +186,7 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
   const int64_t out_stride = RoundUp(problem.value_size, kPadding);
   Block block;
   const int64_t fit = kPackedBytes / ((size + problem.value_size) * static_cast<int64_t>(sizeof(float)));
-  const int64_t most = Least(kBlockKeys, Greatest(fit / kPadding * kPadding, kBlockKeys / 2));
+  const int64_t most = Least(kBlockKeys, Greatest(fit / kPadding * kPadding, kFewKeys));
   ForBlocks(problem, unit, most, [&](int64_t first, int64_t keys) {
     Locate<typename Tile::V>(problem, unit, first, keys, block);
     ReadScales<typename Tile::V>(problem, unit, block);

@@ -69,6 +69,8 @@ struct Unit {
 
 // At most so many keys are a step of the running softmax, in which a row's state is rescaled once.
 constexpr int64_t kBlockKeys = 256;
+// And so many of few rows, and at the least where they are packed. Parts of the keys are multiples of it.
+constexpr int64_t kFewKeys = 128;
 // Packed keys and values of a step: a quarter of a second-level cache of 512 KiB. Of heads of 64, kBlockKeys.
 constexpr int64_t kPackedBytes = 128 << 10;
 // Rows whose scores are computed, exponentiated and multiplied before the next ones are: 24 × 256 scores are 24 KiB, so

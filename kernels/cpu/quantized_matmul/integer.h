@@ -75,7 +75,7 @@ struct Following {
   int64_t part, apart, onward;
 };
 
-// How packed weights are read: those of a part of a step lie kPart bytes apart.
+// How packed weights are read.
 template <typename E, Codes kCodes>
 struct Packed {
   static constexpr int64_t kStepBytes = StepBytes(kCodes);
