@@ -37,7 +37,8 @@ using enum InstructionSet;
 constexpr std::string_view kAttentionContract =
     "(Q, K, V, mask?, lengths?, slopes?, sinks?, K's scales?, V's scales?, pages?, ring?, sink queries?) -> "
     "softmax(softcap(scale Q K^T) + slopes + mask) V; ints: layouts of Q, K, V and the output (0 BSHD, 1 BHSD, 2 BHDS, "
-    "3 SBHD), left, right, at_end, sink_keys; floats: scale, softcap";
+    "3 SBHD), left, right, flags (1 the last query stands at the last key, 2 rounds operands), sink_keys; floats: "
+    "scale, softcap";
 constexpr Arity kAttentionArity{{3, 12}, {1, 1}, 0, 8, 2};
 
 constexpr std::string_view kRecurrentContract =
@@ -61,6 +62,7 @@ constexpr Kernel kKernels[] = {
 #if defined(__x86_64__)
     {"attention", kAvx2, AttentionAvx2, kAttentionArity, kAttentionContract},
     {"attention", kAvx512, AttentionAvx512, kAttentionArity, kAttentionContract},
+    {"attention", kAmx, AttentionAmx, kAttentionArity, kAttentionContract},
 #elif defined(__aarch64__)
     {"attention", kNeon, AttentionNeon, kAttentionArity, kAttentionContract},
 #endif
@@ -116,6 +118,7 @@ constexpr Kernel kKernels[] = {
     {"quantized_matmul", kAvxVnni, QuantizedMatmulAvxVnni, kQuantizedMatmulArity, kQuantizedMatmulContract},
     {"quantized_matmul", kAvx512, QuantizedMatmulAvx512, kQuantizedMatmulArity, kQuantizedMatmulContract},
     {"quantized_matmul", kAvx512Vnni, QuantizedMatmulAvx512Vnni, kQuantizedMatmulArity, kQuantizedMatmulContract},
+    {"quantized_matmul", kAmx, QuantizedMatmulAmx, kQuantizedMatmulArity, kQuantizedMatmulContract},
 #elif defined(__aarch64__)
     {"quantized_matmul", kNeon, QuantizedMatmulNeon, kQuantizedMatmulArity, kQuantizedMatmulContract},
     {"quantized_matmul", kNeonDotprod, QuantizedMatmulNeonDotprod, kQuantizedMatmulArity, kQuantizedMatmulContract},
@@ -253,6 +256,11 @@ const std::vector<Row>& Rows() {
        "avx512_bf16",
        "x86_64",
        {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"}},
+      {kAmx,
+       "amx",
+       "x86_64",
+       {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
+        "amx_bf16"}},
       {kNeon, "neon", "aarch64", {"asimd"}},
       {kNeonDotprod, "neon_dotprod", "aarch64", {"asimd", "asimddp"}},
       {kNeonI8mm, "neon_i8mm", "aarch64", {"asimd", "asimddp", "i8mm"}},

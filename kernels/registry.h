@@ -16,6 +16,7 @@ enum class InstructionSet : uint8_t {
   kAvx512,
   kAvx512Vnni,
   kAvx512Bf16,
+  kAmx,
   kNeon,
   kNeonDotprod,
   kNeonI8mm

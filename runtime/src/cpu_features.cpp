@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #else
@@ -105,10 +107,19 @@ struct Cpuid {
   }
 };
 
+// Linux gives a process the state of AMX's tiles when it asks for it (Documentation/arch/x86/xstate.rst), once and for
+// all of its threads.
+bool TilesAllowed() {
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
+  static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return allowed;
+}
+
 bool Detect(const Feature& feature) {
   static const Cpuid cpuid;
   return (cpuid.registers[feature.leaf][feature.source] >> feature.bit & 1) &&
-         (cpuid.saved_state & feature.state) == feature.state;
+         (cpuid.saved_state & feature.state) == feature.state && (feature.state != kAmx || TilesAllowed());
 }
 
 #else

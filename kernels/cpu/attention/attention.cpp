@@ -110,17 +110,17 @@ class Call {
   int64_t StateFloats() const { return padded_rows_ * (RoundUpTo(problem_.value_size, kPadding) + 2); }
 
   void AllocateScratch() {
-    padded_rows_ = direct_ ? block_rows_ : RoundUpTo(block_rows_, kBlockRows);
+    padded_rows_ = direct_ ? block_rows_ : RoundUpTo(RoundUpTo(block_rows_, kBlockRows), kMatrixBlockRows);
     const int64_t padded_size = RoundUpTo(problem_.size, kPadding);
     const int64_t padded_value_size = RoundUpTo(problem_.value_size, kPadding);
     const int64_t queries = unit_heads_ * padded_rows_ * padded_size;
     const int64_t counts[] = {queries,
                               problem_.sink_q.data != nullptr ? queries : 0,
-                              direct_ ? 0 : kBlockKeys * problem_.size,
+                              direct_ ? 0 : kBlockKeys * padded_size,
                               direct_ ? 0 : kBlockKeys * padded_value_size,
-                              unit_heads_ * std::min(padded_rows_, kBlockRows) * kBlockKeys,
+                              unit_heads_ * std::min(padded_rows_, kMostBlockRows) * kBlockKeys,
                               direct_ ? 0 : 8 * kMostSize,
-                              unit_heads_ * kBlockRows,
+                              unit_heads_ * kMostBlockRows,
                               parts_ > 1 ? 0 : unit_heads_ * StateFloats()};
     int64_t total = 0;
     for (size_t i = 0; i < std::size(counts); ++i) {
@@ -211,6 +211,7 @@ void Attention(KernelContext& context) { Call(context, RunUnitScalar).Run(); }
 #if defined(__x86_64__)
 void AttentionAvx2(KernelContext& context) { Call(context, RunUnitAvx2).Run(); }
 void AttentionAvx512(KernelContext& context) { Call(context, RunUnitAvx512).Run(); }
+void AttentionAmx(KernelContext& context) { Call(context, RunUnitAmx).Run(); }
 #elif defined(__aarch64__)
 void AttentionNeon(KernelContext& context) { Call(context, RunUnitNeon).Run(); }
 #endif

@@ -25,10 +25,10 @@
 // D and Dv are at most kMostAttentionSize.
 //
 // ints: the layouts of Q, K, V and O (AttentionLayout; that of a pool is meant with pages as batches); then left,
-// right, at_end and sink_keys. floats: scale, and softcap c, which makes c tanh(score / c) of a score before slopes and
-// mask are added; 0 is none.
+// right, flags (AttentionFlags) and sink_keys. floats: scale, and softcap c, which makes c tanh(score / c) of a score
+// before slopes and mask are added; 0 is none.
 //
-// Keys are numbered from the oldest, and masks by these numbers. Query i stands at position p = i, or with at_end so
+// Keys are numbered from the oldest, and masks by these numbers. Query i stands at position p = i, or with kAtEnd so
 // that the last query stands at the last key: p = i + (that key's position) + 1 - S, or i - S without keys. It sees the
 // keys at p - left to p + right; -1 is no bound. Causal attention is right = 0, a sliding window of w tokens left =
 // w - 1. The first sink_keys keys are seen however far behind they are (StreamingLLM); p + right still bounds them.
@@ -56,12 +56,19 @@ enum class AttentionLayout : int64_t {
   kBatchSecond = 3,    // [S, B, H, D]
 };
 
+enum AttentionFlags : int64_t {
+  kAtEnd = 1,  // the last query stands at the last key
+  kRoundsOperands =
+      2,  // where it is faster, products are of Q, K, V and weights rounded to bfloat16; sums are in float32
+};
+
 constexpr int64_t kMostAttentionSize = 256;
 
 void Attention(KernelContext& context);
 #if defined(__x86_64__)
 void AttentionAvx2(KernelContext& context);
 void AttentionAvx512(KernelContext& context);
+void AttentionAmx(KernelContext& context);
 #elif defined(__aarch64__)
 void AttentionNeon(KernelContext& context);
 #endif

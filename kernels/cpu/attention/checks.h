@@ -44,7 +44,7 @@ struct Call {
   std::byte* sink_q;
   const DLTensor *lengths, *pages, *ring;
   int64_t left, right;
-  bool at_end;
+  bool at_end, rounds;
   int64_t sink_keys;
   float scale, softcap;
 };
@@ -66,7 +66,9 @@ class CallReader {
     const auto ints = context_.ints();
     call_.left = Bound(ints[4], "left");
     call_.right = Bound(ints[5], "right");
-    call_.at_end = ints[6] != 0;
+    if (ints[6] < 0 || ints[6] > (kAtEnd | kRoundsOperands)) FailKernel("attention has no flags ", ints[6]);
+    call_.at_end = (ints[6] & kAtEnd) != 0;
+    call_.rounds = (ints[6] & kRoundsOperands) != 0;
     if (ints[7] < 0) FailKernel("sink_keys is ", ints[7], "; it can be 0 or more");
     call_.sink_keys = std::min(ints[7], call_.keys);
     call_.lengths = ReadIntegers(kLengths, "lengths are", {call_.batches});

@@ -50,6 +50,7 @@ class Reader {
     problem_.sink_keys = call_.sink_keys;
     problem_.scale = call_.scale;
     problem_.softcap = call_.softcap;
+    problem_.rounds = call_.rounds;
     if (call_.pages != nullptr) {
       problem_.table = Data<const int32_t>(*call_.pages);
       problem_.table_row = call_.pages->shape[1];

@@ -24,7 +24,7 @@ INGOT_INLINE Scratch HeadScratch(const Problem& problem, const Scratch& scratch,
   part.queries += queries;
   part.sink_q += queries;
   part.scores += head * rows * kBlockKeys;
-  part.factors += head * kBlockRows;
+  part.factors += head * kMostBlockRows;
   part.out += state;
   part.max += state;
   part.sum += state;

@@ -131,7 +131,7 @@ template <typename V>
                                   int64_t count, const Block& block, Range columns) {
   float* max = scratch.max + first_row - unit.first_row;
   float* sum = scratch.sum + first_row - unit.first_row;
-  float block_max[kBlockRows];
+  float block_max[kMostBlockRows];
   bool all_zero = true;
   const bool finished = AreScores(problem, unit, {first_row, first_row + count}, block, columns);
   for (int64_t i = 0; i < count; ++i) {
@@ -143,7 +143,7 @@ template <typename V>
   for (int64_t i = 0; all_zero && i < count; ++i) all_zero = !HasNan(scratch.scores + i * kBlockKeys, columns);
   if (all_zero) return false;
 
-  float old[RoundUp(kBlockRows, 16)];
+  float old[RoundUp(kMostBlockRows, 16)];
   for (int64_t i = 0; i < count; ++i) {
     const float next = block_max[i] > max[i] ? block_max[i] : max[i];
     const float shift = next == kMinusInfinity ? 0 : next;
@@ -151,13 +151,13 @@ template <typename V>
     max[i] = next;
     block_max[i] = shift;
   }
-  for (int64_t i = count; i < RoundUp(kBlockRows, 16); ++i) old[i] = kMinusInfinity;
+  for (int64_t i = count; i < RoundUp(kMostBlockRows, 16); ++i) old[i] = kMinusInfinity;
   for (int64_t i = 0; i < count; i += V::kLanes) V::Store(old + i, simd::Exp2UpTo127<V>(V::Load(old + i)));
   for (int64_t i = 0; i < count; ++i) {
     sum[i] = sum[i] * old[i] + Exponentiate<V>(scratch.scores + i * kBlockKeys, columns, block_max[i]);
     scratch.factors[i] = old[i];
   }
-  for (int64_t i = count; i < kBlockRows; ++i) scratch.factors[i] = 0;
+  for (int64_t i = count; i < kMostBlockRows; ++i) scratch.factors[i] = 0;
   return true;
 }
 

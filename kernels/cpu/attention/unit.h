@@ -51,6 +51,7 @@ struct Problem {
   int64_t left, right;  // no bound is a large number
   int64_t sink_keys;    // which are never too far behind, and pinned to the first slots of a ring
   float scale, softcap;
+  bool rounds;                // products may be of operands rounded to bfloat16
   const Sequence* sequences;  // [batches]
   const int32_t* table;       // [batches, table_row]: pages, which are the batches of K and V; nullptr without
   int64_t table_row, page_size;
@@ -76,6 +77,9 @@ constexpr int64_t kPackedBytes = 128 << 10;
 // Rows whose scores are computed, exponentiated and multiplied before the next ones are: 24 × 256 scores are 24 KiB, so
 // that they stay in the first-level cache. A multiple of every instruction set's tile.
 constexpr int64_t kBlockRows = 24;
+// With matrices, which are multiplied two at a time.
+constexpr int64_t kMatrixBlockRows = 32;
+constexpr int64_t kMostBlockRows = 32;
 // Up to so many rows, products of rows with keys as they lie are faster than packing the keys first.
 constexpr int64_t kMostDirectRows = 8;
 // Heads of a unit.
@@ -86,16 +90,17 @@ constexpr int64_t kMostSize = 256;
 constexpr int64_t kPadding = 32;
 
 // Scratch memory of one thread, and the state of the unit's rows: O before it is divided by `sum`. What is for a head
-// is repeated for each of the unit's; rows are padded to kBlockRows unless they are few.
+// is repeated for each of the unit's; rows are padded to kBlockRows, or to kMatrixBlockRows behind it, unless they are
+// few.
 struct Scratch {
   int64_t padded_rows;
   float* queries;  // of a head: [padded rows, padded size], scaled
   float* sink_q;   // likewise, for pinned keys; `queries` where these have none of their own
   float* keys;     // [kBlockKeys, size], in panels
   float* values;   // [kBlockKeys, padded value size], in panels
-  float* scores;   // of a head: [at most kBlockRows, kBlockKeys]
+  float* scores;   // of a head: [at most kMostBlockRows, kBlockKeys]
   float* staging;  // [8, kMostSize]: rows that are not floats side by side
-  float* factors;  // of a head: [kBlockRows]
+  float* factors;  // of a head: [kMostBlockRows]
   float* out;      // of a head: [padded rows, padded value size], and max and sum behind it
   float* max;      // [padded rows]
   float* sum;      // [padded rows]
@@ -112,6 +117,7 @@ using UnitFunction = void (*)(const Problem& problem, const Unit& unit, const Sc
 void RunUnitScalar(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
 void RunUnitAvx2(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
 void RunUnitAvx512(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
+void RunUnitAmx(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
 void RunUnitNeon(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase);
 
 }  // namespace ingot::attention

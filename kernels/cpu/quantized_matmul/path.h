@@ -124,7 +124,7 @@ struct Implementation {
  public:
   template <typename E>
   static constexpr IntegerTraits TraitsOf() {
-    return {E::kTileRows, E::kMostRun, sizeof(typename E::Operand)};
+    return {E::kTileRows, E::kMostRun, sizeof(typename E::Operand), kBlockRows, kStep};
   }
   static constexpr Path kPath = {TraitsOf<NibbleEngine>(), TraitsOf<ByteEngine>(), Quantize, Multiply};
 };

@@ -92,6 +92,8 @@ struct IntegerTraits {
   int64_t tile_rows;     // a multiple of which scratch memory has room for
   int64_t most_run;      // k that it can add up exactly
   int64_t operand_size;  // bytes of a value of X
+  int64_t block_rows;    // at most so many rows share what is read of the weights; a multiple of twice tile_rows
+  int64_t depth;         // rows of X are padded to a multiple of it
 };
 
 struct Path {
@@ -100,6 +102,10 @@ struct Path {
   // Rounds rows [first, end), which start at a multiple of tile_rows from the base row.
   void (*quantize)(const Problem& problem, const Scratch& scratch, int64_t first, int64_t end);
   void (*multiply)(const Problem& problem, const Scratch& scratch, const Unit& unit);
+  // What takes its place where products are not in integers, or rows or runs are fewer or shorter; nullptr if nothing.
+  const Path* otherwise = nullptr;
+  int64_t least_rows = 0;
+  int64_t least_run = 0;
 };
 
 extern const Path kPathScalar;
@@ -108,6 +114,7 @@ extern const Path kPathAvx2;
 extern const Path kPathAvxVnni;
 extern const Path kPathAvx512;
 extern const Path kPathAvx512Vnni;
+extern const Path kPathAmx;
 #elif defined(__aarch64__)
 extern const Path kPathNeon;
 extern const Path kPathNeonDotprod;

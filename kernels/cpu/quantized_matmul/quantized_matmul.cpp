@@ -20,24 +20,21 @@ constexpr int64_t kForkWork = 1 << 17;
 constexpr int64_t kUnitsPerThread = 4;
 // Ranges of units that threads start with.
 constexpr int64_t kMostRanges = 16;
-// Rows of X that are rounded before the products: some MiB of scratch memory for the longest rows.
-constexpr int64_t kMostRows = 4 * kBlockRows;
-// Of all instruction sets: 12, 8, 6 and 4 divide it.
-constexpr int64_t kTileRows = 24;
-static_assert(kBlockRows % kTileRows == 0);
+// Blocks of rows of X that are rounded before the products: some MiB of scratch memory for the longest rows.
+constexpr int64_t kMostBlocks = 4;
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t RoundUpTo(int64_t x, int64_t multiple) { return CeilDivide(x, multiple) * multiple; }
-// Rows of a part, where there are as few parts of at most `most` rows as it takes, nearly alike.
-int64_t PartOf(int64_t rows, int64_t most) {
-  return std::min(RoundUpTo(CeilDivide(rows, CeilDivide(rows, most)), kTileRows), most);
+// Rows of a part, where there are as few parts of at most `most` rows as it takes, nearly alike and of whole tiles.
+int64_t PartOf(int64_t rows, int64_t most, int64_t tile) {
+  return std::min(RoundUpTo(CeilDivide(rows, CeilDivide(rows, most)), tile), most);
 }
 
 const std::byte* DataOrNull(const DLTensor* tensor) { return tensor == nullptr ? nullptr : Data<std::byte>(*tensor); }
 
 class Call {
  public:
-  Call(KernelContext& context, const Path& path) : context_(context), path_(path) {
+  Call(KernelContext& context, const Path& path) : context_(context), path_(&path) {
     ReadOperands();
     ReadFormat();
     ReadGroups();
@@ -46,7 +43,10 @@ class Call {
 
   void Run() {
     if (problem_.rows == 0 || problem_.columns == 0) return;
-    traits_ = problem_.codes == Codes::kNibbles ? path_.nibbles : path_.bytes;
+    const int64_t run = std::min({problem_.group, problem_.x_group, kChunk});
+    const bool fits = problem_.integer && problem_.rows >= path_->least_rows && run >= path_->least_run;
+    if (path_->otherwise != nullptr && !fits) path_ = path_->otherwise;
+    traits_ = problem_.codes == Codes::kNibbles ? path_->nibbles : path_->bytes;
     DivideGroups();
     Divide();
     AllocateScratch();
@@ -160,9 +160,11 @@ class Call {
   }
 
   void Divide() {
-    rounded_rows_ = PartOf(problem_.rows, kMostRows);
+    const int64_t tile = 2 * traits_.tile_rows;
+    const int64_t most = problem_.integer ? traits_.block_rows : kBlockRows;
+    rounded_rows_ = PartOf(problem_.rows, kMostBlocks * most, tile);
     const int64_t rows = std::min(problem_.rows, rounded_rows_);
-    block_rows_ = PartOf(rows, kBlockRows);
+    block_rows_ = PartOf(rows, most, tile);
     const int64_t work = rows * problem_.columns * problem_.depth;
     workers_ = std::clamp<int64_t>(work / kForkWork, 1, context_.threads());
     const int64_t row_blocks = CeilDivide(rows, block_rows_);
@@ -173,7 +175,7 @@ class Call {
   }
 
   void AllocateScratch() {
-    const int64_t depth = problem_.steps * kStep;
+    const int64_t depth = RoundUpTo(problem_.steps * kStep, traits_.depth);
     const int64_t rows = RoundUpTo(std::min(problem_.rows, rounded_rows_), traits_.tile_rows);
     if (problem_.integer) {
       rows_.values = Bytes(rows * depth * traits_.operand_size);
@@ -251,7 +253,7 @@ class Call {
     const int64_t workers = std::min(std::clamp<int64_t>(work / kForkWork, 1, workers_), tiles);
     ForEach(workers, tiles, [&](const Scratch& scratch, int64_t i) {
       const int64_t first = base_row_ + i * traits_.tile_rows;
-      path_.quantize(problem_, scratch, first, std::min(first + traits_.tile_rows, end_row));
+      path_->quantize(problem_, scratch, first, std::min(first + traits_.tile_rows, end_row));
     });
   }
 
@@ -261,14 +263,14 @@ class Call {
     ForEach(workers_, blocks * panel_blocks, [&](const Scratch& scratch, int64_t i) {
       const int64_t row = base_row_ + i % blocks * block_rows_;
       const int64_t panel = i / blocks * unit_panels_;
-      path_.multiply(
+      path_->multiply(
           problem_, scratch,
           {row, std::min(row + block_rows_, end_row), panel, std::min(panel + unit_panels_, problem_.panels)});
     });
   }
 
   KernelContext& context_;
-  const Path& path_;
+  const Path* path_;
   Problem problem_{};
   IntegerTraits traits_{};
   QuantizedRows rows_{};
@@ -288,6 +290,7 @@ void QuantizedMatmulAvx2(KernelContext& context) { Call(context, kPathAvx2).Run(
 void QuantizedMatmulAvxVnni(KernelContext& context) { Call(context, kPathAvxVnni).Run(); }
 void QuantizedMatmulAvx512(KernelContext& context) { Call(context, kPathAvx512).Run(); }
 void QuantizedMatmulAvx512Vnni(KernelContext& context) { Call(context, kPathAvx512Vnni).Run(); }
+void QuantizedMatmulAmx(KernelContext& context) { Call(context, kPathAmx).Run(); }
 #elif defined(__aarch64__)
 void QuantizedMatmulNeon(KernelContext& context) { Call(context, kPathNeon).Run(); }
 void QuantizedMatmulNeonDotprod(KernelContext& context) { Call(context, kPathNeonDotprod).Run(); }

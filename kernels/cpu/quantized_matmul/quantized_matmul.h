@@ -45,6 +45,7 @@ void QuantizedMatmulAvx2(KernelContext& context);
 void QuantizedMatmulAvxVnni(KernelContext& context);
 void QuantizedMatmulAvx512(KernelContext& context);
 void QuantizedMatmulAvx512Vnni(KernelContext& context);
+void QuantizedMatmulAmx(KernelContext& context);
 #elif defined(__aarch64__)
 void QuantizedMatmulNeon(KernelContext& context);
 void QuantizedMatmulNeonDotprod(KernelContext& context);

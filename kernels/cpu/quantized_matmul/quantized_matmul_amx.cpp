@@ -1,0 +1,49 @@
+#include "cpu/quantized_matmul/avx512.h"
+#include "cpu/quantized_matmul/matrices.h"
+
+namespace ingot::quantized_matmul {
+namespace {
+
+// Fewer rows leave most of a register unused, and take the time that weights take to read.
+constexpr int64_t kLeastRows = 9;
+// Scaling the sums of shorter runs takes longer than what matrices save.
+constexpr int64_t kLeastRun = 64;
+// Rows that share what is read of the weights. As many sums of floats, of 8 panels, are 128 KiB: these machines have
+// second-level caches of 2 MiB.
+constexpr int64_t kRows = 256;
+
+// Types of this file alone: templates over them cannot be the ones that the linker keeps for machines without AMX.
+struct Lanes : simd::Avx512 {};
+struct Bytes : Avx512Bytes {};
+
+void Quantize(const Problem& problem, const Scratch& scratch, int64_t first, int64_t end) {
+  for (int64_t row = first; row < end; row += kMatrixRows)
+    QuantizeMatrixTile<Lanes>(problem, scratch, row, Least(end - row, kMatrixRows));
+}
+
+void Multiply(const Problem& problem, const Scratch& scratch, const Unit& unit) {
+  const int64_t rows = unit.end_row - unit.first_row;
+  const int64_t panels = unit.end_panel - unit.first_panel;
+  __builtin_memset(scratch.sums, 0, static_cast<size_t>(panels * rows * kPanel) * sizeof(float));
+  switch (problem.codes) {
+    case Codes::kBytes:
+      MultiplyMatrices<Lanes, Bytes, Codes::kBytes>(problem, scratch, unit);
+      break;
+    case Codes::kNibbles:
+      MultiplyMatrices<Lanes, Bytes, Codes::kNibbles>(problem, scratch, unit);
+      break;
+    case Codes::kTable:
+      MultiplyMatrices<Lanes, Bytes, Codes::kTable>(problem, scratch, unit);
+      break;
+  }
+  for (int64_t panel = 0; panel < panels; ++panel)
+    Finish<Lanes>(problem, unit, unit.first_panel + panel, scratch.sums + panel * rows * kPanel);
+}
+
+constexpr IntegerTraits kTraits = {kMatrixRows, kChunk, sizeof(int8_t), kRows, kMatrixDepth};
+
+}  // namespace
+
+constinit const Path kPathAmx = {kTraits, kTraits, Quantize, Multiply, &kPathAvx512Vnni, kLeastRows, kLeastRun};
+
+}  // namespace ingot::quantized_matmul
