@@ -22,8 +22,8 @@ class Loaded:
     precision: str
 
 
-#: Linux's names for dot products of bfloat16, on x86-64 and aarch64.
-_BF16_DOT = {"avx512_bf16", "bf16"}
+#: Linux's names for products of bfloat16, on x86-64 and aarch64.
+_BF16_DOT = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def _ingot(path: str, threads: int, precision: str) -> Loaded:

@@ -24,11 +24,11 @@ class _Level:
 
 @dataclass(frozen=True)
 class _Extension:
-    """An instruction set beyond the levels that generated code or kernels can use: its name after a ``+``, Linux's name and LLVM's."""
+    """An instruction set beyond the levels that generated code or kernels can use: its name after a ``+``, Linux's names and LLVM's."""
 
     name: str
-    feature: str
-    llvm: str
+    features: tuple[str, ...]
+    llvm: tuple[str, ...]
     levels: tuple[str, ...]
 
 
@@ -47,12 +47,14 @@ _LEVELS = {
 }
 #: Names list their extensions in this order.
 _EXTENSIONS = (
-    _Extension("vnni", "avx512_vnni", "avx512vnni", ("x86-64-v4",)),
-    _Extension("bf16", "avx512_bf16", "avx512bf16", ("x86-64-v4",)),
-    _Extension("avx_vnni", "avx_vnni", "avxvnni", ("x86-64-v3", "x86-64-v4")),
-    _Extension("dotprod", "asimddp", "dotprod", ("aarch64",)),
-    _Extension("i8mm", "i8mm", "i8mm", ("aarch64",)),
-    _Extension("bf16", "bf16", "bf16", ("aarch64",)),
+    _Extension("vnni", ("avx512_vnni",), ("avx512vnni",), ("x86-64-v4",)),
+    _Extension("bf16", ("avx512_bf16",), ("avx512bf16",), ("x86-64-v4",)),
+    _Extension("avx_vnni", ("avx_vnni",), ("avxvnni",), ("x86-64-v3", "x86-64-v4")),
+    # Matrices in registers of 16 rows of 64 bytes; every CPU that has tiles so far multiplies both types.
+    _Extension("amx", ("amx_tile", "amx_int8", "amx_bf16"), ("amx-tile", "amx-int8", "amx-bf16"), ("x86-64-v4",)),
+    _Extension("dotprod", ("asimddp",), ("dotprod",), ("aarch64",)),
+    _Extension("i8mm", ("i8mm",), ("i8mm",), ("aarch64",)),
+    _Extension("bf16", ("bf16",), ("bf16",), ("aarch64",)),
 )
 
 #: Instructions that a vendor's CPUs have and that take longer than what they are to replace: ``cpu`` leaves them out. vdpbf16ps measured 50 GFLOP/s
@@ -149,10 +151,10 @@ def _extensions(level: str) -> tuple[_Extension, ...]:
 def _build(name: str, extensions: Iterable[_Extension]) -> Target:
     level, chosen = _LEVELS[name], tuple(extensions)
     llvm: dict[str, object] = {"kind": "llvm", "mtriple": f"{level.arch}-linux-gnu", "mcpu": level.mcpu}
-    attributes = [*(f"+{e.llvm}" for e in chosen), *level.attributes]
+    attributes = [*(f"+{attribute}" for e in chosen for attribute in e.llvm), *level.attributes]
     if attributes:
         llvm["mattr"] = attributes
-    return Target("+".join([f"cpu:{name}", *(e.name for e in chosen)]), level.arch, (*level.features, *(e.feature for e in chosen)),
+    return Target("+".join([f"cpu:{name}", *(e.name for e in chosen)]), level.arch, (*level.features, *(f for e in chosen for f in e.features)),
                   level.vector_bytes, level.registers, llvm)
 
 
@@ -163,7 +165,7 @@ def _host() -> Target:
     if not levels:
         raise TargetError(f"Ingot generates code for x86_64 and aarch64; this machine is {arch}")
     best = next((name for name in reversed(levels) if features.issuperset(_LEVELS[name].features)), levels[0])
-    return _build(best, (e for e in _extensions(best) if e.feature in features and (vendor, e.feature) not in _SLOW))
+    return _build(best, (e for e in _extensions(best) if features.issuperset(e.features) and not any((vendor, f) in _SLOW for f in e.features)))
 
 
 def _host_cpu() -> tuple[str, frozenset[str]]:

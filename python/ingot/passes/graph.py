@@ -132,6 +132,11 @@ class Rewriter:
         self.values[variable] = value
         return variable
 
+    def replace(self, variable: Any, by: Any) -> None:
+        """Lets bindings that are still to come read one new variable in place of another."""
+        if variable in self._replaces:
+            self._replaced[self._replaces[variable]] = by
+
     def used_once(self, variable: Any) -> bool:
         """Whether a variable of the old function is read by one binding only."""
         return self.uses[variable] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def _matmul(rewriter: Rewriter, call: Any, weight: Weight, how: Arithmetic, sett
     if len(weight.shape) != 2 or len(shape) < 2:
         return None
     depth, columns = weight.shape
+    how = _worth_while(how, depth, columns, settings)
     problem = Problem((), (), (), (), 1, depth, columns, _known(shape[:-1]), (how.x, how.w), how.name)
     return _call(rewriter, _tiled(problem, settings.choices.tile(problem), how), x, weight, how)
 
@@ -77,17 +79,27 @@ def _convolution(rewriter: Rewriter, call: Any, weight: Weight, how: Arithmetic,
     pads = [int(p) for p in call.attrs.padding]
     if groups > 1 and depth == 1 and channels == groups:
         return depthwise(rewriter, call, window, pads)
-    if groups > 1 and depth % how.together:
+    how = _worth_while(how, math.prod(window) * depth, channels // groups, settings)
+    if groups > 1 and depth % how.together and not how.matrices:
         simple = arithmetic.one_by_one(how)
         if simple is None:
             return None
         how = simple
     problem = Problem(tuple(window), strides, dilations, tuple(pads), groups, depth, channels // groups, _known(call.ty.shape.values[:-1]),
                       (how.x, how.w), how.name)
+    if how.matrices and how.x == "uint16":
+        x = _stored(rewriter, x, how)
     tiling = settings.choices.winograd(problem) if problem.winograd_fits else None
     if tiling is not None:
         return _winograd(rewriter, winograd.Tiling(tiling.m, *dims.dims(call.ty.shape.values[1:3])), x, weight, problem, settings)
     return _call(rewriter, _tiled(problem, settings.choices.tile(problem), how), _padded(rewriter, x, pads[:rank], pads[rank:]), weight, how)
+
+
+def _worth_while(how: Arithmetic, depth: int, columns: int, settings: Settings) -> Arithmetic:
+    """Vectors in place of matrices that would be mostly padding."""
+    if not how.matrices:
+        return how
+    return arithmetic.in_vectors(how, settings.target) if min(depth, columns) < arithmetic.MATRIX_ROWS else how
 
 
 def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, weight: Weight, problem: Problem, settings: Settings) -> Any:
@@ -98,7 +110,7 @@ def _winograd(rewriter: Rewriter, tiling: winograd.Tiling, x: Any, weight: Weigh
     function = winograd.input_function(tiling.m, shape, problem.pads, dtype, settings.target.lanes(4))
     transformed = _emit(rewriter, function, "winograd_input", [x], [dims.expr(d) for d in (tiling.points, tiles, shape[-1])], dtype)
     inner = problem.under(tiling)
-    how = arithmetic.choose(dtype, settings.target)
+    how = arithmetic.find(inner.arithmetic, settings.target)
     what = _tiled(inner, settings.choices.tile(inner), how)
     filters = weight.once(("winograd", tiling.m), lambda: weight.map(lambda a: winograd.transformed(tiling, a), (tiling.points, depth, channels),
                                                                      f":winograd{tiling.m}"))
@@ -140,12 +152,13 @@ def _as(value: Any, dtype: str) -> Any:
 
 
 def _tiled(problem: Problem, tile: Tile, how: Arithmetic) -> Contraction:
-    """The contraction of a problem, with a depth that the arithmetic's steps divide."""
-    depth = -(-problem.depth // how.together) * how.together
+    """The contraction of a problem, with a depth that the arithmetic's steps divide; matrices take any."""
+    together = 1 if how.matrices else how.together
+    depth = -(-problem.depth // together) * together
     window, strides, dilations = ((), (), ()) if problem.winograd else (problem.window, problem.strides, problem.dilations)
     batch = problem.tiling(problem.winograd).points if problem.winograd else 1
     return Contraction(window, strides, dilations, problem.groups, depth, problem.columns, tile.rows, tile.vectors, tile.lanes, batch, how.name,
-                       how.together)
+                       how.together, how.multiple // how.together)
 
 
 def _shape(x: Any) -> list[Any]:
@@ -170,7 +183,7 @@ def _call(rewriter: Rewriter, what: Contraction, x: Any, weight: Weight, how: Ar
     shape = _shape(x)
     result = [dims.expr(d) for d in result_shape(what, shape)]
     y = _emit(rewriter, contraction_function(what, shape, how), "convolution" if what.window else "matmul", [x, packed], result, how.sums)
-    return y if how.sums in (dtype, "int32") else rewriter.emit(relax.op.astype(y, dtype))
+    return y if dtype in (how.sums, how.x) or how.sums == "int32" else rewriter.emit(relax.op.astype(y, dtype))
 
 
 def _deepened(rewriter: Rewriter, x: Any, what: Contraction) -> Any:
@@ -191,6 +204,20 @@ def _rounded(rewriter: Rewriter, x: Any, how: Arithmetic) -> Any:
     source = te.placeholder(shape, str(x.ty.dtype), name="x")
     bits = te.compute(shape, lambda *i: arithmetic.to_bfloat16(source(*i)), name="to_bfloat16")
     return _emit(rewriter, te.create_prim_func([source, bits]).without_attr("global_symbol"), "to_bfloat16", [x], shape, how.x)
+
+
+def _stored(rewriter: Rewriter, x: Any, how: Arithmetic) -> Any:
+    """A float32 as the bits of bfloat16, in which it is stored: what else reads it reads them, too.
+
+    Multiplied by matrices, convolutional networks spend much of their time on moving activations.
+    """
+    bits = _rounded(rewriter, x, how)
+    shape = _shape(x)
+    source = te.placeholder(shape, how.x, name="x")
+    wide = te.compute(shape, lambda *i: arithmetic.widened_bfloat16(source(*i)), name="from_bfloat16")
+    function = te.create_prim_func([source, wide]).without_attr("global_symbol")
+    rewriter.replace(x, _emit(rewriter, function, "from_bfloat16", [bits], shape, str(x.ty.dtype)))
+    return bits
 
 
 def _emit(rewriter: Rewriter, function: tirx.PrimFunc, name: str, operands: list[Any], shape: list[Any], dtype: str) -> Any:

@@ -11,6 +11,7 @@ from tvm import relax
 from ingot.importer.module import Imported
 from ingot.importer.weights import Weight
 from ingot.passes.attention import fuse_attention
+from ingot.passes.attention_precision import round_attention
 from ingot.passes.cuda_casts import absorb_casts
 from ingot.passes.cuda_integers import cuda_integers
 from ingot.passes.cuda_kernels import cuda_kernels
@@ -59,6 +60,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph, Settings], Graph]], ...] = (
     ("quantized matmul", lambda graph, settings: quantized_matmuls(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),
     ("attention", lambda graph, settings: fuse_attention(graph)),
+    ("precision of attention", round_attention),
     ("fold scales", lambda graph, settings: fold_scales(graph)),
     ("channels last", lambda graph, settings: channels_last(graph)),
     ("fold weights", lambda graph, settings: fold_weights(graph)),

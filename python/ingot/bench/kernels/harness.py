@@ -25,7 +25,7 @@ _CACHES = 2
 #: But no more sets than this: operands that are too small for it lie in the caches in models as well.
 _MOST_SETS = 64
 #: Linux's names of products for which no peak is measured: with them no share of a roofline is said.
-_UNMEASURED = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16", "asimdhp"}, "int8": {"amx_int8"}}
+_UNMEASURED = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16", "asimdhp"}}
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,20 @@ def _widened_integer(value: Any, lanes: int) -> Any:
     return _cast(value, "int32", lanes)
 
 
+#: Of k in a row of a matrix register.
+MATRIX_BYTES = 64
+#: Rows of a matrix register, and columns of 32 bits.
+MATRIX_ROWS = 16
+#: Steps along k of 4 bytes in a row of a matrix register.
+MATRIX_STEPS = 16
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """One way to compute ``sums += X * W``.
 
-    ``temporaries`` is the number of registers that a step takes besides the sums, the weights and one element of X.
+    ``temporaries`` is the number of registers that a step takes besides the sums, the weights and one element of X. With ``matrices`` instructions
+    multiply whole matrices, 16 rows by 16 columns over 64 bytes of k (rules/matrices.py).
     """
 
     name: str
@@ -76,10 +85,16 @@ class Arithmetic:
     widen_w: Callable[[Any, int], Any] = _same
     dot: Callable[[Any, Any, Any, int], Any] | None = None
     definitions: str = ""
+    matrices: bool = False
 
     def fits(self, target: Target) -> bool:
         """Whether a target has what it needs."""
         return (not self.arch or self.arch == target.arch) and set(self.features) <= set(target.features)
+
+    @property
+    def multiple(self) -> int:
+        """The number of k that a sum takes is a multiple of this."""
+        return MATRIX_STEPS * self.together if self.matrices else self.together
 
     # ---- What the micro-kernel does -------------------------------------------------------------------------
 
@@ -187,6 +202,7 @@ TABLE: tuple[Arithmetic, ...] = (
     Arithmetic("float16 weights", "float16 weights", "float32", "float16", "float32", features=("f16c",), widen_w=_float16),
     Arithmetic("float16 weights", "float16 weights", "float32", "float16", "float32", arch="aarch64", widen_w=_float16),
     Arithmetic("float16 weights by bits", "float16 weights", "float32", "float16", "float32", widen_w=_float16_by_bits),
+    Arithmetic("bfloat16 matrices", "bfloat16", "uint16", "uint16", "float32", 2, features=("amx_bf16",), matrices=True),
     Arithmetic("bfloat16 dot", "bfloat16", "uint16", "uint16", "float32", 2, features=("avx512_bf16",),
                dot=_bfloat16_dot(16),
                definitions=_BFLOAT16_DOT.format(lanes=16, pairs=32, name="llvm.x86.avx512bf16.dpbf16ps.512", features="+avx512f,+avx512bf16")),
@@ -195,6 +211,7 @@ TABLE: tuple[Arithmetic, ...] = (
                definitions=_BFLOAT16_DOT.format(lanes=4, pairs=8, name="llvm.aarch64.neon.bfdot.v4f32.v8bf16", features="+neon,+bf16")),
     Arithmetic("bfloat16 weights", "bfloat16", "float32", "uint16", "float32", temporaries=1, widen_w=_bfloat16),
     # Integers: X is unsigned for x86's four-way dot product, signed for Arm's, and 16 bits wide where there is none.
+    Arithmetic("int8 matrices", "int8", "uint8", "int8", "int32", 4, features=("amx_int8",), matrices=True),
     Arithmetic("int8 dot", "int8", "uint8", "int8", "int32", 4, features=("avx512_vnni",),
                dot=_intrinsic("llvm.x86.avx512.vpdpbusd.512", "int32", "int8", 16, 4)),
     Arithmetic("int8 dot", "int8", "uint8", "int8", "int32", 4, features=("avx_vnni",),
@@ -244,9 +261,19 @@ def find(name: str, target: Target) -> Arithmetic:
     return next(a for a in TABLE if a.name == name and a.fits(target))
 
 
+def in_vectors(how: Arithmetic, target: Target) -> Arithmetic:
+    """The arithmetic to take where matrices would be mostly padding: the same kind's first that multiplies vectors."""
+    return next(a for a in TABLE if a.kind == how.kind and a.fits(target) and not a.matrices)
+
+
 def one_by_one(how: Arithmetic) -> Arithmetic | None:
     """The same data types one k at a time, or None: for groups whose depth the steps do not divide."""
     return next((a for a in TABLE if (a.x, a.w, a.sums, a.together) == (how.x, how.w, how.sums, 1)), None)
+
+
+def widened_bfloat16(bits: Any) -> Any:
+    """The float32 expression that the bits of a bfloat16 stand for."""
+    return _bfloat16(bits, 1)
 
 
 def to_bfloat16(value: Any) -> Any:

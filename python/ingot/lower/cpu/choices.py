@@ -67,8 +67,8 @@ class Problem:
     @property
     def winograd_fits(self) -> bool:
         """Whether Winograd can compute it: a plain 3x3 convolution of float32."""
-        return (self.dtypes[0] == "float32" and self.window == (3, 3) and self.groups == 1 and self.strides == (1, 1)
-                and self.dilations == (1, 1))
+        return (self.dtypes[0] == "float32" and self.window == (3, 3) and self.groups == 1
+                and self.strides == (1, 1) and self.dilations == (1, 1))
 
     def tiling(self, m: int) -> Tiling:
         """The tiling of F(m x m) over the result, whose height and width are usual ones where they are symbols."""
@@ -125,6 +125,8 @@ class Choice:
 def all_tiles(target: Target, problem: Problem) -> list[Tile]:
     """Every tile that the registers hold, of any height."""
     how = arithmetic.find(problem.arithmetic, target)
+    if how.matrices:
+        return list(tiles.MATRICES)
     tallest = tiles.tiles(target, np.dtype(how.sums).itemsize, how.temporaries)
     return [Tile(rows, t.vectors, t.lanes) for t in tallest for rows in range(2, t.rows + 1)]
 
@@ -153,6 +155,8 @@ class CostModel:
     def tile(self, problem: Problem) -> Tile:
         """See :class:`Choices`."""
         how = arithmetic.find(problem.arithmetic, self.target)
+        if how.matrices:
+            return tiles.matrices(problem.rows)
         return tiles.pick(self.target, problem.rows, problem.columns, np.dtype(how.sums).itemsize, how.temporaries, problem.column_bytes)
 
     def choice(self, problem: Problem) -> Choice:

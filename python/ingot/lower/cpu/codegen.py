@@ -19,6 +19,8 @@ from ingot.lower.targets import Target
 SYMBOL_PREFIX = "ingot."
 #: Bytes of the largest array on the stack.
 _MOST_STACK = 16 << 10
+#: An attribute of functions that hand what they allocate to others: no smaller memory will do.
+HANDED = "ingot.handed"
 
 
 def _allocates(function: tirx.PrimFunc) -> bool:
@@ -36,7 +38,7 @@ def _allocates(function: tirx.PrimFunc) -> bool:
 
 def _compacted(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """What functions allocate, as small as what they use of it; the others, in which TVM would bound accesses for minutes, stay as they are."""
-    those = {variable: f for variable, f in module.functions.items() if _allocates(f)}
+    those = {variable: f for variable, f in module.functions.items() if _allocates(f) and HANDED not in (f.attrs or {})}
     return tvm.IRModule({**module.functions, **s_tir.transform.CompactBufferAllocation()(tvm.IRModule(those)).functions})
 
 

@@ -35,7 +35,7 @@ class Contraction:
     ``window`` (kernel extents), ``strides`` and ``dilations`` have an entry for each spatial axis of X, and none for a matrix product.
     ``depth`` is the length of k, ``columns`` the number of result columns, both for each of ``groups``. With a ``batch`` the first axis of
     X and of the result counts that many products, each with weights of its own. ``depth`` is a multiple of ``together``, the k's of a step
-    of the ``arithmetic``.
+    of the ``arithmetic``, and the number of steps for which there are weights one of ``multiple``.
     """
 
     window: tuple[int, ...]
@@ -50,6 +50,7 @@ class Contraction:
     batch: int = 1
     arithmetic: str = "float32"
     together: int = 1
+    multiple: int = 1
 
     @property
     def tile(self) -> Tile:
@@ -80,7 +81,7 @@ class Contraction:
     @property
     def steps(self) -> int:
         """How many steps a sum takes."""
-        return self.taps * self.depth // self.together
+        return -(-self.taps * self.depth // (self.together * self.multiple)) * self.multiple
 
     @property
     def packed_shape(self) -> tuple[int, ...]:
@@ -92,7 +93,9 @@ class Contraction:
         wide = self.blocks * self.tile.columns
         grouped = weights.reshape(self.batch, self.taps, -1, self.groups, self.columns)
         grouped = np.pad(grouped, ((0, 0), (0, 0), (0, self.depth - grouped.shape[2]), (0, 0), (0, wide - self.columns)))
-        blocked = grouped.reshape(self.batch, self.steps, self.together, self.groups * self.blocks, self.tile.columns)
+        deep = grouped.reshape(self.batch, self.taps * self.depth, self.groups, wide)
+        deep = np.pad(deep, ((0, 0), (0, self.steps * self.together - self.taps * self.depth), (0, 0), (0, 0)))
+        blocked = deep.reshape(self.batch, self.steps, self.together, self.groups * self.blocks, self.tile.columns)
         return np.ascontiguousarray(blocked.transpose(0, 3, 1, 4, 2)).reshape(self.packed_shape)
 
 

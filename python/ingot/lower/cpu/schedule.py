@@ -11,7 +11,7 @@ from tvm import s_tir, tirx
 from ingot.lower.cpu.fused import Fused, combination, read
 from ingot.lower.cpu.math import expand
 from ingot.lower.cpu.nest import product
-from ingot.lower.cpu.rules import columns, contraction, convolution, loops, maps, matmul, rows, winograd
+from ingot.lower.cpu.rules import columns, contraction, convolution, loops, maps, matmul, matrices, rows, winograd
 from ingot.lower.cpu.winograd import SCHEDULED
 from ingot.lower.targets import Target
 
@@ -31,7 +31,7 @@ class Scheduled:
 
 #: Rules that write a function's loops anew: they return it and the schedule's name, or None if they do not fit.
 WRITTEN: tuple[Callable[[Fused, Target], tuple[tirx.PrimFunc, str] | None], ...] = (
-    contraction.rule, winograd.rule, maps.rule, columns.rule, rows.rule)
+    matrices.rule, contraction.rule, winograd.rule, maps.rule, columns.rule, rows.rule)
 #: Rules that transform a function's loops in place and return the schedule's name, or return None without a change.
 TRANSFORMED: tuple[Callable[[s_tir.Schedule, Target], str | None], ...] = (matmul.schedule, convolution.schedule, loops.schedule)
 

@@ -67,3 +67,13 @@ def cycles(tile: Tile, rows: int | None, columns: int, column_bytes: int = 0) ->
 def pick(target: Target, rows: int | None, columns: int, dtype_bytes: int = 4, temporaries: int = 0, column_bytes: int = 0) -> Tile:
     """The tile that computes a result in the fewest cycles."""
     return min(tiles(target, dtype_bytes, temporaries), key=lambda t: (round(cycles(t, rows, columns, column_bytes), 2), -t.rows * t.vectors))
+
+
+#: Two by two matrices of 16 rows by 16 columns, for which each operand is loaded once and used twice; and half of it, for few rows.
+MATRICES = (Tile(32, 2, 16), Tile(16, 2, 16))
+
+
+def matrices(rows: int | None) -> Tile:
+    """The tile of matrix registers for a result of ``rows`` (None: many, not known)."""
+    tall, low = MATRICES
+    return low if rows is not None and rows <= low.rows else tall

@@ -16,29 +16,31 @@ from ingot.lower.cpu.fused import Fused, Stage, keeps_shape, loads
 from ingot.lower.cpu.nest import Local, branch, ceildiv, constant, index, loop, parallel, product, sequence, simplify
 from ingot.lower.targets import Target
 
-_L2_SHARE = 256 * 1024  # bytes of X that a task keeps in its core's second-level cache, half of the smallest in use (512 KiB)
-_TASKS = 16  # for each dimension that is split, at the least: two threads then differ by 6 % at most
+L2_SHARE = 256 * 1024  # bytes of X that a task keeps in its core's second-level cache, half of the smallest in use (512 KiB)
+TASKS = 16  # for each dimension that is split, at the least: two threads then differ by 6 % at most
 _MANY = 1 << 30  # tiles of rows
 _UNROLLED_EPILOGUE = 24  # expression nodes; longer epilogues run as a loop over the tile's rows
 
 
 def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
     """Schedules a function around one contraction."""
+    found = contraction_of(fused)
+    if found is None:
+        return None
+    program = Program(fused, *found, target)
+    return program.build(), program.name
+
+
+def contraction_of(fused: Fused) -> tuple[Stage, Contraction] | None:
+    """The one contraction that a function is made around, if that is what it is."""
     anchors = [s for s in fused.stages if ANNOTATION in s.annotations]
     if len(anchors) != 1 or not all(s.is_map for s in fused.stages if s is not anchors[0]) or not keeps_shape(fused, anchors[0]):
         return None
-    what = Contraction.parse(anchors[0].annotations[ANNOTATION])
-    program = _Program(fused, anchors[0], what, target)
-    kind = "x".join(str(k) for k in what.window) + " convolution" if what.window else "matmul"
-    if what.groups > 1:
-        kind = f"grouped {kind}"
-    if what.arithmetic != "float32":
-        kind = f"{kind} in {what.arithmetic}"
-    return program.build(), f"{kind}, tile {what.rows}x{what.vectors * what.lanes}"
+    return anchors[0], Contraction.parse(anchors[0].annotations[ANNOTATION])
 
 
 @dataclass
-class _Tile:
+class TileAtWork:
     """A tile at work: its first row, its column block, its part of k, and what it prefetches: its share of the weights from step ``later`` on."""
 
     first: Any
@@ -46,12 +48,12 @@ class _Tile:
     rows: int
     later: Any
     share: prefetch.Share
-    part: _Part | None = None
+    part: Part | None = None
     whole: bool = False  # all of its rows exist
 
 
 @dataclass
-class _Part:
+class Part:
     """One of several parts of k: sums go from one to the next through memory, from ``place`` on."""
 
     number: Any
@@ -59,7 +61,7 @@ class _Part:
     place: Any
 
 
-class _Program:
+class Program:
     """Writes the loop nest of one contraction."""
 
     def __init__(self, fused: Fused, anchor: Stage, what: Contraction, target: Target) -> None:
@@ -76,20 +78,32 @@ class _Program:
         self.step_bytes = what.tile.columns * what.together * np.dtype(self.how.w).itemsize
         self.depth = self.part_of_k()  # steps
 
+    @property
+    def name(self) -> str:
+        """What ``ingot inspect`` calls the schedule."""
+        what = self.what
+        kind = "x".join(str(k) for k in what.window) + " convolution" if what.window else "matmul"
+        if what.groups > 1:
+            kind = f"grouped {kind}"
+        if what.arithmetic != "float32":
+            kind = f"{kind} in {what.arithmetic}"
+        return f"{kind}, tile {what.rows}x{what.vectors * what.lanes}"
+
     def part_of_k(self) -> int:
         """How many steps a tile runs at once: all, or a part where a block of weights does not fit the second-level cache beside the next one.
 
         Chains of 128 rows by 768 x 3072 x 768 took 0.85 of the time on one thread and 0.9 on two.
         """
         what = self.what
-        if what.steps * self.step_bytes <= _L2_SHARE or what.taps > 1 or what.batch > 1:
+        if what.steps * self.step_bytes <= L2_SHARE or what.taps > 1 or what.batch > 1:
             return what.steps
-        most = _L2_SHARE // 2 // self.step_bytes
+        most = L2_SHARE // 2 // self.step_bytes
         return next((d for d in range(most, most // 2, -1) if what.steps % d == 0), what.steps)
 
     # ---- Loops over tiles -----------------------------------------------------------------------------------
 
     def build(self) -> tirx.PrimFunc:
+        """The function."""
         body = self.nest()
         function = self.fused.function
         body = arithmetic.with_definitions(sequence(self.after.declared(), body), self.how)
@@ -104,16 +118,16 @@ class _Program:
         if what.batch > 1:
             return parallel("outer", what.batch * blocks, lambda t: self.panel(t, 1, 1, 0, tiles, _MANY))
         known = product(e for e in self.extents[:-1] if isinstance(e, int))  # for one image or sequence, if the batch is symbolic
-        deep, share = (self.depth * what.together, 2 * _L2_SHARE) if self.depth < what.steps else (what.taps * what.depth, _L2_SHARE)
+        deep, share = (self.depth * what.together, 2 * L2_SHARE) if self.depth < what.steps else (what.taps * what.depth, L2_SHARE)
         together = max(1, share // (what.rows * deep * np.dtype(self.how.x).itemsize))
         likely = max(1, -(-known // what.rows)) if isinstance(known, int) else 1
         weights = what.taps * what.depth * what.columns * what.groups
         if known * (what.depth + what.columns) * what.groups < weights:
-            width = max(1, blocks // _TASKS)
+            width = max(1, blocks // TASKS)
             wide = -(-blocks // width)
-            few = wide < _TASKS // 2 and likely > 1
+            few = wide < TASKS // 2 and likely > 1
             if few:  # too few column blocks to share evenly: tasks of a part of the rows, for which the weights are read once more
-                together = min(together, max(1, likely * wide // _TASKS))
+                together = min(together, max(1, likely * wide // TASKS))
             groups = ceildiv(tiles, together)
 
             def panel(t: Any, g: Any) -> Any:
@@ -123,7 +137,7 @@ class _Program:
             if few:
                 return parallel("outer", wide * groups, lambda t: panel(simplify(tirx.floordiv(t, groups)), simplify(tirx.floormod(t, groups))))
             return parallel("outer", wide, lambda t: loop("group", groups, lambda g: panel(t, g)))
-        together = min(together, max(1, likely // _TASKS))
+        together = min(together, max(1, likely // TASKS))
         return parallel("outer", ceildiv(tiles, together), lambda t: self.panel(
             index(0), blocks, blocks, t * together, nest.minimum(together, tiles - t * together), together))
 
@@ -134,10 +148,10 @@ class _Program:
         in parts of k, each of them for every tile.
         """
         what = self.what
-        together = max(1, _L2_SHARE // (self.depth * self.step_bytes))
+        together = max(1, L2_SHARE // (self.depth * self.step_bytes))
 
-        def group(first: Any, count: Any, later: Callable[[Any], Any], part: Callable[[Any, Any], _Part | None]) -> Any:
-            return loop("tile", constant(tiles), lambda t: loop("block", constant(count), lambda b: self.rows_left(_Tile(
+        def group(first: Any, count: Any, later: Callable[[Any], Any], part: Callable[[Any, Any], Part | None]) -> Any:
+            return loop("tile", constant(tiles), lambda t: loop("block", constant(count), lambda b: self.rows_left(TileAtWork(
                 simplify((first_tile + t) * what.rows), simplify(first_block + first + b), what.rows, later(first_block + first + b),
                 self.share(t, constant(tiles), most), part(first + b, t)))))
 
@@ -154,7 +168,7 @@ class _Program:
         """A part of k for every tile and a few column blocks, then the next part; ``most`` tiles keep their sums in memory meanwhile."""
         what = self.what
         size = most * what.rows * what.tile.columns  # of the sums of one block
-        few = min(most_blocks, max(1, _L2_SHARE // (size * np.dtype(self.dtype).itemsize)))
+        few = min(most_blocks, max(1, L2_SHARE // (size * np.dtype(self.dtype).itemsize)))
         partial = Local("partial", size * few, self.dtype)
 
         def together(g: Any) -> Any:
@@ -168,7 +182,7 @@ class _Program:
 
             return loop("part", what.steps // self.depth, lambda p: loop("blocks", count, lambda b: group(
                 simplify(start + b), 1, lambda block: later(p, block),
-                lambda block, t: _Part(p, partial, simplify(b * size + t * (what.rows * what.tile.columns))))))
+                lambda block, t: Part(p, partial, simplify(b * size + t * (what.rows * what.tile.columns))))))
 
         return sequence(partial.allocate(), loop("few", ceildiv(blocks, few), together))
 
@@ -180,7 +194,7 @@ class _Program:
             return prefetch.Share(number, tiles)
         return prefetch.Share(simplify(tirx.floormod(number, likely)), likely)
 
-    def rows_left(self, tile: _Tile) -> Any:
+    def rows_left(self, tile: TileAtWork) -> Any:
         """A whole tile; at the end of the rows one that is not much taller than what is left, or shorter ones."""
         rows = self.what.rows
         short = [r for r in (1, max(2, rows // 2)) if r < rows]
@@ -207,14 +221,15 @@ class _Program:
             end = branch(self.rows - tile.first <= 1, self.tile(replace(tile, rows=1, share=alone, whole=True)), end)
         return branch(tile.first + rows <= self.rows, whole, end)
 
-    def moved(self, tile: _Tile, rows: Any) -> _Tile:
+    def moved(self, tile: TileAtWork, rows: Any) -> TileAtWork:
         """A tile some rows further."""
         part = tile.part and replace(tile.part, place=simplify(tile.part.place + rows * self.what.tile.columns))
         return replace(tile, first=simplify(tile.first + rows), part=part)
 
     # ---- One tile -------------------------------------------------------------------------------------------
 
-    def tile(self, tile: _Tile) -> Any:
+    def tile(self, tile: TileAtWork) -> Any:
+        """The sums of one tile, and what becomes of them."""
         what, lanes = self.what, self.what.lanes
         sums = Local("sums", tile.rows * what.tile.columns, self.dtype)
         clamped, places = Local("rows", tile.rows, "int64"), Local("starts", tile.rows, "int64")
@@ -251,11 +266,11 @@ class _Program:
         return sequence(sums.allocate(), bound, branch(part.number == 0, sequence(*zeros), sequence(*resumed)), self.taps(tile, step),
                         branch(part.number == last, self.epilogue(tile, sums), sequence(*kept)))
 
-    def absolute(self, tile: _Tile, row: Any) -> Any:
+    def absolute(self, tile: TileAtWork, row: Any) -> Any:
         """A row of one product among the rows of all."""
         return simplify(tirx.floordiv(tile.block, self.what.blocks) * self.rows + row) if self.what.batch > 1 else row
 
-    def row(self, tile: _Tile, i: int) -> Any:
+    def row(self, tile: TileAtWork, i: int) -> Any:
         """The i-th row of a tile; rows past the end read the last one, and are not stored."""
         row = simplify(tile.first + i)
         return row if tile.whole else nest.minimum(row, self.rows - 1)
@@ -275,7 +290,7 @@ class _Program:
             offset = offset * extent + place
         return simplify(offset * shape[-1] + channel)
 
-    def taps(self, tile: _Tile, step: Callable[[Any, Any], Any]) -> Any:
+    def taps(self, tile: TileAtWork, step: Callable[[Any, Any], Any]) -> Any:
         """The reduction: loops over the window, then over k; axes that lie side by side in X and W are one loop.
 
         The innermost is in stretches, each of which begins with a fetch of later weights.
@@ -324,39 +339,38 @@ class _Program:
 
     # ---- The epilogue ---------------------------------------------------------------------------------------
 
-    def epilogue(self, tile: _Tile, sums: Local) -> Any:
+    def epilogue(self, tile: TileAtWork, sums: Local) -> Any:
         """Stores a tile, through whatever was fused; straight from registers where whole blocks of columns are stored."""
         what = self.what
         wide = what.tile.columns
         part = tile.block if what.groups == 1 and what.batch == 1 else simplify(tirx.floormod(tile.block, what.blocks))
         column = simplify(part * wide) if what.groups == 1 else simplify(tirx.floordiv(tile.block, what.blocks) * what.columns + part * wide)
         left = what.columns - part * wide
-        direct = self.after.size <= _UNROLLED_EPILOGUE
-        whole = self.rows_stored(tile, sums, column, direct)
+        whole = self.rows_stored(tile, sums, column)
         if what.columns % wide == 0:
             return whole
         return branch(left >= wide, whole, self.narrow(tile, sums, column, simplify(left)))
 
-    def rows_stored(self, tile: _Tile, sums: Local, column: Any, direct: bool) -> Any:
-        what = self.what
-        lanes, wide = what.lanes, what.tile.columns
-
-        def one(source: Local, i: Any, at: Any) -> Any:
-            row = simplify(tile.first + i)
-
-            def vector(v: int) -> Any:
-                return nest.vectorized("lane", lanes, lambda lane: self.after.store(
-                    self.absolute(tile, row), simplify(column + v * lanes + lane), source.load(simplify(at + v * lanes + lane))))
-
-            vectors = [vector(v) for v in range(what.vectors)]
-            return branch(row < self.rows, sequence(*vectors)) if not tile.whole else sequence(*vectors)
-
-        if direct:
-            return sequence(*[one(sums, i, i * wide) for i in range(tile.rows)])
+    def rows_stored(self, tile: TileAtWork, sums: Local, column: Any) -> Any:
+        """A whole block of columns."""
+        if self.after.size <= _UNROLLED_EPILOGUE:
+            return sequence(*[self.row_stored(tile, sums, i, column) for i in range(tile.rows)])
         copy, saved = self.saved(tile, sums)
-        return sequence(saved, loop("row", tile.rows, lambda i: one(copy, i, i * wide)))
+        return sequence(saved, loop("row", tile.rows, lambda i: self.row_stored(tile, copy, i, column)))
 
-    def narrow(self, tile: _Tile, sums: Local, column: Any, left: Any) -> Any:
+    def row_stored(self, tile: TileAtWork, source: Local, i: Any, column: Any) -> Any:
+        """The i-th row of a whole block of columns."""
+        what, lanes = self.what, self.what.lanes
+        row, at = simplify(tile.first + i), i * what.tile.columns
+
+        def vector(v: int) -> Any:
+            return nest.vectorized("lane", lanes, lambda lane: self.after.store(
+                self.absolute(tile, row), simplify(column + v * lanes + lane), source.load(simplify(at + v * lanes + lane))))
+
+        vectors = [vector(v) for v in range(what.vectors)]
+        return branch(row < self.rows, sequence(*vectors)) if not tile.whole else sequence(*vectors)
+
+    def narrow(self, tile: TileAtWork, sums: Local, column: Any, left: Any) -> Any:
         """A last block, with fewer columns than a tile: vectors as long as they fill, or one column at a time."""
         wide, lanes = self.what.tile.columns, self.what.lanes
         copy, saved = self.saved(tile, sums)
@@ -370,9 +384,13 @@ class _Program:
                 stored = loop("c", left, lambda c: self.after.store(self.absolute(tile, at), simplify(column + c), copy.load(simplify(i * wide + c))))
             return stored if tile.whole else branch(at < self.rows, stored)
 
-        return sequence(saved, loop("row", tile.rows, row))
+        return sequence(saved, loop("row", self.count(tile), row))
 
-    def saved(self, tile: _Tile, sums: Local) -> tuple[Local, list[Any]]:
+    def count(self, tile: TileAtWork) -> Any:
+        """How many rows of a tile may be stored."""
+        return tile.rows
+
+    def saved(self, tile: TileAtWork, sums: Local) -> tuple[Local, list[Any]]:
         """A copy of the sums that may be indexed by loops: indexing the sums themselves would keep them out of registers."""
         lanes = self.what.lanes
         copy = Local("tile", tile.rows * self.what.tile.columns, self.dtype)
