@@ -55,7 +55,7 @@ def test_contestants_compute_the_same_on_the_same_inputs(small: Case) -> None:
 def test_a_contestant_says_what_it_really_computes_in(small: Case) -> None:
     found = compare({"ingot": small.artifact}, small.inputs(1), threads=1, precision="bf16", rounds=1, seconds=0.01)
     features = {f for t in Artifact.open(small.artifact).manifest["targets"] for f in t["features"]}
-    assert found.precisions["ingot"] == ("bf16" if features & {"avx512_bf16", "bf16"} else "f32 with bf16 weights")
+    assert found.precisions["ingot"] == ("bf16" if features & {"avx512_bf16", "amx_bf16", "bf16"} else "f32 with bf16 weights")
 
 
 def test_a_contestant_that_fails_is_an_error_with_what_it_wrote(small: Case, tmp_path: Path) -> None:

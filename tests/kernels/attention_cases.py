@@ -27,7 +27,9 @@ from tests.runtime.assemble import Artifact
 __all__ = ["AXES", "CASES", "FEATURES", "INSTRUCTION_SETS", "PAGES", "PLAIN", "RING", "UNIT", "Case", "Data", "build", "check", "distances", "make",
            "numpy_type", "reference", "run"]
 
-FEATURES = {"scalar": (), "avx2": ("avx2", "fma", "f16c"), "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl"), "neon": ("asimd",)}
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
+FEATURES = {"scalar": (), "avx2": ("avx2", "fma", "f16c"), "avx512": _AVX512, "amx": (*_AVX512, "avx512_vnni", "avx512_bf16", "amx_bf16"),
+            "neon": ("asimd",)}
 INSTRUCTION_SETS = [name for name, needed in FEATURES.items() if set(needed) <= set(ingot.machine()["features"])]
 
 
@@ -50,7 +52,8 @@ def build(case: Case, data: Data) -> tuple[Artifact, list[np.ndarray]]:
     inputs += [-1 if array is None else add(array) for array in optional]
     shape = (case.batch, case.queries, case.heads, case.value_size)
     output = main.kernel("attention", inputs, (case.dtype, [shape[axis] for axis in AXES[case.layouts[3]]]),
-                         ints=[*case.layouts, case.left, case.right, int(case.at_end), case.sink_keys], floats=[case.scale, case.softcap])
+                         ints=[*case.layouts, case.left, case.right, case.at_end + 2 * case.rounds, case.sink_keys],
+                         floats=[case.scale, case.softcap])
     main.outputs = [output]
     return artifact, arrays
 

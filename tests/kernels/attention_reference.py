@@ -43,6 +43,7 @@ class Case:
     slopes: bool = False
     sinks: bool = False
     sink_queries: bool = False
+    rounds: bool = False  # whether operands may be rounded to bfloat16
     dtype: str = "float32"
     cache: str | None = None  # the type of K and V, if it is not that of Q
     scaled: bool = True  # whether keys of float8_e4m3fn have scales, as those of int8 do
@@ -185,6 +186,10 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
     finite = np.where(np.isfinite(scores), np.abs(scores), 0).max(initial=0) + largest + np.where(np.isfinite(sinks), np.abs(sinks), 0).max(initial=0)
     error = ((case.size + 10) * magnitude.max(initial=0) + 4 * finite + 8) * UNIT
     bound = 2 * error + (case.keys + 17) * UNIT
+    if case.dtype == "bfloat16":
+        bound += 2.0**-16  # matrices take a weight as the sum of two bfloat16
+    if case.rounds:  # Q and K err by 2^-9 each, weights and V too
+        bound += 2 * 2.0**-8 * magnitude.max(initial=0) + 2.0**-8
     return output, bound * np.abs(v).max(initial=0) + OUTPUT_UNIT[case.dtype] * np.abs(output) + 1e-30
 
 
@@ -228,7 +233,7 @@ CASES = st.builds(
     scale=st.sampled_from([0.125, -0.3, 0.0, 1.0]), softcap=st.sampled_from([0.0, 0.0, 0.5, 30.0]),
     mask=st.sampled_from([None, None, "bool", "float32", "float16", "bfloat16"]),
     mask_axes=st.tuples(*[st.booleans()] * 4), lengths=st.booleans(), dtype=st.sampled_from(["float32", "float32", "float16", "bfloat16"]),
-    sink_keys=st.one_of(st.just(0), st.integers(1, 70)), slopes=st.booleans(), sinks=st.booleans(), sink_queries=st.booleans(),
+    sink_keys=st.one_of(st.just(0), st.integers(1, 70)), slopes=st.booleans(), sinks=st.booleans(), sink_queries=st.booleans(), rounds=st.booleans(),
     cache=st.sampled_from([None, None, "float32", "float16", "bfloat16", "int8"]), storage=st.sampled_from([PLAIN, PLAIN, RING, PAGES]),
     page_size=st.one_of(st.integers(1, 9), st.sampled_from([16, 32, 100])), seed=st.integers(0, 2**32 - 1),
 ).map(lambda case: replace(case, keys=-(-case.keys // case.page_size) * case.page_size) if case.storage == PAGES else case)

@@ -18,8 +18,8 @@ from tests.runtime.assemble import Artifact
 
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 FEATURES = {"scalar": (), "avx2": ("avx2", "fma", "f16c"), "avx_vnni": ("avx2", "fma", "f16c", "avx_vnni"), "avx512": _AVX512,
-            "avx512_vnni": (*_AVX512, "avx512_vnni"), "neon": ("asimd",), "neon_dotprod": ("asimd", "asimddp"),
-            "neon_i8mm": ("asimd", "asimddp", "i8mm")}
+            "avx512_vnni": (*_AVX512, "avx512_vnni"), "amx": (*_AVX512, "avx512_vnni", "avx512_bf16", "amx_int8"),
+            "neon": ("asimd",), "neon_dotprod": ("asimd", "asimddp"), "neon_i8mm": ("asimd", "asimddp", "i8mm")}
 INSTRUCTION_SETS = [name for name, needed in FEATURES.items() if set(needed) <= set(ingot.machine()["features"])]
 UNIT = 2.0**-24  # the rounding error of float32
 #: What codes of nf4 stand for where products are of integers.

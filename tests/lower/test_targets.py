@@ -10,7 +10,7 @@ import ingot
 from ingot.errors import TargetError
 from ingot.lower import targets
 
-EXTENSIONS = {"x86-64-v2": (), "x86-64-v3": ("avx_vnni",), "x86-64-v4": ("vnni", "bf16", "avx_vnni"), "aarch64": ("dotprod", "i8mm", "bf16")}
+EXTENSIONS = {"x86-64-v2": (), "x86-64-v3": ("avx_vnni",), "x86-64-v4": ("vnni", "bf16", "avx_vnni", "amx"), "aarch64": ("dotprod", "i8mm", "bf16")}
 
 
 @pytest.mark.parametrize("level", EXTENSIONS)
@@ -21,14 +21,15 @@ def test_any_extensions_of_a_level_in_any_order_are_one_target(level: str) -> No
             target = targets.find("+".join([f"cpu:{level}", *chosen]))
             assert set(target.name.split("+")[1:]) == set(chosen)
             assert targets.find(target.name) == target
-            assert len(target.features) == len(targets.find(f"cpu:{level}").features) + count
+            assert len(target.features) == len(targets.find(f"cpu:{level}").features) + count + 2 * ("amx" in chosen)  # three features
             names.add(target.name)
     assert len(names) == 2 ** len(EXTENSIONS[level])
 
 
 @pytest.mark.parametrize(("name", "feature", "llvm"), [
     ("cpu:x86-64-v4+vnni", "avx512_vnni", "+avx512vnni"), ("cpu:x86-64-v4+bf16", "avx512_bf16", "+avx512bf16"),
-    ("cpu:x86-64-v3+avx_vnni", "avx_vnni", "+avxvnni"), ("cpu:aarch64+dotprod", "asimddp", "+dotprod"), ("cpu:aarch64+i8mm", "i8mm", "+i8mm"),
+    ("cpu:x86-64-v4+amx", "amx_int8", "+amx-int8"), ("cpu:x86-64-v3+avx_vnni", "avx_vnni", "+avxvnni"),
+    ("cpu:aarch64+dotprod", "asimddp", "+dotprod"), ("cpu:aarch64+i8mm", "i8mm", "+i8mm"),
     ("cpu:aarch64+bf16", "bf16", "+bf16")])
 def test_an_extension_requires_a_feature_of_the_machine_and_tells_llvm(name: str, feature: str, llvm: str) -> None:
     target = targets.find(name)
