@@ -124,7 +124,8 @@ def test_ingot_s_kernels_are_right_with_every_instruction_set(arguments: tuple[s
         for name, row in rows(case).items():
             assert row["status"] == "ok" or (case["dtype"].startswith("nf4") and "float" not in name), (case["dtype"], name, row)
             if row["status"] == "ok":
-                assert row["row"] <= row["tolerance"] and row["seconds"]["runs"] >= 2 and row["roofline"] > 0
+                assert row["row"] <= row["tolerance"] and row["seconds"]["runs"] >= 2
+                assert row["roofline"] is None if row["arithmetic"] == "bf16" else row["roofline"] > 0  # no peak of bf16 is measured
         expected = next(k for k in kernels() if k["name"] == case["kernel"])["instruction_sets"]
         assert {f"ingot {isa}" for isa in expected} <= set(rows(case))
 

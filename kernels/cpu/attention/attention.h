@@ -2,7 +2,8 @@
 // that the scores of all queries and keys never exist at once.
 //
 // Inputs
-//   0  Q  [B, S, Hq, D]    float32, float16 or bfloat16; all arithmetic is in float32
+//   0  Q  [B, S, Hq, D]    float32, float16 or bfloat16; all arithmetic is in float32, or as exact but for
+//                          weights, which may be the sum of two bfloat16 where Q and K are bfloat16
 //   1  K  [B, T, Hkv, D]   float32, float16, bfloat16 or int8; Hq is a multiple of Hkv, and query head h reads key head
 //                          h / (Hq / Hkv)
 //   2  V  [B, T, Hkv, Dv]  of K's type

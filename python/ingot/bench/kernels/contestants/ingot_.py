@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 
+import ingot
 from ingot.bench.kernels.attention import Attention, AttentionInputs
 from ingot.bench.kernels.problem import Contestant, Loaded, Setting, Unsupported, aligned, copies
 from ingot.bench.kernels.quantized_matmul import MatmulInputs, QuantizedMatmul
 from ingot.lower.cpu.quantized_weights import pack_codes, pack_groups
 
+_FEW_ROWS = 8  # kernels/cpu/attention/unit.h, kMostDirectRows
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -73,7 +76,14 @@ def _attention(problem: Attention, inputs: AttentionInputs, setting: Setting) ->
         call.run()
         return y
 
-    return Loaded(run, "f32")  # whatever the operands' type is, the kernel's arithmetic is float32's
+    # Whatever the operands' type is, the kernel's arithmetic is float32's, but for products of bfloat16 by matrices; few rows are vectors'.
+    matrices = dtype == "bfloat16" and problem.queries * (problem.heads // problem.kv_heads) > _FEW_ROWS and _matrices()
+    return Loaded(run, "bf16" if matrices else "f32")
+
+
+def _matrices() -> bool:
+    """Whether kernels may use AMX: it is the last instruction set of x86-64 that ``INGOT_ISA`` can name."""
+    return "amx_bf16" in ingot.machine()["features"] and os.environ.get("INGOT_ISA", "amx") in ("", "amx")
 
 
 ROWS = (Contestant("ingot", "quantized_matmul", _integers, "ingot"), Contestant("ingot float", "quantized_matmul", _floats, "ingot"),
