@@ -138,6 +138,7 @@ constexpr Kernel kKernels[] = {
 #if defined(__x86_64__)
     {"recurrent", kAvx2, RecurrentAvx2, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
     {"recurrent", kAvx512, RecurrentAvx512, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
+    {"recurrent", kAmx, RecurrentAmx, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
 #elif defined(__aarch64__)
     {"recurrent", kNeon, RecurrentNeon, {{2, 7}, {2, 3}, 0, 9, 13}, kRecurrentContract},
 #endif

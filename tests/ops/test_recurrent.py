@@ -243,13 +243,14 @@ def test_a_half_precision_layer_is_computed_in_single_precision() -> None:
         np.testing.assert_allclose(got, want, atol=4 * np.finfo(np.float16).eps)
 
 
-@pytest.mark.parametrize("instructions", ["scalar", "avx2", "avx512"] if platform.machine() == "x86_64" else ["scalar", "neon"])
+@pytest.mark.parametrize("instructions", ["scalar", "avx2", "avx512", "amx"] if platform.machine() == "x86_64" else ["scalar", "neon"])
 @pytest.mark.parametrize("precision", ["bf16", "f16"])
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize(("kind", "linear", "batch", "hidden"), [  # more than 2,048 units are not matrices'
+    ("RNN", 0, 3, 2056), *((*cell, *size) for cell in (("RNN", 0), ("LSTM", 0), ("GRU", 0), ("GRU", 1)) for size in ((1, 64), (9, 35)))])
 def test_weights_of_16_bits_are_multiplied_in_single_precision(
-        kind: str, precision: str, instructions: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        kind: str, linear: int, batch: int, hidden: int, precision: str, instructions: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("INGOT_ISA", instructions)
-    layer = Layer(kind, 4, 9, 6, 35, "bidirectional")
+    layer = Layer(kind, 4, batch, 6, hidden, "bidirectional", linear_before_reset=linear)
     dtype = ml_dtypes.bfloat16 if precision == "bf16" else np.float16
     given_ = {n: a.astype(dtype).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in tensors(layer).items()}  # storing them rounds nothing
     ingot.compile(model_of(layer, given_), tmp_path / "layer.ingot", precision=precision, samples=0)

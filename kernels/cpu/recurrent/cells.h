@@ -44,6 +44,18 @@ struct Sums {
   alignas(64) float values[kRows][kGates][kLanes];
 };
 
+// A vector of one of the k that lie side by side.
+template <typename V, typename W>
+INGOT_INLINE typename V::Float LoadSide(const W* from, int side) {
+  if constexpr (Layout<W>::kSides == 1) {
+    return V::Load(from);
+  } else {
+    typename V::Float even, odd;
+    V::LoadPairs(from, even, odd);
+    return side == 0 ? even : odd;
+  }
+}
+
 // sums[r] [kGates * 8] += sources[r] [H] times block [H, kGates * 8]. A fused multiply-add takes 4 cycles and 2 start
 // in each: 8 chains keep them busy, so that few sums are split into several.
 template <typename V, int kGates, int kRows, typename W>
@@ -52,6 +64,8 @@ INGOT_INLINE void Multiply(const float* const (&sources)[kRows], const W* block,
   constexpr int kWidth = kGates * static_cast<int>(kLanes);
   constexpr int kVectors = kWidth / V::kLanes;
   constexpr int kSplit = kRows * kVectors >= 8 ? 1 : 8 / (kRows * kVectors);
+  constexpr int kSides = Layout<W>::kSides;
+  constexpr int kStep = kSplit > kSides ? kSplit : kSides;  // k at once
   typename V::Float parts[kSplit][kRows][kVectors];
   INGOT_UNROLLED(s, kSplit) {
     INGOT_UNROLLED(r, kRows) {
@@ -61,33 +75,36 @@ INGOT_INLINE void Multiply(const float* const (&sources)[kRows], const W* block,
     }
   }
   int64_t k = 0;
-  for (; k + kSplit <= hidden_size; k += kSplit) {
+  for (; k + kStep <= hidden_size; k += kStep) {
     const W* weights = block + k * kWidth;
-    constexpr int kLines = (kSplit * kWidth * static_cast<int>(sizeof(W)) + kCacheLine - 1) / kCacheLine;
+    constexpr int kLines = (kStep * kWidth * static_cast<int>(sizeof(W)) + kCacheLine - 1) / kCacheLine;
     INGOT_UNROLLED(line, kLines) {
       __builtin_prefetch(reinterpret_cast<const char*>(weights) + kAhead + line * kCacheLine);
     }
-    INGOT_UNROLLED(s, kSplit) {
+    INGOT_UNROLLED(s, kStep) {
+      const W* row = weights + s / kSides * kSides * kWidth;
+      auto& part = parts[s % kSplit];
       if constexpr (kVectors < kRows) {  // of weights and inputs, the fewer stay in registers
         typename V::Float w[kVectors];
-        INGOT_UNROLLED(v, kVectors) w[v] = V::Load(weights + s * kWidth + v * V::kLanes);
+        INGOT_UNROLLED(v, kVectors) w[v] = LoadSide<V>(row + v * kSides * V::kLanes, s % kSides);
         INGOT_UNROLLED(r, kRows) {
           const auto input = V::Set(sources[r][k + s]);
-          INGOT_UNROLLED(v, kVectors) parts[s][r][v] = V::Fma(input, w[v], parts[s][r][v]);
+          INGOT_UNROLLED(v, kVectors) part[r][v] = V::Fma(input, w[v], part[r][v]);
         }
       } else {
         typename V::Float inputs[kRows];
         INGOT_UNROLLED(r, kRows) inputs[r] = V::Set(sources[r][k + s]);
         INGOT_UNROLLED(v, kVectors) {
-          const auto w = V::Load(weights + s * kWidth + v * V::kLanes);
-          INGOT_UNROLLED(r, kRows) parts[s][r][v] = V::Fma(inputs[r], w, parts[s][r][v]);
+          const auto w = LoadSide<V>(row + v * kSides * V::kLanes, s % kSides);
+          INGOT_UNROLLED(r, kRows) part[r][v] = V::Fma(inputs[r], w, part[r][v]);
         }
       }
     }
   }
   for (; k < hidden_size; ++k) {
     INGOT_UNROLLED(v, kVectors) {
-      const auto w = V::Load(block + k * kWidth + v * V::kLanes);
+      const W* row = block + k / kSides * kSides * kWidth;
+      const auto w = LoadSide<V>(row + v * kSides * V::kLanes, static_cast<int>(k % kSides));
       INGOT_UNROLLED(r, kRows) parts[0][r][v] = V::Fma(V::Set(sources[r][k]), w, parts[0][r][v]);
     }
   }
@@ -217,6 +234,27 @@ template <typename M, template <typename> typename CellOf, int kGates>
   }
 }
 
+// What the sums of a row start with.
+template <typename M, template <typename> typename CellOf, int kGates>
+INGOT_INLINE void StartRow(const Settings<float>& step, int64_t index, const Row<float>& row,
+                           float (&sums)[kGates][kLanes]) {
+  using V = typename M::Units;
+  using Cell = CellOf<V>;
+  const float* projected = row.projected + (index * Cell::kProjected + Cell::kFirst) * kLanes;
+  for (int g = 0; g < kGates; ++g) {
+    const float* bias = step.reset_bias == nullptr ? nullptr : step.reset_bias + index * kLanes;
+    const float* from = g < Cell::kStarts ? projected + g * kLanes : bias;
+    for (int lane = 0; lane < kLanes; lane += V::kLanes)
+      V::Store(sums[g] + lane, from == nullptr ? V::Set(0.0f) : V::Load(from + lane));
+  }
+}
+
+// The weights of a block of units.
+template <int kGates, typename W>
+INGOT_INLINE const W* BlockWeights(const Step<float, W>& step, int64_t index) {
+  return step.weights + index * step.depth * kGates * kLanes;
+}
+
 template <typename M, template <typename> typename CellOf, int kRows, typename W>
 INGOT_INLINE void RunRows(const Step<float, W>& step, int64_t index, const Row<float>* rows) {
   using V = typename M::Units;
@@ -227,17 +265,15 @@ INGOT_INLINE void RunRows(const Step<float, W>& step, int64_t index, const Row<f
   Sums<Cell::kGates, kRows> sums;
   for (int r = 0; r < kRows; ++r) {
     sources[r] = Cell::Source(rows[r]);
-    const float* projected = rows[r].projected + (index * Cell::kProjected + Cell::kFirst) * kLanes;
-    for (int g = 0; g < Cell::kGates; ++g) {
-      const float* bias = step.reset_bias == nullptr ? nullptr : step.reset_bias + index * kLanes;
-      const float* from = g < Cell::kStarts ? projected + g * kLanes : bias;
-      for (int lane = 0; lane < kLanes; lane += V::kLanes)
-        V::Store(sums.values[r][g] + lane, from == nullptr ? V::Set(0.0f) : V::Load(from + lane));
-    }
+    StartRow<M, CellOf>(step, index, rows[r], sums.values[r]);
   }
-  const W* weights = step.weights + index * step.hidden_size * kWidth;
-  Multiply<Product, Cell::kGates, kRows>(sources, weights, step.hidden_size, sums);
+  Multiply<Product, Cell::kGates, kRows>(sources, BlockWeights<Cell::kGates>(step, index), step.hidden_size, sums);
   for (int r = 0; r < kRows; ++r) FinishRow<M, CellOf>(step, index, rows[r], sums.values[r]);
+}
+
+// The i-th block that a step computes.
+INGOT_INLINE int64_t BlockAt(const Settings<float>& step, int64_t i) {
+  return step.descending ? step.first_block + step.end_block - 1 - i : i;
 }
 
 // Runs the rows that are left over, fewer than fill the registers.
@@ -249,34 +285,40 @@ void RunRest(const Step<float, W>& step, int64_t index, const Row<float>* rows, 
   }
 }
 
-template <typename M, template <typename> typename CellOf, typename W>
-void RunBlocks(const Step<float, W>& step) {
-  constexpr int kRows = CellOf<typename M::Units>::kRows;
-  for (int64_t i = step.first_block; i < step.end_block; ++i) {
-    const int64_t index = step.descending ? step.first_block + step.end_block - 1 - i : i;
-    int64_t row = 0;
-    for (; row + kRows <= step.row_count; row += kRows) RunRows<M, CellOf, kRows>(step, index, step.rows + row);
-    RunRest<M, CellOf, kRows - 1>(step, index, step.rows + row, step.row_count - row);
+// A step's product in vectors.
+template <typename M>
+struct Vectors {
+  template <template <typename> typename CellOf, typename W>
+  static void RunBlocks(const Step<float, W>& step) {
+    constexpr int kRows = CellOf<typename M::Units>::kRows;
+    for (int64_t i = step.first_block; i < step.end_block; ++i) {
+      const int64_t index = BlockAt(step, i);
+      int64_t row = 0;
+      for (; row + kRows <= step.row_count; row += kRows) RunRows<M, CellOf, kRows>(step, index, step.rows + row);
+      RunRest<M, CellOf, kRows - 1>(step, index, step.rows + row, step.row_count - row);
+    }
   }
-}
+};
 
-template <typename M, typename W>
+// A step in the way of a `Run`, such as Vectors.
+template <typename Run, typename W>
 void RunStep(const Step<float, W>& step) {
   switch (step.cell) {
     case Cell::kRnn:
-      return RunBlocks<M, Rnn>(step);
+      return Run::template RunBlocks<Rnn>(step);
     case Cell::kLstm:
-      return RunBlocks<M, Lstm>(step);
+      return Run::template RunBlocks<Lstm>(step);
     case Cell::kGru:
-      return step.phase == 0 ? RunBlocks<M, GruGates>(step) : RunBlocks<M, GruHidden>(step);
+      return step.phase == 0 ? Run::template RunBlocks<GruGates>(step) : Run::template RunBlocks<GruHidden>(step);
     case Cell::kGruLinearBeforeReset:
-      return RunBlocks<M, GruLinearBeforeReset>(step);
+      return Run::template RunBlocks<GruLinearBeforeReset>(step);
   }
 }
 
 template <typename M>
 StepFunctions StepsOf() {
-  return {RunStep<M, float>, RunStep<M, Half>, RunStep<M, Bfloat16>};
+  using Run = Vectors<M>;
+  return {RunStep<Run, float>, RunStep<Run, Half>, RunStep<Run, Bfloat16>};
 }
 
 }  // namespace ingot::recurrent

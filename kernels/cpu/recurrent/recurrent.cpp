@@ -16,8 +16,8 @@ constexpr int64_t kForkGrain = 1 << 16;
 // Weights of this size stay in a core's second-level cache from one time step to the next (256 KiB to 2 MiB there).
 constexpr int64_t kCachedBytes = 1 << 18;
 // Two directions with more weights than this each run one after another: half of one stays in a core's second-level
-// cache (2 MiB on servers) from one time step to the next, while one of its own would not.
-constexpr int64_t kApartBytes = 1 << 21;
+// cache (1 to 2 MiB on servers) from one time step to the next, while one of its own would not, or hardly.
+constexpr int64_t kApartBytes = 3 << 19;
 // Fewer rows would leave registers empty.
 constexpr int64_t kLeastRows = 8;
 
@@ -71,10 +71,13 @@ class Layer {
     hidden_ = y.shape[3];
     blocks_ = (hidden_ + kLanes - 1) / kLanes;
     padded_ = blocks_ * kLanes;
+    depth_ = (hidden_ + Layout<W>::kDepth - 1) / Layout<W>::kDepth * Layout<W>::kDepth;
     if (directions_ > 2) FailKernel("a recurrent layer has 1 or 2 directions, not ", directions_);
     const int64_t wide = directions_ * padded_ * gates_;
     Expect(&projected, "projected", {times_, batch_, wide}, 3);
-    Expect(&context_.Input(1), "weights", {directions_, padded_ * gates_ * hidden_}, 2, context_.Input(1).dtype);
+    constexpr int kSides = Layout<W>::kSides;
+    Expect(&context_.Input(1), "weights", {directions_, padded_ * gates_ * depth_ / kSides, kSides},
+           kSides == 1 ? 2 : 3, context_.Input(1).dtype);
     Expect(context_.OptionalInput(2), "reset_bias", {directions_, padded_}, 2);
     Expect(context_.OptionalInput(3), "peepholes", {directions_, 3, padded_}, 3);
     Expect(context_.OptionalInput(4), "initial_h", {directions_, batch_, hidden_}, 3);
@@ -185,11 +188,11 @@ class Layer {
                 int64_t end_block) {
     const int64_t d = direction;
     const auto& [f, g, h] = functions_[static_cast<size_t>(d)];
-    step_({{cell_, phase, context_.ints()[2] != 0, step % 2 != 0, hidden_, clip_, f, g, h,
+    step_({{cell_, phase, context_.ints()[2] != 0, step % 2 != 0, hidden_, depth_, clip_, f, g, h,
             reset_bias_ == nullptr ? nullptr : reset_bias_ + d * padded_,
             peepholes_ == nullptr ? nullptr : peepholes_ + d * 3 * padded_, rows_ + d * batch_ + first_row, rows,
             first_block, end_block},
-           weights_ + padded_ * hidden_ * (d * gates_ + 2 * phase)});
+           weights_ + padded_ * depth_ * (d * gates_ + 2 * phase)});
   }
 
   int Phases() const { return cell_ == Cell::kGru ? 2 : 1; }
@@ -241,7 +244,7 @@ class Layer {
   const StepFunction<T, W> step_;
   T clip_ = std::numeric_limits<T>::infinity();
   Cell cell_;
-  int64_t gates_, times_, directions_, batch_, hidden_, blocks_, padded_, longest_;
+  int64_t gates_, times_, directions_, batch_, hidden_, blocks_, padded_, depth_, longest_;
   const T* projected_;
   const W* weights_;
   const T* reset_bias_;
@@ -274,6 +277,7 @@ void Recurrent(KernelContext& context) { Run(context, StepsScalar()); }
 #if defined(__x86_64__)
 void RecurrentAvx2(KernelContext& context) { Run(context, StepsAvx2()); }
 void RecurrentAvx512(KernelContext& context) { Run(context, StepsAvx512()); }
+void RecurrentAmx(KernelContext& context) { Run(context, StepsAmx()); }
 #elif defined(__aarch64__)
 void RecurrentNeon(KernelContext& context) { Run(context, StepsNeon()); }
 #endif

@@ -7,7 +7,8 @@
 //            eight units together
 //          weights [D, N H G 8]: R so that a product with it reads it in order: row k of a block is what unit k gives
 //            the gates of the block's eight units. For GRU without linear_before_reset: [N H 2 8] of z and r, then
-//            [N H 1 8] of h
+//            [N H 1 8] of h. Of bfloat16 two k of a gate and unit are side by side, [D, N K / 2 G 8, 2], where K is H
+//            rounded up to a multiple of 32 by zeros
 //          then, all optional:
 //          reset_bias [D, P]: Rb of h, for GRU with linear_before_reset
 //          peepholes [D, 3, P]: i, o, f, for LSTM
@@ -29,6 +30,7 @@ void Recurrent(KernelContext& context);
 #if defined(__x86_64__)
 void RecurrentAvx2(KernelContext& context);
 void RecurrentAvx512(KernelContext& context);
+void RecurrentAmx(KernelContext& context);
 #elif defined(__aarch64__)
 void RecurrentNeon(KernelContext& context);
 #endif

@@ -11,6 +11,18 @@ namespace ingot::recurrent {
 constexpr int64_t kLanes = 8;
 constexpr int kMostGates = 4;
 
+// How weights of a type lie in a block: kSides k of a column are side by side, and a multiple of kDepth k are there, of
+// which those from H on are zeros. Two bfloat16 side by side are what matrix registers multiply, and what vectors take
+// apart with fewer instructions than a conversion has.
+template <typename W>
+struct Layout {
+  static constexpr int kSides = 1, kDepth = 1;
+};
+template <>
+struct Layout<Bfloat16> {
+  static constexpr int kSides = 2, kDepth = 32;
+};
+
 enum class Cell : int64_t { kRnn = 0, kLstm = 1, kGru = 2, kGruLinearBeforeReset = 3 };
 
 // In the order of the table in python/ingot/importer/ops/recurrent.py.
@@ -55,6 +67,7 @@ struct Settings {
   bool input_forget;
   bool descending;  // the last block comes first: a step begins with the weights that the one before it ended with
   int64_t hidden_size;
+  int64_t depth;  // the k of a block of weights: hidden_size rounded up to a multiple of Layout's kDepth
   T clip;
   Function<T> f, g, h;
   const T* reset_bias;  // [P] or nullptr
@@ -85,6 +98,7 @@ void StepScalar(const Step<double>& step);
 StepFunctions StepsScalar();
 StepFunctions StepsAvx2();
 StepFunctions StepsAvx512();
+StepFunctions StepsAmx();
 StepFunctions StepsNeon();
 
 // One value of an activation.

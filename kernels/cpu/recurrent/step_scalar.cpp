@@ -43,11 +43,13 @@ T Clip(T x, T clip) {
   return x > clip ? clip : x < -clip ? -clip : x;
 }
 
-// sums [gates, 8] += source [H] times block [H, gates, 8].
+// sums [gates, 8] += source [H] times block [H, gates, 8], which lies as Layout says.
 template <typename T, typename W>
 void Multiply(const T* source, const W* block, int64_t hidden_size, int gates, T* sums) {
+  constexpr int kSides = Layout<W>::kSides;
   for (int64_t k = 0; k < hidden_size; ++k) {
-    for (int64_t j = 0; j < gates * kLanes; ++j) sums[j] += source[k] * Widen(block[k * gates * kLanes + j]);
+    const W* row = block + k / kSides * kSides * gates * kLanes + k % kSides;
+    for (int64_t j = 0; j < gates * kLanes; ++j) sums[j] += source[k] * Widen(row[j * kSides]);
   }
 }
 
@@ -77,8 +79,8 @@ class Block {
  private:
   const T* Projected(int gates) const { return row_.projected + block_ * gates * kLanes; }
   void Sum(const T* source, int gates, int weight_gates) {
-    Multiply(source, step_.weights + block_ * step_.hidden_size * weight_gates * kLanes, step_.hidden_size, gates,
-             sums_);
+    const W* block = step_.weights + block_ * step_.depth * weight_gates * kLanes;
+    Multiply(source, block, step_.hidden_size, gates, sums_);
   }
   T Gate(const Function<T>& function, T x) const { return Apply(function, Clip(x, step_.clip)); }
 
