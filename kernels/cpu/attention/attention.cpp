@@ -20,7 +20,7 @@ constexpr int64_t kUnitsPerThread = 4;
 constexpr int64_t kLeastRows = 2 * kBlockRows;
 // Bytes of a unit's queries and outputs. They are read once for each block of keys, which takes longer to multiply than
 // to bring them from a third-level cache; the more rows, the less often keys and values are packed.
-constexpr int64_t kStateBytes = 512 << 10;
+constexpr int64_t kStateBytes = 1024 << 10;
 // Keys of so many heads, as a stretch of memory, are read as fast as memory allows: a page.
 constexpr int64_t kStretchBytes = 4096;
 // Fewer keys would not pay for combining the parts.
@@ -113,12 +113,12 @@ class Call {
     padded_rows_ = direct_ ? block_rows_ : RoundUpTo(RoundUpTo(block_rows_, kBlockRows), kMatrixBlockRows);
     const int64_t padded_size = RoundUpTo(problem_.size, kPadding);
     const int64_t padded_value_size = RoundUpTo(problem_.value_size, kPadding);
-    const int64_t queries = unit_heads_ * padded_rows_ * padded_size;
+    const int64_t queries = unit_heads_ * padded_rows_ * padded_size * (direct_ ? 2 : kMostParts) / 2;
     const int64_t counts[] = {queries,
                               problem_.sink_q.data != nullptr ? queries : 0,
-                              direct_ ? 0 : kBlockKeys * padded_size,
-                              direct_ ? 0 : kBlockKeys * padded_value_size,
-                              unit_heads_ * std::min(padded_rows_, kMostBlockRows) * kBlockKeys,
+                              direct_ ? 0 : kBlockKeys * padded_size * kMostParts / 2,
+                              direct_ ? 0 : kBlockKeys * padded_value_size * kMostParts / 2,
+                              unit_heads_ * std::min(padded_rows_, 2 * kMostBlockRows) * kBlockKeys,
                               direct_ ? 0 : 8 * kMostSize,
                               unit_heads_ * kMostBlockRows,
                               parts_ > 1 ? 0 : unit_heads_ * StateFloats()};

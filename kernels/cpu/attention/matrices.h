@@ -1,6 +1,8 @@
-// Many rows in products of bfloat16 by matrices (AMX): each block of keys and values is packed as B is read; scores and
-// outputs are tiles of 32 rows by 32 columns, and the running softmax between them is that of floats. Where operands
-// may not be rounded, they are bfloat16, and weights are each the sum of two, within 2^-17.
+// Many rows by matrices of bfloat16 (AMX): each block of keys and values is packed as B is read; scores and outputs are
+// tiles of 32 rows by 32 columns, and the running softmax between them is that of floats.
+//
+// An operand is the sum of one to three bfloat16. Three are a float to its last bit, and the six products of parts that
+// are not less than 2^-24 of the whole are a product of floats.
 #pragma once
 
 #include "cpu/attention/rows.h"
@@ -13,6 +15,39 @@ constexpr int64_t kDepth = simd::kMatrixRowBytes / 2;    // k of a register
 constexpr int64_t kMatrix = simd::kMatrixRows * kDepth;  // numbers of a register
 static_assert(kMatrixBlockRows == kTile && kPadding % kTile == 0 && kBlockKeys % kTile == 0);
 
+// How many parts operands have. Values have as many as keys.
+struct Exact {
+  int queries, weights, keys;
+};
+
+// Writes 16 pairs of numbers of 16 bits, kParts times, `distance` apart: of a and b side by side, each time
+// the first eight bits of what is left, so that their sum is the float. Returns what is left of
+// a and b after the first: NaN if one of them is not finite.
+template <int kParts>
+INGOT_INLINE __m512 StorePairs(__m512 a, __m512 b, uint16_t* to, int64_t distance) {
+  const __m512i high = _mm512_set1_epi32(-65536);
+  __m512 rest = _mm512_setzero_ps();
+#pragma GCC unroll 3
+  for (int part = 0; part < kParts; ++part) {
+    constexpr int kOrBoth = 0xF8;  // x | (y & z)
+    _mm512_storeu_si512(to + part * distance, _mm512_ternarylogic_epi32(_mm512_srli_epi32(_mm512_castps_si512(a), 16),
+                                                                        _mm512_castps_si512(b), high, kOrBoth));
+    if (part + 1 == kParts) break;
+    a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), high)));
+    b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(b), high)));
+    if (part == 0) rest = _mm512_add_ps(a, b);
+  }
+  return rest;
+}
+
+INGOT_INLINE bool AreNumbers(__m512 x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) == 0; }
+
+// Up to 16 floats with zeros behind them.
+INGOT_INLINE __m512 LoadLeft(const float* from, int64_t count) {
+  const auto mask = static_cast<__mmask16>(count >= 16 ? 0xFFFF : (1u << Greatest(count, 0)) - 1);
+  return _mm512_maskz_loadu_ps(mask, from);
+}
+
 // Rounds `count` floats.
 INGOT_INLINE void RoundRow(const float* from, uint16_t* to, int64_t count) {
   for (int64_t i = 0; i < count; i += 16) {
@@ -22,92 +57,207 @@ INGOT_INLINE void RoundRow(const float* from, uint16_t* to, int64_t count) {
   }
 }
 
-// What is left of `count` floats that were rounded, rounded.
-INGOT_INLINE void RoundRest(const float* from, const uint16_t* rounded, uint16_t* to, int64_t count) {
-  for (int64_t i = 0; i < count; i += 16) {
-    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(rounded + i)));
-    const __m512 rest = _mm512_sub_ps(_mm512_loadu_ps(from + i), _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(rest)));
+// Writes the parts of `count` floats, `distance` apart, and zeros behind them up to `padded`. One is rounded; of three,
+// those of 16 numbers and the next 16 alternate. Returns whether all are finite, if there are three: an infinity is no
+// sum.
+template <int kParts>
+INGOT_INLINE bool SplitRow(const float* from, int64_t count, int64_t padded, uint16_t* to, int64_t distance) {
+  if constexpr (kParts == 1) {
+    RoundRow(from, to, count);
+    for (int64_t i = count; i < padded; ++i) to[i] = 0;
+    return true;
   }
+  __m512 rest = _mm512_setzero_ps();
+  for (int64_t i = 0; i < padded; i += kDepth)
+    rest = _mm512_add_ps(rest, StorePairs<kParts>(LoadLeft(from + i, count - i),
+                                                  LoadLeft(from + i + 16, count - i - 16), to + i, distance));
+  return AreNumbers(rest);
 }
 
-// The row of a key or value, as FloatRow, with zeros behind it up to `padded`.
-template <typename V>
-INGOT_INLINE void BfloatRow(const Tensor& tensor, int64_t place, int64_t size, int64_t padded, uint16_t* to) {
-  if (tensor.element == Element::kBfloat && tensor.feature == 1) {
+// The parts of a row of a key or value, as SplitRow.
+template <typename V, int kParts>
+INGOT_INLINE bool PartsOfRow(const Tensor& tensor, int64_t place, int64_t size, int64_t padded, uint16_t* to,
+                             int64_t distance) {
+  if (kParts == 1 && tensor.element == Element::kBfloat && tensor.feature == 1) {
     std::memcpy(to, static_cast<const uint16_t*>(tensor.data) + place, static_cast<size_t>(size) * 2);
-  } else {
-    float staged[kMostSize];
-    RoundRow(FloatRow<V>(tensor, place, size, 1, staged), to, size);
+    for (int64_t i = size; i < padded; ++i) to[i] = 0;
+    return true;
   }
-  for (int64_t i = size; i < padded; ++i) to[i] = 0;
+  float staged[kMostSize];
+  return SplitRow<kParts>(FloatRow<V>(tensor, place, size, 1, staged), size, padded, to, distance);
 }
 
-// Packs keys: of 16 keys and each 32 features a register; keys that there are not are zeros.
-template <typename V>
-[[gnu::noinline]] void PackMatrixKeys(const Problem& problem, const Scratch& scratch, const Block& block) {
+// Fetches a row of a key or value that will be packed soon.
+INGOT_INLINE void FetchRow(const Tensor& tensor, int64_t place, int64_t size) {
+  if (tensor.feature != 1) return;
+  WithCacheType(tensor.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+    Fetch(static_cast<const T*>(tensor.data) + place, size);
+  });
+}
+
+// Packs keys: of 16 keys and each 32 features a register; keys that there are not are zeros. Returns whether all are
+// finite, if they are of several parts.
+template <typename V, int kParts>
+[[gnu::noinline]] bool PackMatrixKeys(const Problem& problem, const Scratch& scratch, const Block& block) {
   const int64_t padded = RoundUp(problem.size, kDepth);
-  auto* staged = reinterpret_cast<uint16_t*>(scratch.staging);
+  alignas(64) uint16_t staged[kParts][simd::kMatrixRows * kMostSize];
   auto* to = scratch.keys;
+  bool finite = true;
   for (int64_t key = 0; key < RoundUp(block.count, kTile); key += simd::kMatrixRows) {
     for (int64_t i = 0; i < simd::kMatrixRows; ++i) {
-      uint16_t* row = staged + i * padded;
+      if (key + i + simd::kMatrixRows < block.count)
+        FetchRow(problem.k, block.k[key + i + simd::kMatrixRows], problem.size);
+      uint16_t* row = staged[0] + i * padded;
       if (key + i < block.count) {
-        BfloatRow<V>(problem.k, block.k[key + i], problem.size, padded, row);
+        finite &= PartsOfRow<V, kParts>(problem.k, block.k[key + i], problem.size, padded, row, sizeof(staged[0]) / 2);
       } else {
-        std::memset(row, 0, static_cast<size_t>(padded) * 2);
+        for (int part = 0; part < kParts; ++part)
+          std::memset(staged[part] + i * padded, 0, static_cast<size_t>(padded) * 2);
       }
     }
     // Pairs of features are elements of 32 bits.
-    for (int64_t pair = 0; pair < padded / 2; pair += V::kTile)
-      for (int64_t i = 0; i < simd::kMatrixRows; i += V::kTile)
-        V::TransposeTile(scratch.staging + i * padded / 2 + pair, padded / 2, to + pair * simd::kMatrixRows + i,
-                         simd::kMatrixRows);
+    for (int part = 0; part < kParts; ++part) {
+      float* panel = to + part * kBlockKeys * padded / 2;
+      for (int64_t pair = 0; pair < padded / 2; pair += V::kTile)
+        for (int64_t i = 0; i < simd::kMatrixRows; i += V::kTile)
+          V::TransposeTile(reinterpret_cast<const float*>(staged[part]) + i * padded / 2 + pair, padded / 2,
+                           panel + pair * simd::kMatrixRows + i, simd::kMatrixRows);
+    }
     to += padded / 2 * simd::kMatrixRows;
+  }
+  return finite;
+}
+
+// Calls body(pair, keys) for every pair of keys of a block, in the order in which registers of values have them.
+template <bool kNeighbors, typename Body>
+INGOT_INLINE void ForPairs(const Block& block, Body&& body) {
+  for (int64_t pair = 0; pair < RoundUp(block.count, kDepth) / 2; ++pair) {
+    const int64_t first = pair / (kDepth / 2) * kDepth;
+    const int64_t own = pair % (kDepth / 2);
+    const int64_t keys[2] = {first + (kNeighbors ? 2 * own : own),
+                             first + (kNeighbors ? 2 * own + 1 : own + kDepth / 2)};
+    body(pair, keys);
   }
 }
 
-// Packs values: of 32 keys and each 16 columns a register, with pairs of keys side by side.
-template <typename V>
+// Where a pair's first 16 columns are; the next ones are a register further.
+INGOT_INLINE uint16_t* PairOfValues(const Scratch& scratch, int64_t padded, int64_t pair) {
+  return reinterpret_cast<uint16_t*>(scratch.values) + pair / (kDepth / 2) * kDepth * padded +
+         pair % (kDepth / 2) * kDepth;
+}
+
+// Packs values: of 32 keys and each 16 columns a register, with pairs of keys side by side: neighbors, or keys 16
+// apart, as WriteWeights has weights of several parts.
+template <typename V, bool kNeighbors>
 [[gnu::noinline]] void PackMatrixValues(const Problem& problem, const Scratch& scratch, const Block& block) {
   const int64_t padded = RoundUp(problem.value_size, kTile);
   const __m512i low =
       _mm512_setr_epi32(0x00200000, 0x00210001, 0x00220002, 0x00230003, 0x00240004, 0x00250005, 0x00260006, 0x00270007,
                         0x00280008, 0x00290009, 0x002A000A, 0x002B000B, 0x002C000C, 0x002D000D, 0x002E000E, 0x002F000F);
   const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-  auto* values = reinterpret_cast<uint16_t*>(scratch.values);
-  for (int64_t key = 0; key < RoundUp(block.count, kDepth); key += 2) {
-    uint16_t rows[2][kMostSize];
-    for (int64_t i = 0; i < 2; ++i) {
-      if (key + i < block.count) {
-        BfloatRow<V>(problem.v, block.v[key + i], problem.value_size, padded, rows[i]);
+  ForPairs<kNeighbors>(block, [&](int64_t pair, const int64_t (&keys)[2]) __attribute__((always_inline)) {
+    alignas(64) uint16_t rows[2][kMostSize];
+    for (int64_t side = 0; side < 2; ++side) {
+      if (keys[side] + kFetchedRows < block.count)
+        FetchRow(problem.v, block.v[keys[side] + kFetchedRows], problem.value_size);
+      if (keys[side] < block.count) {
+        PartsOfRow<V, 1>(problem.v, block.v[keys[side]], problem.value_size, padded, rows[side], 0);
       } else {
-        std::memset(rows[i], 0, static_cast<size_t>(padded) * 2);
+        std::memset(rows[side], 0, static_cast<size_t>(padded) * 2);
       }
     }
-    uint16_t* to = values + key / kDepth * kDepth * padded + key % kDepth / 2 * kDepth;
+    uint16_t* to = PairOfValues(scratch, padded, pair);
     for (int64_t column = 0; column < padded; column += kTile, to += 2 * kMatrix) {
-      const __m512i even = _mm512_loadu_si512(rows[0] + column), odd = _mm512_loadu_si512(rows[1] + column);
+      const __m512i even = _mm512_loadu_si512(rows[0] + column);
+      const __m512i odd = _mm512_loadu_si512(rows[1] + column);
       _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, low, odd));
       _mm512_storeu_si512(to + kMatrix, _mm512_permutex2var_epi16(even, high, odd));
     }
+  });
+}
+
+// Likewise in three parts. Returns whether all are finite.
+template <typename V>
+[[gnu::noinline]] bool PackSplitValues(const Problem& problem, const Scratch& scratch, const Block& block) {
+  const int64_t size = problem.value_size;
+  const int64_t padded = RoundUp(size, kTile);
+  __m512 rest = _mm512_setzero_ps();
+  ForPairs<false>(block, [&](int64_t pair, const int64_t (&keys)[2]) __attribute__((always_inline)) {
+    float staged[2][kMostSize];
+    const float* rows[2];
+    int64_t sizes[2];
+    for (int64_t side = 0; side < 2; ++side) {
+      if (keys[side] + kFetchedRows < block.count) FetchRow(problem.v, block.v[keys[side] + kFetchedRows], size);
+      const bool exists = keys[side] < block.count;
+      rows[side] = exists ? FloatRow<V>(problem.v, block.v[keys[side]], size, 1, staged[side]) : staged[side];
+      sizes[side] = exists ? size : 0;
+    }
+    uint16_t* to = PairOfValues(scratch, padded, pair);
+    for (int64_t column = 0; column < padded; column += 16, to += kMatrix) {
+      const __m512 even = LoadLeft(rows[0] + column, sizes[0] - column);
+      const __m512 odd = LoadLeft(rows[1] + column, sizes[1] - column);
+      rest = _mm512_add_ps(rest, StorePairs<3>(even, odd, to, kBlockKeys * padded));
+    }
+  });
+  return AreNumbers(rest);
+}
+
+// One of two operands: rows of A that lie `stride` numbers apart, or registers of B, of which the right ones lie
+// `stride` behind the left ones; and how far parts, and steps of k, lie apart.
+struct Operand {
+  const uint16_t* at;
+  int64_t stride, part, step;
+};
+
+INGOT_INLINE void LoadA(const Operand& a, int64_t part) {
+  const uint16_t* at = a.at + part * a.part;
+  _tile_loadd(4, at, a.stride * 2);
+  _tile_loadd(5, at + simd::kMatrixRows * a.stride, a.stride * 2);
+}
+
+INGOT_INLINE void LoadB(const Operand& b, int64_t part) {
+  const uint16_t* at = b.at + part * b.part;
+  _tile_loadd(6, at, simd::kMatrixRowBytes);
+  _tile_loadd(7, at + b.stride, simd::kMatrixRowBytes);
+}
+
+INGOT_INLINE void MultiplyRegisters() {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+// How many products of parts a product of operands is: all, or of three and three those that matter.
+constexpr int ProductsOf(int parts_of_a, int parts_of_b) { return parts_of_b == 1 ? parts_of_a : 6; }
+
+// Adds the `product`th product of parts to a tile of sums: first all of A with the first of B, small ones before large
+// ones, then the first of A with the others of B, then the second ones. In this order most stay in their registers.
+template <int kPartsOfA, int kPartsOfB>
+INGOT_INLINE void AddProduct(const Operand& a, const Operand& b, int product) {
+  static_assert(kPartsOfB == 1 || (kPartsOfA == 3 && kPartsOfB == 3));
+  if (product == 0) LoadB(b, 0);
+  if (product < kPartsOfA) LoadA(a, kPartsOfA - 1 - product);
+  if (product == 3) LoadB(b, 2);
+  if (product == 4) LoadB(b, 1);
+  if (product == 5) LoadA(a, 1);
+  MultiplyRegisters();
+}
+
+// A tile of sums plus the products of two operands of some parts.
+template <int kPartsOfA, int kPartsOfB>
+INGOT_INLINE void AddProducts(Operand a, Operand b, int64_t depth) {
+  for (int64_t k = 0; k < depth; k += kDepth, a.at += a.step, b.at += b.step) {
+    for (int product = 0; product < ProductsOf(kPartsOfA, kPartsOfB); ++product)
+      AddProduct<kPartsOfA, kPartsOfB>(a, b, product);
   }
 }
 
-// A tile of sums plus products of A, whose rows lie `stride` numbers apart, and registers of B, of which the right ones
-// lie `right` numbers behind the left ones, and the next ones `onward`.
-INGOT_INLINE void AddProducts(const uint16_t* a, int64_t stride, const uint16_t* b, int64_t right, int64_t onward,
-                              int64_t depth) {
-  for (int64_t k = 0; k < depth; k += kDepth, b += onward) {
-    _tile_loadd(4, a + k, stride * 2);
-    _tile_loadd(5, a + simd::kMatrixRows * stride + k, stride * 2);
-    _tile_loadd(6, b, simd::kMatrixRowBytes);
-    _tile_loadd(7, b + right, simd::kMatrixRowBytes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-  }
+INGOT_INLINE void ClearTile() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
 }
 
 INGOT_INLINE void StoreTile(float* to, int64_t stride) {
@@ -123,6 +273,104 @@ INGOT_INLINE void LoadTile(const float* from, int64_t stride) {
   _tile_loadd(2, from + simd::kMatrixRows * stride, stride * 4);
   _tile_loadd(3, from + simd::kMatrixRows * stride + simd::kMatrixRows, stride * 4);
 }
+
+// Scores of 32 rows, computed in steps, between which vectors do something else: matrices and vectors work side by
+// side. Between the first step and the last the registers of matrices are its own.
+template <int kPartsOfA, int kPartsOfB>
+class Scores {
+ public:
+  // Of no rows.
+  Scores() = default;
+  // Products of queries with the keys of `columns`, which are `depth` numbers long, become rows of kBlockKeys scores.
+  Scores(const Operand& queries, const Operand& keys, Range columns, int64_t depth, float* to)
+      : queries_(queries),
+        keys_(keys),
+        columns_(columns),
+        depth_(depth),
+        to_(to),
+        pause_(static_cast<int>(Greatest(kTile * kTile / (depth * kProducts), 1))) {
+    StartColumn();
+  }
+
+  INGOT_INLINE bool done() const { return columns_.begin >= columns_.end; }
+
+  // Called once for each 32 weights of another 32 rows: takes a step when it is time for one.
+  INGOT_INLINE void Beat() {
+    if (--wait_ > 0 || done()) return;
+    wait_ = pause_;
+    Step();
+  }
+  INGOT_INLINE void Finish() {
+    while (!done()) Step();
+  }
+
+ private:
+  static constexpr int kProducts = ProductsOf(kPartsOfA, kPartsOfB);
+
+  INGOT_INLINE void StartColumn() {
+    a_ = queries_;
+    b_ = keys_;
+    b_.at += columns_.begin * depth_;
+    left_ = depth_;
+  }
+
+  INGOT_INLINE void Step() {
+    if (product_ == 0 && left_ == depth_) ClearTile();
+    AddProduct<kPartsOfA, kPartsOfB>(a_, b_, product_);
+    if (++product_ < kProducts) return;
+    product_ = 0;
+    a_.at += a_.step;
+    b_.at += b_.step;
+    left_ -= kDepth;
+    if (left_ > 0) return;
+    StoreTile(to_ + columns_.begin, kBlockKeys);
+    columns_.begin += kTile;
+    StartColumn();
+  }
+
+  Operand queries_{}, keys_{};
+  Operand a_{}, b_{};
+  Range columns_{0, 0};
+  int64_t depth_ = 0, left_ = 0;
+  float* to_ = nullptr;
+  int product_ = 0;
+  int pause_ = 1, wait_ = 1;
+};
+
+// Writes e^(score - max) in parts, `distance` apart, where scores are 32 by 32, and returns their sum. One part is
+// rounded; of three, those of 16 weights and the next 16 alternate. Meanwhile the next rows' scores are computed.
+template <typename V, int kParts, typename Next>
+struct WriteWeights {
+  uint16_t* to;
+  int64_t stride, distance;
+  Next* next;
+
+  INGOT_INLINE float operator()(int64_t row, const float* scores, Range columns, float max) const {
+    auto even = V::Set(0);
+    auto odd = even;
+    const auto base = V::Set(kLog2E);
+    const auto shift = V::Set(max);
+    uint16_t* at = to + row * stride;
+    for (int64_t i = columns.begin; i < columns.end; i += 2 * V::kLanes) {
+      const auto a = simd::Exp2UpTo127<V>((V::Load(scores + i) - shift) * base);
+      const auto b = simd::Exp2UpTo127<V>((V::Load(scores + i + V::kLanes) - shift) * base);
+      Write(a, b, at + i);
+      even = even + a;
+      odd = odd + b;
+      next->Beat();
+    }
+    return V::ReduceAdd(even + odd);
+  }
+
+ private:
+  INGOT_INLINE void Write(__m512 a, __m512 b, uint16_t* at) const {
+    if constexpr (kParts == 1) {
+      _mm512_storeu_si512(at, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
+    } else {
+      StorePairs<kParts>(a, b, at, distance);
+    }
+  }
+};
 
 // Whether a number is a power of two: bfloat16 times it is exact.
 INGOT_INLINE bool IsPowerOfTwo(float x) {
@@ -142,76 +390,168 @@ INGOT_INLINE Factors FactorsOf(const Problem& problem) {
   return {1, scale};
 }
 
-// Rounds a head's queries, which are floats, in place.
-template <typename V>
-[[gnu::noinline]] void RoundQueries(const Problem& problem, float* queries, int64_t rows) {
+// Takes a head's queries, which are floats, apart in place: [rows, kParts, padded size]. Returns whether all are
+// finite, if they are of several parts.
+template <typename V, int kParts>
+[[gnu::noinline]] bool SplitQueries(const Problem& problem, float* queries, int64_t rows) {
   const int64_t stride = RoundUp(problem.size, kPadding);
   auto* to = reinterpret_cast<uint16_t*>(queries);
-  for (int64_t row = 0; row < rows; ++row) {
+  bool finite = true;
+  const auto split = [&](int64_t row) __attribute__((always_inline)) {
     float staged[kMostSize];
     std::memcpy(staged, queries + row * stride, static_cast<size_t>(stride) * 4);
-    RoundRow(staged, to + row * stride, stride);
+    finite &= SplitRow<kParts>(staged, stride, stride, to + row * kParts * stride, stride);
+  };
+  // Rows become longer or shorter, and must not meet those that are still floats.
+  for (int64_t i = 0; i < rows; ++i) split(kParts * 2 > 4 ? rows - 1 - i : i);
+  return finite;
+}
+
+// out [rows, columns] *= factors [rows].
+template <typename V>
+INGOT_INLINE void ScaleOutputs(float* out, int64_t rows, int64_t columns, const float* factors) {
+  for (int64_t r = 0; r < rows; ++r) {
+    if (factors[r] == 1) continue;
+    const auto factor = V::Set(factors[r]);
+    for (int64_t i = 0; i < columns; i += V::kLanes) {
+      float* sums = out + r * columns + i;
+      V::Store(sums, V::Load(sums) * factor);
+    }
   }
 }
 
-template <typename V>
-void RunMatrices(const Problem& problem, const Unit& unit, const Scratch& scratch) {
-  const int64_t padded = RoundUp(problem.size, kDepth);
-  const int64_t out_stride = RoundUp(problem.value_size, kPadding);
-  const float factor = FactorsOf(problem).scores;
-  const auto* keys = reinterpret_cast<const uint16_t*>(scratch.keys);
-  const auto* values = reinterpret_cast<const uint16_t*>(scratch.values);
-  alignas(64) uint16_t weights[2][kTile * kBlockKeys];
-  const int parts = problem.rounds ? 1 : 2;
+// The products of a unit's rows with the keys and values of one block, which are packed.
+template <typename V, Exact kExact>
+class BlockOfKeys {
+ public:
+  static constexpr int64_t kKeys = kBlockKeys;
+
+  BlockOfKeys(const Problem& problem, const Unit& unit, const Scratch& scratch, const Block& block)
+      : problem_(problem),
+        unit_(unit),
+        scratch_(scratch),
+        block_(block),
+        depth_(RoundUp(problem.size, kDepth)),
+        out_stride_(RoundUp(problem.value_size, kPadding)),
+        scores_{scratch.scores, scratch.scores + kTile * kBlockKeys} {}
+
+  void Run() {
+    Rows rows = RowsFrom(unit_.first_row);
+    if (rows.count == 0) return;
+    ScoresOf(rows, 0).Finish();
+    for (int turn = 0; rows.count > 0; turn ^= 1) {
+      const Rows next = RowsFrom(rows.first + kTile);
+      Next scores = next.count == 0 ? Next() : ScoresOf(next, turn ^ 1);
+      const bool any = Weigh(rows, turn, scores);
+      scores.Finish();
+      if (any) AddValues(rows);
+      rows = next;
+    }
+  }
+
+ private:
+  using Next = Scores<kExact.queries, kExact.keys>;
+  struct Rows {
+    int64_t first, count;  // none are left
+    Range columns;         // that any of them sees, in whole tiles
+  };
+
+  // The next rows from `first` on that see any of the keys.
+  Rows RowsFrom(int64_t first) const {
+    for (int64_t row = first; row < unit_.end_row; row += kTile) {
+      const int64_t count = Least(kTile, unit_.end_row - row);
+      const int64_t window = Greatest(VisibleKeys(problem_, unit_, row).begin - block_.first, 0);
+      const int64_t begin = block_.first < problem_.sink_keys ? 0 : window / kTile * kTile;
+      const int64_t seen = VisibleKeys(problem_, unit_, row + count - 1).end - block_.first;
+      const int64_t end = RoundUp(Least(seen, block_.count), kTile);
+      if (begin < end) return {row, count, {begin, end}};
+    }
+    return {0, 0, {0, 0}};
+  }
+
+  Next ScoresOf(const Rows& rows, int turn) const {
+    const int64_t stride = RoundUp(problem_.size, kPadding);
+    const auto* queries = reinterpret_cast<const uint16_t*>(QueriesOf(problem_, scratch_, block_.first)) +
+                          (rows.first - unit_.first_row) * kExact.queries * stride;
+    const auto* keys = reinterpret_cast<const uint16_t*>(scratch_.keys);
+    return {{queries, kExact.queries * stride, stride, kDepth},
+            {keys, simd::kMatrixRows * depth_, kKeys * depth_, kMatrix},
+            rows.columns,
+            depth_,
+            scores_[turn]};
+  }
+
+  // Makes weights of scores, while those of the next rows are computed; whether any is more than 0.
+  bool Weigh(const Rows& rows, int turn, Next& next) {
+    Scratch scratch = scratch_;
+    scratch.scores = scores_[turn];
+    const float factor = kExact.queries == 1 ? FactorsOf(problem_).scores : 1;
+    for (int64_t r = 0; factor != 1 && r < rows.count; ++r)
+      for (int64_t i = rows.columns.begin; i < rows.columns.end; i += V::kLanes) {
+        float* at = scratch.scores + r * kBlockKeys + i;
+        V::Store(at, V::Load(at) * V::Set(factor));
+      }
+    const WriteWeights<V, kExact.weights, Next> write{weights_[0], kKeys, kTile * kKeys, &next};
+    return UpdateRows<V>(problem_, unit_, scratch, rows.first, rows.count, block_, rows.columns, write);
+  }
+
+  // Adds the products of weights and values to the rows' outputs.
+  void AddValues(const Rows& rows) {
+    const auto* values = reinterpret_cast<const uint16_t*>(scratch_.values);
+    const int64_t begin = rows.columns.begin;
+    float* out = scratch_.out + (rows.first - unit_.first_row) * out_stride_;
+    ScaleOutputs<V>(out, rows.count, out_stride_, scratch_.factors);
+    for (int64_t column = 0; column < out_stride_; column += kTile) {
+      LoadTile(out + column, out_stride_);
+      AddProducts<kExact.weights, kExact.keys>({weights_[0] + begin, kKeys, kTile * kKeys, kDepth},
+                                               {values + begin * out_stride_ + column / kTile * 2 * kMatrix, kMatrix,
+                                                kKeys * out_stride_, kDepth * out_stride_},
+                                               rows.columns.end - begin);
+      StoreTile(out + column, out_stride_);
+    }
+  }
+
+  const Problem& problem_;
+  const Unit& unit_;
+  const Scratch& scratch_;
+  const Block& block_;
+  const int64_t depth_, out_stride_;
+  float* const scores_[2];
+  alignas(64) uint16_t weights_[kExact.weights][kTile * kKeys];
+};
+
+// Returns false where operands that are not finite leave no sums of parts, without having finished.
+template <typename V, Exact kExact>
+bool RunMatrices(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  bool finite = true;
   Block block;
   ForBlocks(problem, unit, kBlockKeys, [&](int64_t first, int64_t count) {
+    if (!finite) return;
     Locate<V>(problem, unit, first, count, block);
-    PackMatrixKeys<V>(problem, scratch, block);
-    PackMatrixValues<V>(problem, scratch, block);
-    const auto* all_queries = reinterpret_cast<const uint16_t*>(QueriesOf(problem, scratch, first));
-    for (int64_t row = unit.first_row; row < unit.end_row; row += kTile) {
-      const int64_t rows = Least(kTile, unit.end_row - row);
-      const int64_t window_begin = Greatest(VisibleKeys(problem, unit, row).begin - first, 0);
-      const int64_t begin = first < problem.sink_keys ? 0 : window_begin / kTile * kTile;
-      const int64_t end = RoundUp(Least(VisibleKeys(problem, unit, row + rows - 1).end - first, count), kTile);
-      if (begin >= end) continue;
-      const uint16_t* queries = all_queries + (row - unit.first_row) * RoundUp(problem.size, kPadding);
-      for (int64_t column = begin; column < end; column += kTile) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        AddProducts(queries, RoundUp(problem.size, kPadding), keys + column * padded, simd::kMatrixRows * padded,
-                    kMatrix, padded);
-        StoreTile(scratch.scores + column, kBlockKeys);
-      }
-      if (factor != 1) {
-        for (int64_t r = 0; r < rows; ++r)
-          for (int64_t i = begin; i < end; i += V::kLanes) {
-            float* at = scratch.scores + r * kBlockKeys + i;
-            V::Store(at, V::Load(at) * V::Set(factor));
-          }
-      }
-      if (!UpdateRows<V>(problem, unit, scratch, row, rows, block, {begin, end})) continue;
-      float* out = scratch.out + (row - unit.first_row) * out_stride;
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t at = r * kBlockKeys + begin;
-        RoundRow(scratch.scores + at, weights[0] + at, end - begin);
-        if (parts > 1) RoundRest(scratch.scores + at, weights[0] + at, weights[1] + at, end - begin);
-        for (int64_t i = 0; i < out_stride; i += V::kLanes) {
-          float* sums = out + r * out_stride + i;
-          V::Store(sums, V::Load(sums) * V::Set(scratch.factors[r]));
-        }
-      }
-      for (int64_t column = 0; column < out_stride; column += kTile) {
-        LoadTile(out + column, out_stride);
-        for (int part = 0; part < parts; ++part)
-          AddProducts(weights[part] + begin, kBlockKeys, values + begin * out_stride + column / kTile * 2 * kMatrix,
-                      kMatrix, kDepth * out_stride, end - begin);
-        StoreTile(out + column, out_stride);
-      }
+    finite = PackMatrixKeys<V, kExact.keys>(problem, scratch, block);
+    if constexpr (kExact.keys == 1) {
+      PackMatrixValues<V, kExact.weights == 1>(problem, scratch, block);
+    } else {
+      finite &= PackSplitValues<V>(problem, scratch, block);
     }
+    if (finite) BlockOfKeys<V, kExact>(problem, unit, scratch, block).Run();
   });
+  return finite;
+}
+
+// Whether the unit was computed, but for its division by sums.
+template <typename V, Exact kExact>
+bool ComputeByMatrices(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  Problem scaled = problem;
+  // Rounded to bfloat16 by a scale that is no power of two, queries would not be what they were.
+  if (kExact.queries == 1) scaled.scale = FactorsOf(problem).queries * (problem.softcap > 0 ? problem.softcap : 1);
+  StartUnit<V>(scaled, unit, scratch);
+  bool finite = SplitQueries<V, kExact.queries>(problem, scratch.queries, scratch.padded_rows);
+  if (scratch.sink_q != scratch.queries && unit.first_key < problem.sink_keys)
+    finite &= SplitQueries<V, kExact.queries>(problem, scratch.sink_q, scratch.padded_rows);
+  if (!finite) return false;
+  const simd::Matrices registers;
+  return RunMatrices<V, kExact>(problem, unit, scratch);
 }
 
 }  // namespace ingot::attention

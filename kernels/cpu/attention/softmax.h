@@ -123,12 +123,21 @@ INGOT_INLINE bool HasNan(const float* scores, Range columns) {
   return found;
 }
 
+// Where the scores were.
+template <typename V>
+struct InPlace {
+  INGOT_INLINE float operator()(int64_t, float* scores, Range columns, float max) const {
+    return Exponentiate<V>(scores, columns, max);
+  }
+};
+
 // Makes `count` rows of products into weights e^(score - max), and updates the rows' max and sum; the factors are what
 // their outputs have to be multiplied by. Returns false, and changes nothing, if all weights are 0. A row that saw no
-// key has max -inf and sum 0: it is exponentiated as if its max were 0.
-template <typename V>
+// key has max -inf and sum 0: it is exponentiated as if its max were 0. What `write(row, scores, columns, max)` does
+// with a row's scores is write its weights somewhere, and return their sum.
+template <typename V, typename Write = InPlace<V>>
 [[gnu::noinline]] bool UpdateRows(const Problem& problem, const Unit& unit, const Scratch& scratch, int64_t first_row,
-                                  int64_t count, const Block& block, Range columns) {
+                                  int64_t count, const Block& block, Range columns, Write write = {}) {
   float* max = scratch.max + first_row - unit.first_row;
   float* sum = scratch.sum + first_row - unit.first_row;
   float block_max[kMostBlockRows];
@@ -154,7 +163,7 @@ template <typename V>
   for (int64_t i = count; i < RoundUp(kMostBlockRows, 16); ++i) old[i] = kMinusInfinity;
   for (int64_t i = 0; i < count; i += V::kLanes) V::Store(old + i, simd::Exp2UpTo127<V>(V::Load(old + i)));
   for (int64_t i = 0; i < count; ++i) {
-    sum[i] = sum[i] * old[i] + Exponentiate<V>(scratch.scores + i * kBlockKeys, columns, block_max[i]);
+    sum[i] = sum[i] * old[i] + write(i, scratch.scores + i * kBlockKeys, columns, block_max[i]);
     scratch.factors[i] = old[i];
   }
   for (int64_t i = count; i < kMostBlockRows; ++i) scratch.factors[i] = 0;

@@ -80,6 +80,8 @@ constexpr int64_t kBlockRows = 24;
 // With matrices, which are multiplied two at a time.
 constexpr int64_t kMatrixBlockRows = 32;
 constexpr int64_t kMostBlockRows = 32;
+// Numbers of 16 bits that a float is the sum of, where matrices multiply it.
+constexpr int64_t kMostParts = 3;
 // Up to so many rows, products of rows with keys as they lie are faster than packing the keys first.
 constexpr int64_t kMostDirectRows = 8;
 // Heads of a unit.
@@ -94,7 +96,7 @@ constexpr int64_t kPadding = 32;
 // few.
 struct Scratch {
   int64_t padded_rows;
-  float* queries;  // of a head: [padded rows, padded size], scaled
+  float* queries;  // of a head: [padded rows, padded size], scaled; with room for kMostParts of 16 bits unless few
   float* sink_q;   // likewise, for pinned keys; `queries` where these have none of their own
   float* keys;     // [kBlockKeys, size], in panels
   float* values;   // [kBlockKeys, padded value size], in panels
