@@ -20,7 +20,7 @@ constexpr int64_t kUnitsPerThread = 4;
 constexpr int64_t kLeastRows = 2 * kBlockRows;
 // Bytes of a unit's queries and outputs. They are read once for each block of keys, which takes longer to multiply than
 // to bring them from a third-level cache; the more rows, the less often keys and values are packed.
-constexpr int64_t kStateBytes = 1024 << 10;
+constexpr int64_t kStateBytes = 2048 << 10;
 // Keys of so many heads, as a stretch of memory, are read as fast as memory allows: a page.
 constexpr int64_t kStretchBytes = 4096;
 // Fewer keys would not pay for combining the parts.
