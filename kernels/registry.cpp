@@ -293,6 +293,17 @@ bool Allowed(InstructionSet instructions) {
   return row.architecture.empty() || MissingFeatures(row.architecture, row.features).empty();
 }
 
+bool Forbidden(std::string_view feature) {
+  const InstructionSet limit = Limit();
+  bool beyond = false;
+  for (const Row& row : Rows()) {
+    if (std::ranges::find(row.features, feature) == row.features.end()) continue;
+    if (row.instructions <= limit) return false;
+    beyond = true;
+  }
+  return beyond;
+}
+
 const Kernel* FindKernel(std::string_view name) {
   const Kernel* best = nullptr;
   for (const Kernel& kernel : kKernels) {

@@ -53,6 +53,8 @@ std::span<const Kernel> Kernels();
 // Whether this machine, and INGOT_ISA if it is set, allow an instruction set. INGOT_ISA=avx2 allows scalar and AVX2
 // kernels; an unknown value is an error.
 bool Allowed(InstructionSet instructions);
+// Whether INGOT_ISA leaves out the instructions of a feature, by Linux's name of it.
+bool Forbidden(std::string_view feature);
 std::string_view Name(InstructionSet instructions);
 
 // The row of a name with the best instruction set that is allowed, or nullptr.

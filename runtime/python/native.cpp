@@ -394,6 +394,7 @@ NB_MODULE(_native, m) {
   m.def("measure_bandwidth",
         [](int32_t threads, double seconds) { return Measured(ingot_measure_bandwidth, threads, seconds); });
   m.def("measure_fma", [](int32_t threads, double seconds) { return Measured(ingot_measure_fma, threads, seconds); });
+  m.def("measure_bf16", [](int32_t threads, double seconds) { return Measured(ingot_measure_bf16, threads, seconds); });
   m.def("measure_int8", [](int32_t threads, double seconds) { return Measured(ingot_measure_int8, threads, seconds); });
   m.def("kernels", [] {
     const char* json = nullptr;

@@ -289,6 +289,10 @@ ingot_status ingot_measure_fma(int32_t threads, double seconds, ingot_rate* rate
   return Guard([&] { Need(rate, "rate") = ingot::MeasureFma(threads, seconds); });
 }
 
+ingot_status ingot_measure_bf16(int32_t threads, double seconds, ingot_rate* rate) {
+  return Guard([&] { Need(rate, "rate") = ingot::MeasureBf16(threads, seconds); });
+}
+
 ingot_status ingot_measure_int8(int32_t threads, double seconds, ingot_rate* rate) {
   return Guard([&] { Need(rate, "rate") = ingot::MeasureInt8(threads, seconds); });
 }

@@ -9,10 +9,11 @@
 #include <vector>
 
 #include "buffer.h"
-#include "byte_products.h"
 #include "cpu_features.h"
 #include "error.h"
 #include "machine.h"
+#include "narrow_products.h"
+#include "registry.h"
 
 namespace ingot {
 namespace {
@@ -129,8 +130,9 @@ constexpr Implementation kImplementations[] = {
 };
 
 const Implementation& Best() {
-  return *std::find_if(std::begin(kImplementations), std::end(kImplementations),
-                       [](const Implementation& row) { return row.feature == nullptr || HasFeature(row.feature); });
+  return *std::find_if(std::begin(kImplementations), std::end(kImplementations), [](const Implementation& row) {
+    return row.feature == nullptr || (HasFeature(row.feature) && !Forbidden(row.feature));
+  });
 }
 
 void Check(int32_t threads, double seconds) {
@@ -173,6 +175,15 @@ ingot_rate MeasureInt8(int32_t threads, double seconds) {
   Check(threads, seconds);
   const double operations = MultiplyBytes();
   return Rate(threads, seconds, operations * threads, [](int32_t) { MultiplyBytes(); });
+}
+
+// Where nothing multiplies bfloat16 faster, they are widened.
+ingot_rate MeasureBf16(int32_t threads, double seconds) {
+  const ingot_rate widened = MeasureFma(threads, seconds / 2);
+  const double operations = MultiplyBfloats();
+  if (operations == 0) return widened;
+  const ingot_rate rate = Rate(threads, seconds / 2, operations * threads, [](int32_t) { MultiplyBfloats(); });
+  return rate.median > widened.median ? rate : widened;
 }
 
 }  // namespace ingot

@@ -20,7 +20,7 @@ from ingot.bench.kernels import Options, harness, measure, problem, registry
 from ingot.bench.kernels.check import difference
 from ingot.cli.main import main
 from ingot.errors import InputError
-from ingot.runtime import kernels, measure_int8
+from ingot.runtime import kernels, measure_bf16, measure_fma, measure_int8
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = ("--rounds", "2", "--seconds", "0.002", "--sets", "2", "--threads", "1")
@@ -54,7 +54,8 @@ def absent(problem, inputs, setting):
 @pytest.fixture(autouse=True)
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's limits are not measured, which takes seconds; contestants that a test registers are gone after it."""
-    monkeypatch.setattr(harness, "_limits", lambda threads: {"threads": threads, "bandwidth_gb_s": 10.0, "fma_gflop_s": 100.0, "int8_gop_s": 300.0})
+    monkeypatch.setattr(harness, "_limits", lambda threads: {"threads": threads, "bandwidth_gb_s": 10.0, "fma_gflop_s": 100.0,
+                                                            "bf16_gflop_s": 200.0, "int8_gop_s": 300.0})
     monkeypatch.setattr(registry, "_OWN", [])
 
 
@@ -100,6 +101,13 @@ def test_what_the_machine_reaches_is_measured_for_as_long_as_is_asked() -> None:
         measure_int8(1, -1)
 
 
+def test_peaks_are_of_the_instructions_that_kernels_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    best = measure_int8(1).median
+    monkeypatch.setenv("INGOT_ISA", "scalar")
+    assert measure_int8(1).median < best / 1.5  # SSE2 and NEON multiply an eighth to a half of it
+    assert measure_bf16(1).median < 1.5 * measure_fma(1).median  # as floats
+
+
 def test_shares_are_of_what_the_machine_reached_in_turn() -> None:
     case, = measure([problem("quantized_matmul", "3x96x32", "int8")], Options(rounds=3, seconds=0.002, sets=2, only=("ingot",)))["cases"]
     row = rows(case)["ingot"]
@@ -125,7 +133,7 @@ def test_ingot_s_kernels_are_right_with_every_instruction_set(arguments: tuple[s
             assert row["status"] == "ok" or (case["dtype"].startswith("nf4") and "float" not in name), (case["dtype"], name, row)
             if row["status"] == "ok":
                 assert row["row"] <= row["tolerance"] and row["seconds"]["runs"] >= 2
-                assert row["roofline"] is None if row["arithmetic"] == "bf16" else row["roofline"] > 0  # no peak of bf16 is measured
+                assert row["roofline"] > 0
         expected = next(k for k in kernels() if k["name"] == case["kernel"])["instruction_sets"]
         assert {f"ingot {isa}" for isa in expected} <= set(rows(case))
 

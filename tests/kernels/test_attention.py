@@ -65,6 +65,15 @@ def test_a_row_without_keys_gives_zeros(tmp_path: Path) -> None:
     check(early, make(early), tmp_path)
 
 
+def test_an_infinite_value_is_infinite_for_all_who_see_it(tmp_path: Path) -> None:
+    case = Case(queries=100, keys=100, size=64, value_size=64, scale=0.125, right=0)
+    data = make(case)
+    data.v[:, 40, :, 7] = np.inf
+    found = run(case, data, tmp_path)
+    assert np.isfinite(np.delete(found, 7, axis=-1)).all()
+    assert (found[:, 40:, :, 7] == np.inf).all() and not np.isinf(found[:, :8, :, 7]).any()
+
+
 @pytest.mark.parametrize("case", [Case(queries=3, keys=300), Case(queries=40, keys=300)], ids=["direct", "packed"])
 def test_infinities_and_nan_are_those_of_the_definition(case: Case, tmp_path: Path) -> None:
     data = make(Case(**{**case.__dict__, "mask": "float32"}))

@@ -43,15 +43,15 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def measure() -> list[dict[str, float]]:
-    """Read bandwidth in GB/s, and the peaks of fused multiply-adds (f32) and of byte products in 10^9 operations a second.
+    """Read bandwidth in GB/s, and the peaks of fused multiply-adds (f32), of bfloat16 and of byte products in 10^9 operations a second.
 
     They are measured with one thread and with one for each core.
     """
-    from ingot.runtime import machine, measure_bandwidth, measure_fma, measure_int8
+    from ingot.runtime import machine, measure_bandwidth, measure_bf16, measure_fma, measure_int8
 
     cores = int(machine().get("cores") or 1)
     return [{"threads": threads, "bandwidth_gb_s": measure_bandwidth(threads).best, "fma_gflop_s": measure_fma(threads).best,
-             "int8_gop_s": measure_int8(threads).best}
+             "bf16_gflop_s": measure_bf16(threads).best, "int8_gop_s": measure_int8(threads).best}
             for threads in dict.fromkeys((1, cores))]
 
 
@@ -108,9 +108,10 @@ def _print(found: Mapping[str, Any]) -> None:
     for name, text in described(found["machine"]).items():
         print(textwrap.fill(f"{name:<14}{text}", 120, initial_indent="  ", subsequent_indent=" " * 16))
     printing.heading("measured")
-    printing.table(["threads", "read bandwidth", "fused multiply-add, f32", "byte products"],
-                   [(m["threads"], f"{m['bandwidth_gb_s']:.1f} GB/s", f"{m['fma_gflop_s']:.0f} GFLOP/s", f"{m['int8_gop_s']:.0f} Gop/s")
-                    for m in found["measured"]], right=[0, 1, 2, 3])
+    printing.table(["threads", "read bandwidth", "fused multiply-add, f32", "bfloat16 products", "byte products"],
+                   [(m["threads"], f"{m['bandwidth_gb_s']:.1f} GB/s", f"{m['fma_gflop_s']:.0f} GFLOP/s", f"{m['bf16_gflop_s']:.0f} GFLOP/s",
+                     f"{m['int8_gop_s']:.0f} Gop/s")
+                    for m in found["measured"]], right=[0, 1, 2, 3, 4])
     printing.heading("versions")
     printing.fields({name: version or "not installed" for name, version in found["versions"].items()})
     printing.heading("CUDA")

@@ -42,11 +42,18 @@ def measure_fma(threads: int | None = None, seconds: float = 0.4) -> Rate:
     return Rate(*_native.measure_fma(threads or machine()["threads"], seconds))
 
 
+def measure_bf16(threads: int | None = None, seconds: float = 0.4) -> Rate:
+    """The peak of products of bfloat16 that are added up in float32, in 10^9 operations a second (two for a product), as :func:`measure_bandwidth`.
+
+    It is that of the fastest of matrices, dot products and, of numbers that are widened first, multiply-adds of float32.
+    """
+    return Rate(*_native.measure_bf16(threads or machine()["threads"], seconds))
+
+
 def measure_int8(threads: int | None = None, seconds: float = 0.4) -> Rate:
     """The peak of products of bytes that are added up, in 10^9 operations a second (two for a product), as :func:`measure_bandwidth`.
 
-    It is that of the machine's fastest instruction for vectors: dot products where there are some, else products of pairs that are added up
-    in 16 bits.
+    It is that of the machine's fastest instruction: matrices, dot products, else products of pairs that are added up in 16 bits.
     """
     return Rate(*_native.measure_int8(threads or machine()["threads"], seconds))
 

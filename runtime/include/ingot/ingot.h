@@ -233,10 +233,12 @@ typedef struct ingot_rate {
   double median;
 } ingot_rate;
 /* Measures for so many seconds, at least one piece, the read bandwidth in GB/s (10^9 bytes) of memory beyond the
- * last-level cache, the fused multiply-add peak in GFLOP/s (f32), and the peak of the fastest products of bytes that
- * are added up, in 10^9 operations a second (two for each product), with this number of threads. */
+ * last-level cache, the fused multiply-add peak in GFLOP/s (f32), and the peaks of the fastest products of bfloat16 and
+ * of bytes that are added up, in 10^9 operations a second (two for each product), with this number of threads.
+ * INGOT_ISA limits the instructions. */
 INGOT_API ingot_status ingot_measure_bandwidth(int32_t threads, double seconds, ingot_rate* rate);
 INGOT_API ingot_status ingot_measure_fma(int32_t threads, double seconds, ingot_rate* rate);
+INGOT_API ingot_status ingot_measure_bf16(int32_t threads, double seconds, ingot_rate* rate);
 INGOT_API ingot_status ingot_measure_int8(int32_t threads, double seconds, ingot_rate* rate);
 /* The library's kernels, as JSON: a list of objects with a name, what tensors and attributes it takes (contract), and
  * instruction_sets, those of its versions that this machine can run, worst first. INGOT_ISA limits them. Valid until

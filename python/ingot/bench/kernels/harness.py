@@ -25,7 +25,7 @@ _CACHES = 2
 #: But no more sets than this: operands that are too small for it lie in the caches in models as well.
 _MOST_SETS = 64
 #: Linux's names of products for which no peak is measured: with them no share of a roofline is said.
-_UNMEASURED = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16", "asimdhp"}}
+_UNMEASURED = {"f16": {"avx512_fp16", "asimdhp"}}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def measure(problems: Sequence[Problem], options: Options, progress: Callable[[s
     """Measures each problem with each number of threads.
 
     Returns:
-        JSON values: ``machine``, ``versions``, ``measured`` (for each number of threads ``bandwidth_gb_s``, ``fma_gflop_s`` and ``int8_gop_s``)
+        JSON values: ``machine``, ``versions``, ``measured`` (for each number of threads the rates of ``limits.LIMITS``)
         and ``cases``, one for each problem and number of threads with its ``contestants``: ``status`` is ``"ok"``, ``"wrong"`` or ``"left out"``.
 
     Raises:

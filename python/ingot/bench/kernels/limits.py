@@ -9,11 +9,11 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 
-from ingot.runtime import Rate, measure_bandwidth, measure_fma, measure_int8
+from ingot.runtime import Rate, measure_bandwidth, measure_bf16, measure_fma, measure_int8
 
 #: What is measured with a number of threads for some seconds: 10^9 bytes or operations a second.
 LIMITS: Mapping[str, Callable[[int, float], Rate]] = {
-    "bandwidth_gb_s": measure_bandwidth, "fma_gflop_s": measure_fma, "int8_gop_s": measure_int8}
+    "bandwidth_gb_s": measure_bandwidth, "fma_gflop_s": measure_fma, "bf16_gflop_s": measure_bf16, "int8_gop_s": measure_int8}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 #: Colours that people with colour-blindness can tell apart (Okabe and Ito, 2008): Ingot's first, then one for each program as it comes.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666")
 #: The roofs: the measured peak's key → what it is.
-ROOFS: Mapping[str, str] = {"fma_gflop_s": "fused multiply-adds, f32", "int8_gop_s": "byte products"}
+ROOFS: Mapping[str, str] = {"fma_gflop_s": "fused multiply-adds, f32", "bf16_gflop_s": "bfloat16 products", "int8_gop_s": "byte products"}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 #: What a contestant multiplies in, and the peak that ``ingot.runtime.machine`` measures for it.
-ARITHMETICS: Mapping[str, str] = {"f32": "fma_gflop_s", "f16": "fma_gflop_s", "bf16": "fma_gflop_s", "int8": "int8_gop_s"}
+ARITHMETICS: Mapping[str, str] = {"f32": "fma_gflop_s", "f16": "fma_gflop_s", "bf16": "bf16_gflop_s", "int8": "int8_gop_s"}
 #: Half the distance of neighbouring numbers, relative to them.
 ROUNDING: Mapping[str, float] = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}
 

@@ -30,7 +30,8 @@ _TIMES = ("runs", "median", "minimum", "p5", "p95", "p99")
 
 
 #: What the machine reaches, in words: the limit's key → the form of its rate.
-_REACHED: Mapping[str, str] = {"bandwidth_gb_s": "{:.1f} GB/s read", "fma_gflop_s": "{:.0f} GFLOP/s", "int8_gop_s": "{:.0f} Gop/s of byte products"}
+_REACHED: Mapping[str, str] = {"bandwidth_gb_s": "{:.1f} GB/s read", "fma_gflop_s": "{:.0f} GFLOP/s",
+                               "bf16_gflop_s": "{:.0f} GFLOP/s of bfloat16 products", "int8_gop_s": "{:.0f} Gop/s of byte products"}
 
 
 def title(case: Mapping[str, Any]) -> str:
@@ -45,7 +46,7 @@ def limits_text(limits: Mapping[str, Any]) -> str:
     """What the machine reaches with a number of threads, in one line."""
     threads = f"{limits['threads']} thread{'s' if limits['threads'] != 1 else ''}"
     return (f"measured with {threads}: {limits['bandwidth_gb_s']:.1f} GB/s read, {limits['fma_gflop_s']:.0f} GFLOP/s of fused multiply-adds (f32), "
-            f"{limits['int8_gop_s']:.0f} Gop/s of byte products")
+            f"{limits['bf16_gflop_s']:.0f} GFLOP/s of bfloat16 products, {limits['int8_gop_s']:.0f} Gop/s of byte products")
 
 
 def csv_text(found: Mapping[str, Any]) -> str:

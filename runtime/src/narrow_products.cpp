@@ -1,9 +1,10 @@
-#include "byte_products.h"
+#include "narrow_products.h"
 
 #include <algorithm>
-#include <iterator>
+#include <span>
 
 #include "machine.h"
+#include "registry.h"
 
 namespace ingot {
 namespace {
@@ -33,29 +34,33 @@ constexpr int kChains = 12;            // as for float32: a latency of 4 to 5 cy
 // Pairs of products added up in 16 bits, as kernels do that widen the sums of several pairs at once.
 #define INGOT_PAIRS_ZMM(sum) "vpmaddubsw %%zmm13, %%zmm14, %%zmm15\n\tvpaddw %%zmm15, %%zmm" sum ", %%zmm" sum "\n\t"
 #define INGOT_PAIRS_YMM(sum) "vpmaddubsw %%ymm13, %%ymm14, %%ymm15\n\tvpaddw %%ymm15, %%ymm" sum ", %%ymm" sum "\n\t"
+// Two products in each lane of 32 bits.
+#define INGOT_BFLOAT_ZMM(sum) "vdpbf16ps %%zmm13, %%zmm14, %%zmm" sum "\n\t"
 // SSE2 multiplies words.
 #define INGOT_WORDS(sum) "movdqa %%xmm13, %%xmm15\n\tpmaddwd %%xmm14, %%xmm15\n\tpaddd %%xmm15, %%xmm" sum "\n\t"
 
 // Matrices of 16 rows by 16 columns over 64 bytes: four sums, three times.
-void Matrices() {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16};
-  } shape;
-  int64_t left = kRounds / kMatrixRounds;
-#define INGOT_FOUR_MATRICES                                              \
-  "tdpbssd %%tmm5, %%tmm4, %%tmm0\n\ttdpbssd %%tmm5, %%tmm4, %%tmm1\n\t" \
-  "tdpbssd %%tmm5, %%tmm4, %%tmm2\n\ttdpbssd %%tmm5, %%tmm4, %%tmm3\n\t"
-  __asm__ volatile(
-      "ldtilecfg %1\n\ttilezero %%tmm4\n\ttilezero %%tmm5\n\t"
-      "1:\n\t" INGOT_FOUR_MATRICES INGOT_FOUR_MATRICES INGOT_FOUR_MATRICES
-      "dec %0\n\tjnz 1b\n\t"
-      "tilerelease"
-      : "+r"(left)
-      : "m"(shape)
-      : "cc");
-}
+#define INGOT_FOUR_MATRICES(step)                                                                               \
+  step " %%tmm5, %%tmm4, %%tmm0\n\t" step " %%tmm5, %%tmm4, %%tmm1\n\t" step " %%tmm5, %%tmm4, %%tmm2\n\t" step \
+       " %%tmm5, %%tmm4, %%tmm3\n\t"
+#define INGOT_MATRIX_LOOP(step)                            \
+  struct alignas(64) {                                     \
+    uint8_t palette = 1, start_row = 0, reserved[14] = {}; \
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64};         \
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16};           \
+  } shape;                                                 \
+  int64_t left = kRounds / kMatrixRounds;                  \
+  __asm__ volatile("ldtilecfg %1\n\ttilezero %%tmm4\n\ttilezero %%tmm5\n\t"                            \
+                   "1:\n\t" INGOT_FOUR_MATRICES(step) INGOT_FOUR_MATRICES(step) INGOT_FOUR_MATRICES(step) \
+                   "dec %0\n\tjnz 1b\n\t"                                                              \
+                   "tilerelease"                                                                       \
+                   : "+r"(left)                                                                        \
+                   : "m"(shape)                                                                        \
+                   : "cc")
+
+void Matrices() { INGOT_MATRIX_LOOP("tdpbssd"); }
+void BfloatMatrices() { INGOT_MATRIX_LOOP("tdpbf16ps"); }
+void BfloatZmm() { INGOT_LOOP(INGOT_BFLOAT_ZMM, "vzeroupper"); }
 void VnniZmm() { INGOT_LOOP(INGOT_VNNI_ZMM, "vzeroupper"); }
 void VnniYmm() { INGOT_LOOP(INGOT_VNNI_YMM, "vzeroupper"); }
 void PairsZmm() { INGOT_LOOP(INGOT_PAIRS_ZMM, "vzeroupper"); }
@@ -72,10 +77,12 @@ void Words() { INGOT_LOOP(INGOT_WORDS, ""); }
 
 // Two rows by two columns over eight k.
 #define INGOT_MATRICES(sum) "smmla v" sum ".4s, v13.16b, v14.16b\n\t"
+#define INGOT_BFLOAT_MATRICES(sum) "bfmmla v" sum ".4s, v13.8h, v14.8h\n\t"
 #define INGOT_DOT_PRODUCTS(sum) "sdot v" sum ".4s, v13.16b, v14.16b\n\t"
 #define INGOT_LONG(sum) "smlal v" sum ".8h, v13.8b, v14.8b\n\t"
 
 void Matrices() { INGOT_LOOP(INGOT_MATRICES, ".arch armv8.2-a+i8mm\n\t"); }
+void BfloatMatrices() { INGOT_LOOP(INGOT_BFLOAT_MATRICES, ".arch armv8.2-a+bf16\n\t"); }
 void DotProducts() { INGOT_LOOP(INGOT_DOT_PRODUCTS, ".arch armv8.2-a+dotprod\n\t"); }
 void Long() { INGOT_LOOP(INGOT_LONG, ""); }
 #endif
@@ -87,7 +94,7 @@ struct Row {
 };
 
 // The fastest first.
-constexpr Row kRows[] = {
+constexpr Row kBytes[] = {
 #if defined(__x86_64__)
     {"amx_int8", 16 * 16 * 64 / kMatrixRounds, Matrices},
     {"avx512_vnni", 64, VnniZmm},
@@ -102,14 +109,32 @@ constexpr Row kRows[] = {
 #endif
 };
 
+constexpr Row kBfloats[] = {
+#if defined(__x86_64__)
+    {"amx_bf16", 16 * 16 * 32 / kMatrixRounds, BfloatMatrices},
+    {"avx512_bf16", 32, BfloatZmm},
+#else
+    {"bf16", 16, BfloatMatrices},
+#endif
+    {nullptr, 0, nullptr},
+};
+
+double Multiply(const Row& row) {
+  if (row.run == nullptr) return 0;
+  row.run();
+  return 2.0 * row.products * kChains * static_cast<double>(kRounds);
+}
+
+const Row& BestOf(std::span<const Row> rows) {
+  return *std::ranges::find_if(rows, [](const Row& row) {
+    return row.feature == nullptr || (HasFeature(row.feature) && !Forbidden(row.feature));
+  });
+}
+
 }  // namespace
 
-double MultiplyBytes() {
-  static const Row& best = *std::find_if(std::begin(kRows), std::end(kRows), [](const Row& row) {
-    return row.feature == nullptr || HasFeature(row.feature);
-  });
-  best.run();
-  return 2.0 * best.products * kChains * static_cast<double>(kRounds);
-}
+double MultiplyBytes() { return Multiply(BestOf(kBytes)); }
+
+double MultiplyBfloats() { return Multiply(BestOf(kBfloats)); }
 
 }  // namespace ingot
