@@ -22,31 +22,39 @@ INGOT_INLINE typename V::Float Activate(Activation activation, typename V::Float
   }
 }
 
-// Writes the columns of a panel in the rows of a unit.
-template <typename V>
-[[gnu::noinline]] void Finish(const Problem& problem, const Unit& unit, int64_t panel, const float* sums) {
-  WithType(problem.type, [&]<typename T>(T*) __attribute__((always_inline)) {
-    const int64_t columns = Least(kPanel, problem.columns - panel * kPanel);
-    for (int64_t row = unit.first_row; row < unit.end_row; ++row, sums += kPanel) {
-      const int64_t at = row * problem.columns + panel * kPanel;
-      T* to = reinterpret_cast<T*>(problem.y) + at;
-      const T* residual = reinterpret_cast<const T*>(problem.residual) + at;
-      for (int64_t i = 0; i < columns; i += V::kLanes) {
-        const bool whole = columns - i >= V::kLanes;
-        const auto load = [&]<typename U>(const U* from) __attribute__((always_inline)) {
-          return whole ? V::Load(from + i) : V::LoadFirst(from + i, columns - i);
-        };
-        auto value = V::Load(sums + i);
-        if (problem.bias != nullptr) value = value + load(problem.bias + panel * kPanel);
-        value = Activate<V>(problem.activation, value);
-        if (problem.residual != nullptr) value = value + load(residual);
-        if (whole) {
-          V::Store(to + i, value);
-        } else {
-          V::StoreFirst(to + i, columns - i, value);
-        }
-      }
+// Writes a row's columns of a panel.
+template <typename V, typename T>
+INGOT_INLINE void FinishRow(const Problem& problem, int64_t row, int64_t panel, const float* sums) {
+  const int64_t columns = Least(kPanel, problem.columns - panel * kPanel);
+  const int64_t at = row * problem.columns + panel * kPanel;
+  T* to = reinterpret_cast<T*>(problem.y) + at;
+  const T* residual = reinterpret_cast<const T*>(problem.residual) + at;
+  for (int64_t i = 0; i < columns; i += V::kLanes) {
+    const bool whole = columns - i >= V::kLanes;
+    const auto load = [&]<typename U>(const U* from) __attribute__((always_inline)) {
+      return whole ? V::Load(from + i) : V::LoadFirst(from + i, columns - i);
+    };
+    auto value = V::Load(sums + i);
+    if (problem.bias != nullptr) value = value + load(problem.bias + panel * kPanel);
+    value = Activate<V>(problem.activation, value);
+    if (problem.residual != nullptr) value = value + load(residual);
+    if (whole) {
+      V::Store(to + i, value);
+    } else {
+      V::StoreFirst(to + i, columns - i, value);
     }
+  }
+}
+
+// Writes what a unit's sums [panels, rows, kPanel] are, row by row: those of Y may be a page apart.
+template <typename V>
+[[gnu::noinline]] void Finish(const Problem& problem, const Unit& unit, const float* sums) {
+  const int64_t rows = unit.end_row - unit.first_row;
+  WithType(problem.type, [&]<typename T>(T*) __attribute__((always_inline)) {
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t panel = unit.first_panel; panel < unit.end_panel; ++panel)
+        FinishRow<V, T>(problem, unit.first_row + row, panel,
+                        sums + ((panel - unit.first_panel) * rows + row) * kPanel);
   });
 }
 

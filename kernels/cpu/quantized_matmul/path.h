@@ -33,8 +33,7 @@ struct Implementation {
     } else {
       MultiplyAsFloats(problem, scratch, unit);
     }
-    for (int64_t panel = 0; panel < panels; ++panel)
-      Finish<V>(problem, unit, unit.first_panel + panel, scratch.sums + panel * rows * kPanel);
+    Finish<V>(problem, unit, scratch.sums);
   }
 
  private:

@@ -36,8 +36,7 @@ void Multiply(const Problem& problem, const Scratch& scratch, const Unit& unit) 
       MultiplyMatrices<Lanes, Bytes, Codes::kTable>(problem, scratch, unit);
       break;
   }
-  for (int64_t panel = 0; panel < panels; ++panel)
-    Finish<Lanes>(problem, unit, unit.first_panel + panel, scratch.sums + panel * rows * kPanel);
+  Finish<Lanes>(problem, unit, scratch.sums);
 }
 
 constexpr IntegerTraits kTraits = {kMatrixRows, kChunk, sizeof(int8_t), kRows, kMatrixDepth};
