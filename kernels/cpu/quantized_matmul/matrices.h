@@ -11,6 +11,8 @@ namespace ingot::quantized_matmul {
 
 constexpr int64_t kMatrixRows = simd::kMatrixRows;
 constexpr int64_t kMatrixDepth = simd::kMatrixRowBytes;
+// Lines of a panel that are fetched during the products of a matrix: many at once hold them up.
+constexpr int64_t kMostLines = 4;
 constexpr int64_t kMatrixBytes = kMatrixRows * kMatrixDepth;
 static_assert(kPanel == kMatrixRows && kMostPanels == 2 && kChunk % kMatrixDepth == 0);
 
@@ -93,6 +95,10 @@ struct MatrixTile {
   float* sums;  // of its first panel; those of the second are `sums_right` behind
   int64_t sums_right;
   int64_t rows;  // that there are
+  // Of the next pair of panels, `next_right` apart: what this tile fetches, `lines` for each matrix of weights.
+  const uint8_t* next;
+  int64_t next_right;
+  int64_t lines;
 };
 
 template <int kHigh, int kWide>
@@ -110,6 +116,11 @@ INGOT_INLINE void MultiplyRun(const MatrixTile& tile, int64_t first, int64_t end
     const int64_t block = k / kMatrixDepth * kMatrixBytes, within = k % kMatrixDepth;
     const int8_t* x = tile.x + block + within;
     const uint8_t* w = tile.weights + block + within / 4 * kMatrixDepth;
+    const uint8_t* next = tile.next + k / kMatrixDepth * tile.lines * kMatrixDepth;
+    for (int64_t line = 0; line < tile.lines; ++line) {
+      __builtin_prefetch(next + line * kMatrixDepth, 0, 2);
+      __builtin_prefetch(next + tile.next_right + line * kMatrixDepth, 0, 2);
+    }
     _tile_loadd(4, x, kMatrixDepth);
     if constexpr (kHigh > 1) _tile_loadd(5, x + tile.below, kMatrixDepth);
     _tile_loadd(6, w, kMatrixDepth);
@@ -184,6 +195,10 @@ INGOT_INLINE void MultiplyMatrices(const Problem& problem, const Scratch& scratc
         ExpandSigned<Bytes, kCodes>(problem, packed + w * problem.panel_bytes, taken / kStep,
                                     expanded + w * kChunk * kPanel);
       const int64_t apart = GroupsIn(problem, taken) * kPanel;
+      // Each tile of rows fetches a part of what the next pair of panels is multiplied by.
+      const int64_t tiles = (rows + 2 * kMatrixRows - 1) / (2 * kMatrixRows);
+      const int64_t lines = Least((StepBytes(kCodes) / kStep + tiles - 1) / tiles, kMostLines);
+      const int64_t part = taken * lines;
       for (int64_t row = 0; row < rows; row += 2 * kMatrixRows) {
         const int64_t place = (base + row) * runs + first / problem.run * kMatrixRows;
         const MatrixTile tile = {
@@ -196,7 +211,10 @@ INGOT_INLINE void MultiplyMatrices(const Problem& problem, const Scratch& scratc
             kMatrixRows * runs,
             scratch.sums + ((panel - unit.first_panel) * rows + row) * kPanel,
             rows * kPanel,
-            Least(rows - row, 2 * kMatrixRows)};
+            Least(rows - row, 2 * kMatrixRows),
+            packed + kMostPanels * problem.panel_bytes + row / (2 * kMatrixRows) * part,
+            problem.panel_bytes,
+            lines};
         const auto multiply = [&]<int kHigh, int kWide>() __attribute__((always_inline)) {
           MultiplyMatrixTile<V, kHigh, kWide>(problem, tile, taken, scratch.scales, zeros, apart);
         };
