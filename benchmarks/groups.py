@@ -24,7 +24,8 @@ class Group:
         models: Names of ``ZOO`` or of ``TASKS`` (benchmarks/tasks.py).
         batches: Batch sizes.
         precision: What floats are asked to be computed in.
-        quantized: Whether the model is quantized to int8 first (benchmarks/quantize.py).
+        quantized: How the model is quantized to int8 first (benchmarks/quantize.py): "static", to one file for all, or "dynamic" by each runtime's
+            own means but OpenVINO's, which reads the static file; "" if not.
         largest_error: How far two runtimes' outputs may be apart, as relative norm error.
         peers: The other runtimes that take part; all that can compute in ``precision`` by default.
     """
@@ -33,7 +34,7 @@ class Group:
     models: tuple[str, ...]
     batches: tuple[int, ...] = (1,)
     precision: str = "f32"
-    quantized: bool = False
+    quantized: str = ""
     largest_error: float = 1e-3
     about: str = ""
     peers: tuple[str, ...] | None = None
@@ -52,9 +53,12 @@ GROUPS: dict[str, Group] = {
     "bf16": Group("Batch 1, bfloat16", tuple(ZOO), precision="bf16", largest_error=4e-2,
                   about="Float32 models in bfloat16: `ingot compile --precision bf16`, and OpenVINO's `INFERENCE_PRECISION_HINT`. onnxruntime has no "
                         "such choice on these CPUs."),
-    "int8": Group("Batch 1, int8", ("resnet50", "bert_base"), quantized=True, largest_error=9e-2,
+    "int8": Group("Batch 1, int8", ("resnet50", "bert_base"), quantized="static", largest_error=9e-2,
                   about="Quantized statically by `onnxruntime.quantization` to one file that all read: signed weights with a scale for each channel, "
                         "unsigned activations. In BERT-base the products with weights are quantized, the rest stays float32."),
+    "dynamic": Group("Batch 1, int8 by dynamic quantization", ("bert_base",), quantized="dynamic", largest_error=9e-2,
+                     about="Weights in int8 with a scale for each channel, activations quantized while running: `ingot compile --quantize int8` and "
+                           "`onnxruntime.quantization.quantize_dynamic`. OpenVINO runs the statically quantized model."),
     "batches": Group("Larger batches, float32", ("resnet50", "bert_base"), batches=(8, 32)),
     "tasks": Group("Speech and detection", ("lstm_ctc", "faster_rcnn"), peers=("onnxruntime",),
                    about="A bidirectional LSTM with CTC's probabilities over 500 frames of speech; a Faster R-CNN (ResNet-50, up to 1,000 proposals, "

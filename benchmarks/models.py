@@ -9,7 +9,7 @@ import numpy as np
 
 import ingot
 from benchmarks.groups import GROUPS, Setting
-from benchmarks.quantize import OPERATORS, quantize
+from benchmarks.quantize import OPERATORS, quantize, quantize_weights
 from benchmarks.tasks import TASKS
 from ingot.errors import CompileError
 from tests import cache
@@ -25,14 +25,18 @@ class RefusedError(Exception):
     """Ingot does not compile a model as it is asked to; the message says why."""
 
 
-def onnx_file(group: str, model: str) -> Path:
-    """The model that the other runtimes read."""
+def onnx_file(group: str, model: str, contestant: str = "ingot") -> Path:
+    """The model that a runtime reads, or that Ingot compiles."""
     if model in TASKS:
         task = TASKS[model]
         return cache._once(f"benchmark-{cache._hash(task.sources)}", model, task.write) / "model.onnx"
     exported = cache.exported(model) / "model.onnx"
-    if not GROUPS[group].quantized:
+    quantized = GROUPS[group].quantized
+    if not quantized or (quantized == "dynamic" and contestant == "ingot"):
         return exported
+    if quantized == "dynamic" and contestant == "onnxruntime":
+        return cache._once(f"quantize-dynamic-{cache._hash(_QUANTIZE)}", model,
+                           lambda folder: quantize_weights(exported, folder / "model.onnx")) / "model.onnx"
     folder = cache._once(f"quantize-{cache._hash(_QUANTIZE)}", model, lambda folder: quantize(
         exported, folder / "model.onnx", map(ZOO[model]().batch, _CALIBRATION), OPERATORS.get(model, ())))
     return folder / "model.onnx"
@@ -46,12 +50,14 @@ def artifact(group: str, model: str) -> Path:
         RefusedError: It does not compile.
     """
     source, precision = onnx_file(group, model), GROUPS[group].precision
-    name = f"{model}-int8" if GROUPS[group].quantized else model if precision == "f32" else f"{model}-{precision}"
+    quantized = GROUPS[group].quantized
+    name = {"static": f"{model}-int8", "dynamic": f"{model}-dynamic"}.get(quantized, model if precision == "f32" else f"{model}-{precision}")
+    options = {"quantize": "int8"} if quantized == "dynamic" else {}
     if name == model and model in ZOO:
         return cache.zoo_case(model).artifact
 
     def make(folder: Path) -> None:
-        ingot.compile(source, folder / f"{name}.ingot", name=name, precision=precision, samples=0)
+        ingot.compile(source, folder / f"{name}.ingot", name=name, precision=precision, samples=0, **options)
 
     sources = TASKS[model].sources if model in TASKS else _QUANTIZE
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import ingot
@@ -44,6 +44,12 @@ def quantize(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarr
                         op_types_to_quantize=list(operators),
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=_lacks_vnni(),
                         extra_options={"MatMulConstBOnly": True})
+
+
+def quantize_weights(source: Path, target: Path) -> None:
+    """Writes the ONNX model ``source`` with int8 weights of its products, one scale a channel, whose other operands are quantized while it runs."""
+    quantize_dynamic(str(source), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
+                     reduce_range=_lacks_vnni(), extra_options={"MatMulConstBOnly": True})
 
 
 def _lacks_vnni() -> bool:

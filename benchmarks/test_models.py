@@ -27,7 +27,7 @@ from ingot.bench import Comparison, compare
 def comparison(setting: Setting) -> Comparison:
     """All contestants, measured together; without Ingot where it refuses to compile the model."""
     group = GROUPS[setting.group]
-    files = {name: models.onnx_file(setting.group, setting.model) for name in group.contestants}
+    files = {name: models.onnx_file(setting.group, setting.model, name) for name in group.contestants}
     try:
         files["ingot"] = models.artifact(setting.group, setting.model)
     except models.RefusedError as refusal:

@@ -19,9 +19,12 @@ constexpr int64_t kMostHidden = 2048;             // units whose inputs the stac
 constexpr int64_t kMostRows = simd::kMatrixRows / 2;
 constexpr int64_t kColumns = 16;  // of a register
 
+// Rows a page apart would share a set of the first-level cache.
+constexpr int64_t kStride = kMostHidden + kDepth;
+
 // The inputs of the rows, [2 rows, kMostHidden]: numbers rounded to bfloat16, and what is left of them.
 struct Inputs {
-  alignas(64) uint16_t parts[simd::kMatrixRows][kMostHidden];
+  alignas(64) uint16_t parts[simd::kMatrixRows][kStride];
 };
 
 void SplitRow(const float* from, int64_t count, int64_t depth, uint16_t* rounded, uint16_t* rest) {
@@ -47,7 +50,7 @@ INGOT_INLINE void MultiplyBlock(const Inputs& inputs, const Bfloat16* block, int
   _tile_zero(0);
   if constexpr (kWidth > kColumns) _tile_zero(1);
   for (int64_t k = 0; k < depth; k += kDepth) {
-    _tile_loadd(4, &inputs.parts[0][k], kMostHidden * 2);
+    _tile_loadd(4, &inputs.parts[0][k], kStride * 2);
     _tile_loadd(6, block + k * kWidth, kRowBytes);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kWidth > kColumns) {
