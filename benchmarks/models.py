@@ -35,7 +35,7 @@ def onnx_file(group: str, model: str, contestant: str = "ingot") -> Path:
     if not quantized or (quantized == "dynamic" and contestant == "ingot"):
         return exported
     if quantized == "dynamic" and contestant == "onnxruntime":
-        return cache._once(f"quantize-dynamic-{cache._hash(_QUANTIZE)}", model,
+        return cache._once(f"dynamic-{cache._hash(_QUANTIZE)}", model,
                            lambda folder: quantize_weights(exported, folder / "model.onnx")) / "model.onnx"
     folder = cache._once(f"quantize-{cache._hash(_QUANTIZE)}", model, lambda folder: quantize(
         exported, folder / "model.onnx", map(ZOO[model]().batch, _CALIBRATION), OPERATORS.get(model, ())))
