@@ -57,8 +57,9 @@ GROUPS: dict[str, Group] = {
                   about="Quantized statically by `onnxruntime.quantization` to one file that all read: signed weights with a scale for each channel, "
                         "unsigned activations. In BERT-base the products with weights are quantized, the rest stays float32."),
     "dynamic": Group("Batch 1, int8 by dynamic quantization", ("bert_base",), quantized="dynamic", largest_error=9e-2,
-                     about="Weights in int8 with a scale for each channel, activations quantized while running: `ingot compile --quantize int8` and "
-                           "`onnxruntime.quantization.quantize_dynamic`. OpenVINO runs the statically quantized model."),
+                     about="Weights in int8 with a scale for each channel, activations quantized while running: `ingot compile --quantize int8:row`, "
+                           "with a scale for each row, and `onnxruntime.quantization.quantize_dynamic`, with one for all. OpenVINO runs the "
+                           "statically quantized model."),
     "batches": Group("Larger batches, float32", ("resnet50", "bert_base"), batches=(8, 32)),
     "tasks": Group("Speech and detection", ("lstm_ctc", "faster_rcnn"), peers=("onnxruntime",),
                    about="A bidirectional LSTM with CTC's probabilities over 500 frames of speech; a Faster R-CNN (ResNet-50, up to 1,000 proposals, "

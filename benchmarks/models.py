@@ -51,8 +51,8 @@ def artifact(group: str, model: str) -> Path:
     """
     source, precision = onnx_file(group, model), GROUPS[group].precision
     quantized = GROUPS[group].quantized
-    name = {"static": f"{model}-int8", "dynamic": f"{model}-dynamic"}.get(quantized, model if precision == "f32" else f"{model}-{precision}")
-    options = {"quantize": "int8"} if quantized == "dynamic" else {}
+    name = {"static": f"{model}-int8", "dynamic": f"{model}-int8-row"}.get(quantized, model if precision == "f32" else f"{model}-{precision}")
+    options = {"quantize": "int8:row"} if quantized == "dynamic" else {}
     if name == model and model in ZOO:
         return cache.zoo_case(model).artifact
 
