@@ -65,6 +65,13 @@ def test_a_row_without_keys_gives_zeros(tmp_path: Path) -> None:
     check(early, make(early), tmp_path)
 
 
+def test_heads_of_no_features_weigh_all_keys_alike(tmp_path: Path) -> None:
+    for layouts in ((0, 0, 0, 0), (0, 1, 1, 0), (0, 2, 0, 0)):
+        for queries, keys, heads in ((1, 1, 3), (1, 5, 2), (40, 70, 2), (100, 70, 1)):
+            case = Case(queries=queries, keys=keys, kv_heads=heads, size=0, value_size=3, layouts=layouts)
+            check(case, make(case), tmp_path)
+
+
 def test_an_infinite_value_is_infinite_for_all_who_see_it(tmp_path: Path) -> None:
     case = Case(queries=100, keys=100, size=64, value_size=64, scale=0.125, right=0)
     data = make(case)

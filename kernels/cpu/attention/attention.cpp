@@ -71,7 +71,7 @@ class Call {
     row_blocks_ = CeilDivide(rows_, block_rows_);
     direct_ = rows_ <= kMostDirectRows && problem_.k.feature == 1;
     const int64_t most_parts = std::max<int64_t>(problem_.most_keys / kLeastPartKeys, 1);
-    if (direct_ && problem_.k.head < problem_.k.sequence) {
+    if (direct_ && problem_.size > 0 && problem_.k.head < problem_.k.sequence) {
       const int64_t most_heads = std::min({kStretchBytes / KeyBytes(), problem_.kv_heads, kMostUnitHeads});
       unit_heads_ = std::clamp<int64_t>(heads * most_parts / wanted, 1, std::max<int64_t>(most_heads, 1));
     }
