@@ -186,7 +186,7 @@ def reference(case: Case, data: Data, matrices: bool = False) -> tuple[np.ndarra
     finite = np.where(np.isfinite(scores), np.abs(scores), 0).max(initial=0) + largest + np.where(np.isfinite(sinks), np.abs(sinks), 0).max(initial=0)
     error = ((case.size + 10) * magnitude.max(initial=0) + 4 * finite + 8) * UNIT
     bound = 2 * error + (case.keys + 17) * UNIT
-    if matrices and case.dtype == "bfloat16":
+    if matrices and data.q.dtype == data.k.dtype == numpy_type("bfloat16"):
         bound += 2.0**-9 + 2.0**-13  # where all tensors are bfloat16, matrices take weights rounded to it, which err by 2^-13 before
     if matrices and case.rounds:  # Q and K err by 2^-9 each, weights and V too
         bound += 2 * 2.0**-8 * magnitude.max(initial=0) + 2.0**-8

@@ -13,16 +13,14 @@ constexpr int64_t kMostRowsOfVectors = 64;
 
 void RunUnitAmx(const Problem& problem, const Unit& unit, const Scratch& scratch, Phase phase) {
   const auto bfloat = [](const Tensor& tensor) { return tensor.element == Element::kBfloat; };
-  const bool exact = bfloat(problem.q) && bfloat(problem.k) && bfloat(problem.v);
+  const bool exact = bfloat(problem.q) && bfloat(problem.k);  // O is of Q's type, V of K's
   const int64_t rows = unit.end_row - unit.first_row;
   const bool few =
       (rows <= kMostDirectRows && problem.k.feature == 1) || (rows <= kMostRowsOfVectors && !exact && !problem.rounds);
   if (phase == Phase::kFinish || few || problem.k_scales.data != nullptr || problem.size == 0)
     return RunUnitAvx512(problem, unit, scratch, phase);
-  const bool computed = problem.rounds || (exact && bfloat(problem.o))
-                            ? ComputeByMatrices<Lanes, Exact{1, 1, 1}>(problem, unit, scratch)
-                        : exact ? ComputeByMatrices<Lanes, Exact{1, 3, 1}>(problem, unit, scratch)
-                                : ComputeByMatrices<Lanes, Exact{3, 3, 3}>(problem, unit, scratch);
+  const bool computed = exact || problem.rounds ? ComputeByMatrices<Lanes, 1>(problem, unit, scratch)
+                                                : ComputeByMatrices<Lanes, 3>(problem, unit, scratch);
   if (!computed) return RunUnitAvx512(problem, unit, scratch, phase);
   if (phase == Phase::kWhole) FinishUnit<Lanes>(problem, unit, scratch);
 }

@@ -9,11 +9,6 @@
 
 namespace ingot::attention {
 
-// How many parts operands have. Values have as many as keys.
-struct Exact {
-  int queries, weights, keys;
-};
-
 // One of two operands: rows of A that lie `stride` numbers apart, or registers of B, of which the right ones lie
 // `stride` behind the left ones; and how far parts, and steps of k, lie apart.
 struct Operand {
@@ -40,28 +35,27 @@ INGOT_INLINE void MultiplyRegisters() {
   _tile_dpbf16ps(3, 5, 7);
 }
 
-// How many products of parts a product of operands is: all, or of three and three those that matter.
-constexpr int ProductsOf(int parts_of_a, int parts_of_b) { return parts_of_b == 1 ? parts_of_a : 6; }
+// How many products of parts a product of operands of kParts is: of three and three those that matter.
+constexpr int ProductsOf(int parts) { return parts == 1 ? 1 : 6; }
 
 // Adds the `product`th product of parts to a tile of sums: first all of A with the first of B, small ones before large
 // ones, then the first of A with the others of B, then the second ones. In this order most stay in their registers.
-template <int kPartsOfA, int kPartsOfB>
+template <int kParts>
 INGOT_INLINE void AddProduct(const Operand& a, const Operand& b, int product) {
-  static_assert(kPartsOfB == 1 || (kPartsOfA == 3 && kPartsOfB == 3));
+  static_assert(kParts == 1 || kParts == 3);
   if (product == 0) LoadB(b, 0);
-  if (product < kPartsOfA) LoadA(a, kPartsOfA - 1 - product);
+  if (product < kParts) LoadA(a, kParts - 1 - product);
   if (product == 3) LoadB(b, 2);
   if (product == 4) LoadB(b, 1);
   if (product == 5) LoadA(a, 1);
   MultiplyRegisters();
 }
 
-// A tile of sums plus the products of two operands of some parts.
-template <int kPartsOfA, int kPartsOfB>
+// A tile of sums plus the products of two operands of kParts.
+template <int kParts>
 INGOT_INLINE void AddProducts(Operand a, Operand b, int64_t depth) {
   for (int64_t k = 0; k < depth; k += kDepth, a.at += a.step, b.at += b.step) {
-    for (int product = 0; product < ProductsOf(kPartsOfA, kPartsOfB); ++product)
-      AddProduct<kPartsOfA, kPartsOfB>(a, b, product);
+    for (int product = 0; product < ProductsOf(kParts); ++product) AddProduct<kParts>(a, b, product);
   }
 }
 
@@ -88,12 +82,13 @@ INGOT_INLINE void LoadTile(const float* from, int64_t stride) {
 
 // Scores of 32 rows, computed in steps, between which vectors do something else: matrices and vectors work side by
 // side. Between the first step and the last the registers of matrices are its own.
-template <int kPartsOfA, int kPartsOfB>
+template <int kParts>
 class Scores {
  public:
   // Of no rows.
   Scores() = default;
-  // Products of queries with the keys of `columns`, which are `depth` numbers long, become rows of kBlockKeys scores.
+  // Products of queries with the keys of `columns`, which are `depth` numbers long, become rows of kBlockKeys
+  // scores.
   Scores(const Operand& queries, const Operand& keys, Range columns, int64_t depth, float* to)
       : queries_(queries),
         keys_(keys),
@@ -117,7 +112,7 @@ class Scores {
   }
 
  private:
-  static constexpr int kProducts = ProductsOf(kPartsOfA, kPartsOfB);
+  static constexpr int kProducts = ProductsOf(kParts);
 
   INGOT_INLINE void StartColumn() {
     a_ = queries_;
@@ -128,7 +123,7 @@ class Scores {
 
   INGOT_INLINE void Step() {
     if (product_ == 0 && left_ == depth_) ClearTile();
-    AddProduct<kPartsOfA, kPartsOfB>(a_, b_, product_);
+    AddProduct<kParts>(a_, b_, product_);
     if (++product_ < kProducts) return;
     product_ = 0;
     a_.at += a_.step;
@@ -231,11 +226,9 @@ INGOT_INLINE void ScaleOutputs(float* out, int64_t rows, int64_t columns, const 
 }
 
 // The products of a unit's rows with the keys and values of one block, which are packed.
-template <typename V, Exact kExact>
+template <typename V, int kParts>
 class BlockOfKeys {
  public:
-  static constexpr int64_t kKeys = kBlockKeys;
-
   BlockOfKeys(const Problem& problem, const Unit& unit, const Scratch& scratch, const Block& block)
       : problem_(problem),
         unit_(unit),
@@ -260,7 +253,7 @@ class BlockOfKeys {
   }
 
  private:
-  using Next = Scores<kExact.queries, kExact.keys>;
+  using Next = Scores<kParts>;
   struct Rows {
     int64_t first, count;  // none are left
     Range columns;         // that any of them sees, in whole tiles
@@ -282,10 +275,10 @@ class BlockOfKeys {
   Next ScoresOf(const Rows& rows, int turn) const {
     const int64_t stride = RoundUp(problem_.size, kPadding);
     const auto* queries = reinterpret_cast<const uint16_t*>(QueriesOf(problem_, scratch_, block_.first)) +
-                          (rows.first - unit_.first_row) * kExact.queries * stride;
+                          (rows.first - unit_.first_row) * kParts * stride;
     const auto* keys = reinterpret_cast<const uint16_t*>(scratch_.keys);
-    return {{queries, kExact.queries * stride, stride, kDepth},
-            {keys, simd::kMatrixRows * depth_, kKeys * depth_, kMatrix},
+    return {{queries, kParts * stride, stride, kDepth},
+            {keys, simd::kMatrixRows * depth_, kBlockKeys * depth_, kMatrix},
             rows.columns,
             depth_,
             scores_[turn]};
@@ -295,13 +288,13 @@ class BlockOfKeys {
   bool Weigh(const Rows& rows, int turn, Next& next) {
     Scratch scratch = scratch_;
     scratch.scores = scores_[turn];
-    const float factor = kExact.queries == 1 ? FactorsOf(problem_).scores : 1;
+    const float factor = kParts == 1 ? FactorsOf(problem_).scores : 1;
     for (int64_t r = 0; factor != 1 && r < rows.count; ++r)
       for (int64_t i = rows.columns.begin; i < rows.columns.end; i += V::kLanes) {
         float* at = scratch.scores + r * kBlockKeys + i;
         V::Store(at, V::Load(at) * V::Set(factor));
       }
-    const WriteWeights<V, kExact.weights, Next> write{weights_[0], kKeys, kTile * kKeys, &next};
+    const WriteWeights<V, kParts, Next> write{weights_[0], kBlockKeys, kTile * kBlockKeys, &next};
     return UpdateRows<V>(problem_, unit_, scratch, rows.first, rows.count, block_, rows.columns, write);
   }
 
@@ -313,10 +306,10 @@ class BlockOfKeys {
     ScaleOutputs<V>(out, rows.count, out_stride_, scratch_.factors);
     for (int64_t column = 0; column < out_stride_; column += kTile) {
       LoadTile(out + column, out_stride_);
-      AddProducts<kExact.weights, kExact.keys>({weights_[0] + begin, kKeys, kTile * kKeys, kDepth},
-                                               {values + begin * out_stride_ + column / kTile * 2 * kMatrix, kMatrix,
-                                                kKeys * out_stride_, kDepth * out_stride_},
-                                               rows.columns.end - begin);
+      AddProducts<kParts>({weights_[0] + begin, kBlockKeys, kTile * kBlockKeys, kDepth},
+                          {values + begin * out_stride_ + column / kTile * 2 * kMatrix, kMatrix,
+                           kBlockKeys * out_stride_, kDepth * out_stride_},
+                          rows.columns.end - begin);
       StoreTile(out + column, out_stride_);
     }
   }
@@ -327,41 +320,41 @@ class BlockOfKeys {
   const Block& block_;
   const int64_t depth_, out_stride_;
   float* const scores_[2];
-  alignas(64) uint16_t weights_[kExact.weights][kTile * kKeys];
+  alignas(64) uint16_t weights_[kParts][kTile * kBlockKeys];
 };
 
 // Returns false where operands that are not finite leave no sums of parts, without having finished.
-template <typename V, Exact kExact>
+template <typename V, int kParts>
 bool RunMatrices(const Problem& problem, const Unit& unit, const Scratch& scratch) {
   bool finite = true;
   Block block;
   ForBlocks(problem, unit, kBlockKeys, [&](int64_t first, int64_t count) {
     if (!finite) return;
     Locate<V>(problem, unit, first, count, block);
-    finite = PackMatrixKeys<V, kExact.keys>(problem, scratch, block);
-    if constexpr (kExact.keys == 1) {
-      PackMatrixValues<V, kExact.weights == 1>(problem, scratch, block);
+    finite = PackMatrixKeys<V, kParts>(problem, scratch, block);
+    if constexpr (kParts == 1) {
+      PackMatrixValues<V>(problem, scratch, block);
     } else {
       finite &= PackSplitValues<V>(problem, scratch, block);
     }
-    if (finite) BlockOfKeys<V, kExact>(problem, unit, scratch, block).Run();
+    if (finite) BlockOfKeys<V, kParts>(problem, unit, scratch, block).Run();
   });
   return finite;
 }
 
 // Whether the unit was computed, but for its division by sums.
-template <typename V, Exact kExact>
+template <typename V, int kParts>
 bool ComputeByMatrices(const Problem& problem, const Unit& unit, const Scratch& scratch) {
   Problem scaled = problem;
   // Rounded to bfloat16 by a scale that is no power of two, queries would not be what they were.
-  if (kExact.queries == 1) scaled.scale = FactorsOf(problem).queries * (problem.softcap > 0 ? problem.softcap : 1);
+  if (kParts == 1) scaled.scale = FactorsOf(problem).queries * (problem.softcap > 0 ? problem.softcap : 1);
   StartUnit<V>(scaled, unit, scratch);
-  bool finite = SplitQueries<V, kExact.queries>(problem, scratch.queries, scratch.padded_rows);
+  bool finite = SplitQueries<V, kParts>(problem, scratch.queries, scratch.padded_rows);
   if (scratch.sink_q != scratch.queries && unit.first_key < problem.sink_keys)
-    finite &= SplitQueries<V, kExact.queries>(problem, scratch.sink_q, scratch.padded_rows);
+    finite &= SplitQueries<V, kParts>(problem, scratch.sink_q, scratch.padded_rows);
   if (!finite) return false;
   const simd::Matrices registers;
-  return RunMatrices<V, kExact>(problem, unit, scratch);
+  return RunMatrices<V, kParts>(problem, unit, scratch);
 }
 
 }  // namespace ingot::attention

@@ -137,16 +137,15 @@ INGOT_INLINE uint16_t* PairOfValues(const Scratch& scratch, int64_t padded, int6
          pair % (kDepth / 2) * kDepth;
 }
 
-// Packs values: of 32 keys and each 16 columns a register, with pairs of keys side by side: neighbors, or keys 16
-// apart, as WriteWeights has weights of several parts.
-template <typename V, bool kNeighbors>
+// Packs values: of 32 keys and each 16 columns a register, with pairs of neighbors side by side.
+template <typename V>
 [[gnu::noinline]] void PackMatrixValues(const Problem& problem, const Scratch& scratch, const Block& block) {
   const int64_t padded = RoundUp(problem.value_size, kTile);
   const __m512i low =
       _mm512_setr_epi32(0x00200000, 0x00210001, 0x00220002, 0x00230003, 0x00240004, 0x00250005, 0x00260006, 0x00270007,
                         0x00280008, 0x00290009, 0x002A000A, 0x002B000B, 0x002C000C, 0x002D000D, 0x002E000E, 0x002F000F);
   const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-  ForPairs<kNeighbors>(block, [&](int64_t pair, const int64_t (&keys)[2]) __attribute__((always_inline)) {
+  ForPairs<true>(block, [&](int64_t pair, const int64_t (&keys)[2]) __attribute__((always_inline)) {
     alignas(64) uint16_t rows[2][kMostSize];
     for (int64_t side = 0; side < 2; ++side) {
       if (keys[side] + kFetchedRows < block.count)
@@ -167,7 +166,8 @@ template <typename V, bool kNeighbors>
   });
 }
 
-// Likewise in three parts. Returns whether all are finite.
+// Likewise in three parts, with keys side by side that are 16 apart, as WriteWeights has them. Returns whether all are
+// finite.
 template <typename V>
 [[gnu::noinline]] bool PackSplitValues(const Problem& problem, const Scratch& scratch, const Block& block) {
   const int64_t size = problem.value_size;
