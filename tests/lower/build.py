@@ -24,11 +24,12 @@ def model(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, tuple[str, Seque
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
-def run(built: onnx.ModelProto, feeds: Mapping[str, np.ndarray], threads: int = 2) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The outputs by name, and the kernel or schedule of each step."""
+def run(built: onnx.ModelProto, feeds: Mapping[str, np.ndarray], threads: int = 2,
+        **options: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The outputs by name, and the kernel or schedule of each step; ``options`` are those of ``ingot.compile``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "test.ingot"
-        ingot.compile(built, path, samples=0)
+        ingot.compile(built, path, samples=0, **options)
         loaded = ingot.load(path, threads=threads)
         steps = loaded.manifest["targets"][0]["program"]["functions"][0]["steps"]
         return dict(loaded.run(dict(feeds))), [str(s.get("kernel", s["op"])) for s in steps]
@@ -38,3 +39,18 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """The relative norm error."""
     wide = expected.astype(np.float64)
     return float(np.linalg.norm(actual.astype(np.float64) - wide) / max(float(np.linalg.norm(wide)), 1e-30))
+
+
+def product_and_sums(rows: int, depth: int, columns: int, known: bool,
+                     seed: int) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A model of y = x w + b + r with random operands in float32, and these: x [rows, depth], w [depth, columns], b [columns], r [rows, columns].
+
+    ``known`` is whether the number of rows is, while the model is compiled.
+    """
+    rng = np.random.default_rng(seed)
+    x, r = rng.standard_normal((rows, depth)).astype(np.float32), rng.standard_normal((rows, columns)).astype(np.float32)
+    w, b = rng.standard_normal((depth, columns)).astype(np.float32), rng.standard_normal(columns).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["s"]), helper.make_node("Add", ["s", "r"], ["y"])]
+    extent = rows if known else "rows"
+    built = model(nodes, {"x": ("float32", [extent, depth]), "r": ("float32", [extent, columns])}, ["y"], {"w": w, "b": b})
+    return built, x, w, b, r

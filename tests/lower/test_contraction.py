@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from tests.lower.build import model, relative_error, run
+from tests.lower.build import model, product_and_sums, relative_error, run
 
 #: Sums of up to a few thousand float32 products: unit roundoff 6e-8 times the square root of their number, with room for the order.
 TOLERANCE = 5e-6
@@ -46,12 +46,7 @@ def test_few_blocks_of_columns_are_shared_by_rows_too(rows: int, columns: int, s
        known=st.booleans(), threads=st.integers(1, 2), seed=st.integers(0, 99))
 def test_deep_products_go_in_parts_of_k(rows: int, depth: int, columns: int, known: bool, threads: int, seed: int) -> None:
     """Weights of which a block of columns is larger than what a second-level cache is to hold of them."""
-    rng = np.random.default_rng(seed)
-    x, r = rng.standard_normal((rows, depth)).astype(np.float32), rng.standard_normal((rows, columns)).astype(np.float32)
-    w, b = rng.standard_normal((depth, columns)).astype(np.float32), rng.standard_normal(columns).astype(np.float32)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["s"]), helper.make_node("Add", ["s", "r"], ["y"])]
-    extent = rows if known else "rows"
-    built = model(nodes, {"x": ("float32", [extent, depth]), "r": ("float32", [extent, columns])}, ["y"], {"w": w, "b": b})
+    built, x, w, b, r = product_and_sums(rows, depth, columns, known, seed)
     outputs, kernels = run(built, {"x": x, "r": r}, threads)
     assert relative_error(outputs["y"], x.astype(np.float64) @ w + b + r) < TOLERANCE
     assert len(kernels) == 1

@@ -17,7 +17,8 @@ from onnx import helper
 import ingot
 from ingot.lower import targets
 from ingot.lower.cpu import arithmetic, tiles
-from tests.lower.build import model, relative_error
+from tests.lower import build
+from tests.lower.build import model, product_and_sums, relative_error
 
 TARGET = "cpu:x86-64-v4+vnni+amx"
 runnable = pytest.mark.skipif(not set(targets.find(TARGET).features) <= set(ingot.machine()["features"]), reason="this machine has no AMX")
@@ -30,12 +31,8 @@ def bfloat16(x: np.ndarray) -> np.ndarray:
 
 
 def run(built: onnx.ModelProto, feeds: dict[str, np.ndarray], threads: int, precision: str) -> tuple[np.ndarray, list[str]]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "test.ingot"
-        ingot.compile(built, path, samples=0, target=TARGET, precision=precision)
-        loaded = ingot.load(path, threads=threads)
-        steps = loaded.manifest["targets"][0]["program"]["functions"][0]["steps"]
-        return np.asarray(loaded.run(feeds)["y"]), [str(s.get("kernel", s["op"])) for s in steps]
+    outputs, kernels = build.run(built, feeds, threads, target=TARGET, precision=precision)
+    return outputs["y"], kernels
 
 
 @runnable
@@ -43,12 +40,7 @@ def run(built: onnx.ModelProto, feeds: dict[str, np.ndarray], threads: int, prec
 @given(rows=st.one_of(st.integers(0, 70), st.sampled_from([129, 300, 1100])), depth=st.one_of(st.integers(16, 140), st.sampled_from([1024, 3000])),
        columns=st.integers(16, 200), known=st.booleans(), threads=st.integers(1, 3), seed=st.integers(0, 99))
 def test_products_of_bfloat16(rows: int, depth: int, columns: int, known: bool, threads: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    x, r = rng.standard_normal((rows, depth)).astype(np.float32), rng.standard_normal((rows, columns)).astype(np.float32)
-    w, b = rng.standard_normal((depth, columns)).astype(np.float32), rng.standard_normal(columns).astype(np.float32)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["s"]), helper.make_node("Add", ["s", "r"], ["y"])]
-    extent = rows if known else "rows"
-    built = model(nodes, {"x": ("float32", [extent, depth]), "r": ("float32", [extent, columns])}, ["y"], {"w": w, "b": b})
+    built, x, w, b, r = product_and_sums(rows, depth, columns, known, seed)
     y, kernels = run(built, {"x": x, "r": r}, threads, "bf16")
     assert relative_error(y, bfloat16(x) @ bfloat16(w) + b + r) < 5e-6  # operands are rounded, sums are float32's
     assert any("bfloat16 matrices" in k for k in kernels)
