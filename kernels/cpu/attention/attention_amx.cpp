@@ -1,4 +1,4 @@
-#include "cpu/attention/matrices.h"
+#include "cpu/attention/direct_matrices.h"
 
 namespace ingot::attention {
 namespace {
@@ -15,8 +15,14 @@ void RunUnitAmx(const Problem& problem, const Unit& unit, const Scratch& scratch
   const auto bfloat = [](const Tensor& tensor) { return tensor.element == Element::kBfloat; };
   const bool exact = bfloat(problem.q) && bfloat(problem.k);  // O is of Q's type, V of K's
   const int64_t rows = unit.end_row - unit.first_row;
-  const bool few =
-      (rows <= kMostDirectRows && problem.k.feature == 1) || (rows <= kMostRowsOfVectors && !exact && !problem.rounds);
+  const bool direct = rows <= kMostDirectRows && problem.k.feature == 1;
+  const auto finish = [&](const Unit& part, const Scratch& own) { FinishUnit<Lanes>(problem, part, own); };
+  if (direct && exact && phase != Phase::kFinish && FewRowsByMatrices<Lanes>::Takes(problem)) {
+    FewRowsByMatrices<Lanes>(problem, unit, scratch).Run();
+    if (phase == Phase::kWhole) ForHeads(problem, unit, scratch, finish);
+    return;
+  }
+  const bool few = direct || (rows <= kMostRowsOfVectors && !exact && !problem.rounds);
   if (phase == Phase::kFinish || few || problem.k_scales.data != nullptr || problem.size == 0)
     return RunUnitAvx512(problem, unit, scratch, phase);
   const bool computed = exact || problem.rounds ? ComputeByMatrices<Lanes, 1>(problem, unit, scratch)

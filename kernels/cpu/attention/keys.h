@@ -60,6 +60,15 @@ struct Block {
   float positions[kBlockKeys];  // less that of the unit's first query, if there are slopes
 };
 
+// Whether kPlaces places lie `distance` apart.
+template <int kPlaces>
+INGOT_INLINE bool Even(const int64_t* places, int64_t distance) {
+  int64_t off = 0;
+#pragma GCC unroll 8
+  for (int i = 1; i < kPlaces; ++i) off |= places[i] - places[i - 1] - distance;
+  return off == 0;
+}
+
 // Keys that lie side by side, from one of them on.
 struct Stretch {
   int64_t batch;  // of the tensors: a page if there are pages

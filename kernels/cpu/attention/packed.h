@@ -89,15 +89,6 @@ template <typename Tile>
     for (int v = 0; v < Tile::kVectors; ++v) V::Store(out + r * stride + v * V::kLanes, sums[r][v]);
 }
 
-// Whether kTile places lie `distance` apart.
-template <int kTile>
-INGOT_INLINE bool Even(const int64_t* places, int64_t distance) {
-  int64_t off = 0;
-#pragma GCC unroll 8
-  for (int i = 1; i < kTile; ++i) off |= places[i] - places[i - 1] - distance;
-  return off == 0;
-}
-
 // Packs the block's keys into panels [size, kColumns]; columns without a key are 0.
 template <typename Tile>
 [[gnu::noinline]] void PackKeys(const Problem& problem, const Scratch& scratch, const Block& block) {
