@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ingot.errors import ExecutionError
 from tests.kernels.attention_cases import CASES, INSTRUCTION_SETS, UNIT, Case, Data, check, make, reference, run
@@ -34,9 +35,16 @@ def _few_rows(case: Case) -> Case:
     return replace(case, queries=1 + case.queries % (8 // case.group), dtype="bfloat16", cache=None, **sizes)
 
 
+def _whole_blocks(case: Case) -> Case:
+    """A case of bfloat16 whose queries are whole blocks of rows of one head, and whose keys are one block."""
+    sizes = {name: max(32, getattr(case, name) // 32 * 32) for name in ("size", "value_size")}
+    return replace(case, queries=32 * (1 + case.queries % 5), keys=min(case.keys, 256 // case.page_size * case.page_size), group=1, sink_keys=0,
+                   sink_queries=False, dtype="bfloat16", cache=None, **sizes)
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(case=CASES.map(_few_rows))
-def test_few_rows_of_bfloat16_are_their_definition(case: Case, tmp_path: Path) -> None:
+@given(case=st.one_of(CASES.map(_few_rows), CASES.map(_whole_blocks)))
+def test_bfloat16_in_whole_registers_is_its_definition(case: Case, tmp_path: Path) -> None:
     check(case, make(case), tmp_path)
 
 

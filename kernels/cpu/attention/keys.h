@@ -20,7 +20,7 @@ INGOT_INLINE int64_t QueryOf(const Problem& problem, int64_t row) {
 }
 
 INGOT_INLINE int64_t HeadOf(const Problem& problem, const Unit& unit, int64_t row) {
-  return unit.kv_head * problem.group + row % problem.group;
+  return unit.kv_head * problem.group + (problem.group == 1 ? 0 : row % problem.group);
 }
 
 // The keys of the unit that a row sees, besides those of the first problem.sink_keys that come before `end`. Both ends

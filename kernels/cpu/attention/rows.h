@@ -119,15 +119,17 @@ template <typename V>
   });
 }
 
-// Scales a head's queries and clears its state.
+// Clears the outputs of a head's rows [begin, end), of those in scratch memory.
+INGOT_INLINE void ClearOutputs(const Problem& problem, const Scratch& scratch, int64_t begin, int64_t end) {
+  const int64_t stride = RoundUp(problem.value_size, kPadding);
+  std::memset(scratch.out + begin * stride, 0, static_cast<size_t>((end - begin) * stride) * sizeof(float));
+}
+
+// Starts a head's softmax.
 template <typename V>
-[[gnu::noinline]] void StartUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+[[gnu::noinline]] void StartSums(const Problem& problem, const Unit& unit, const Scratch& scratch) {
   const int64_t rows = unit.end_row - unit.first_row;
   const int64_t padded_rows = scratch.padded_rows;
-  std::memset(scratch.out, 0, static_cast<size_t>(padded_rows * RoundUp(problem.value_size, kPadding)) * sizeof(float));
-  ScaleQueries<V>(problem, unit, problem.q, scratch.queries, padded_rows);
-  if (problem.sink_q.data != nullptr && unit.first_key < problem.sink_keys)
-    ScaleQueries<V>(problem, unit, problem.sink_q, scratch.sink_q, padded_rows);
   for (int64_t i = 0; i < padded_rows; ++i) {
     scratch.max[i] = kMinusInfinity;
     scratch.sum[i] = 0;
@@ -140,6 +142,22 @@ template <typename V>
     scratch.max[i] = next;
     scratch.sum[i] = next == kMinusInfinity ? 0 : next != next ? next : 1;
   }
+}
+
+// Scales a head's queries, those for pinned keys too.
+template <typename V>
+INGOT_INLINE void StartQueries(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  ScaleQueries<V>(problem, unit, problem.q, scratch.queries, scratch.padded_rows);
+  if (problem.sink_q.data != nullptr && unit.first_key < problem.sink_keys)
+    ScaleQueries<V>(problem, unit, problem.sink_q, scratch.sink_q, scratch.padded_rows);
+}
+
+// Scales a head's queries and clears its state.
+template <typename V>
+INGOT_INLINE void StartUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  StartQueries<V>(problem, unit, scratch);
+  ClearOutputs(problem, scratch, 0, scratch.padded_rows);
+  StartSums<V>(problem, unit, scratch);
 }
 
 // Writes a head's rows of O.
