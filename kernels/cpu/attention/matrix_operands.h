@@ -193,20 +193,28 @@ template <typename V>
   return AreNumbers(rest);
 }
 
-// Takes a head's queries, which are floats, apart in place: [rows, kParts, padded size]. Returns whether all are
-// finite, if they are of several parts.
+// The parts of a head's queries times `scale`: [padded rows, kParts, padded size]; rows that there are not are zeros.
+// Returns whether all are finite, if they are of several parts.
 template <typename V, int kParts>
-[[gnu::noinline]] bool SplitQueries(const Problem& problem, float* queries, int64_t rows) {
+[[gnu::noinline]] bool SplitQueries(const Problem& problem, const Unit& unit, const Tensor& q, float scale,
+                                    int64_t padded_rows, float* queries) {
+  const int64_t rows = unit.end_row - unit.first_row;
   const int64_t stride = RoundUp(problem.size, kPadding);
   auto* to = reinterpret_cast<uint16_t*>(queries);
   bool finite = true;
-  const auto split = [&](int64_t row) __attribute__((always_inline)) {
-    float staged[kMostSize];
-    std::memcpy(staged, queries + row * stride, static_cast<size_t>(stride) * 4);
-    finite &= SplitRow<kParts>(staged, stride, stride, to + row * kParts * stride, stride);
-  };
-  // Rows become longer or shorter, and must not meet those that are still floats.
-  for (int64_t i = 0; i < rows; ++i) split(kParts * 2 > 4 ? rows - 1 - i : i);
+  WithType(q.element, [&]<typename T>(T*) __attribute__((always_inline)) {
+    const auto row_of = [&](int64_t i) __attribute__((always_inline)) {
+      const int64_t row = unit.first_row + i;
+      return RowOf<T>(q, unit.batch, QueryOf(problem, row), HeadOf(problem, unit, row));
+    };
+    for (int64_t i = 0; i < rows; ++i) {
+      float scaled[kMostSize];
+      if (i + kFetchedRows < rows) Fetch(row_of(i + kFetchedRows), problem.size);
+      ScaleRow<V>(row_of(i), scaled, problem.size, scale);
+      finite &= SplitRow<kParts>(scaled, problem.size, stride, to + i * kParts * stride, stride);
+    }
+  });
+  std::memset(to + rows * kParts * stride, 0, static_cast<size_t>((padded_rows - rows) * kParts * stride) * 2);
   return finite;
 }
 

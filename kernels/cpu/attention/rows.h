@@ -144,18 +144,12 @@ template <typename V>
   }
 }
 
-// Scales a head's queries, those for pinned keys too.
-template <typename V>
-INGOT_INLINE void StartQueries(const Problem& problem, const Unit& unit, const Scratch& scratch) {
-  ScaleQueries<V>(problem, unit, problem.q, scratch.queries, scratch.padded_rows);
-  if (problem.sink_q.data != nullptr && unit.first_key < problem.sink_keys)
-    ScaleQueries<V>(problem, unit, problem.sink_q, scratch.sink_q, scratch.padded_rows);
-}
-
 // Scales a head's queries and clears its state.
 template <typename V>
 INGOT_INLINE void StartUnit(const Problem& problem, const Unit& unit, const Scratch& scratch) {
-  StartQueries<V>(problem, unit, scratch);
+  ScaleQueries<V>(problem, unit, problem.q, scratch.queries, scratch.padded_rows);
+  if (problem.sink_q.data != nullptr && unit.first_key < problem.sink_keys)
+    ScaleQueries<V>(problem, unit, problem.sink_q, scratch.sink_q, scratch.padded_rows);
   ClearOutputs(problem, scratch, 0, scratch.padded_rows);
   StartSums<V>(problem, unit, scratch);
 }
