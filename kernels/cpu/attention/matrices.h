@@ -212,10 +212,11 @@ class BlockOfKeys {
     scratch.scores = scores_[turn];
     const float factor = kParts > 1 ? 1 : in_place_ ? ScaleOf(problem_) : FactorsOf(problem_).scores;
     WriteWeights<V, kParts, Next> write{weights_[0], kBlockKeys, kTile * kBlockKeys, &next, factor};
-    const Range range{rows.first, rows.first + rows.count};
-    if (rows.count == kTile && factor > 0 && AreScores(problem_, unit_, range, block_, rows.columns) &&
-        WeighAll(scratch, rows, write))
-      return true;
+    if (rows.count == kTile && factor > 0 && ArePlain(problem_) && problem_.sink_keys == 0) {
+      const Range range{rows.first, rows.first + rows.count};
+      if (!AreScores(problem_, unit_, range, block_, rows.columns)) HideKeys(rows, scratch.scores);
+      if (WeighAll(scratch, rows, write)) return true;
+    }
     for (int64_t r = 0; factor != 1 && r < rows.count; ++r)
       for (int64_t i = rows.columns.begin; i < rows.columns.end; i += V::kLanes) {
         float* at = scratch.scores + r * kBlockKeys + i;
@@ -223,6 +224,17 @@ class BlockOfKeys {
       }
     write.factor = 1;
     return UpdateRows<V>(problem_, unit_, scratch, rows.first, rows.count, block_, rows.columns, write);
+  }
+
+  // Products of rows with keys that they do not see become -inf.
+  void HideKeys(const Rows& rows, float* scores) const {
+    for (int64_t r = 0; r < rows.count; ++r, scores += kBlockKeys) {
+      const Range visible = VisibleKeys(problem_, unit_, rows.first + r);
+      const int64_t end = Least(visible.end - block_.first, block_.count);
+      for (int64_t i = rows.columns.begin; i < Least(visible.begin - block_.first, rows.columns.end); ++i)
+        scores[i] = kMinusInfinity;
+      for (int64_t i = Greatest(end, rows.columns.begin); i < rows.columns.end; ++i) scores[i] = kMinusInfinity;
+    }
   }
 
   // As UpdateRows, for 32 rows whose products times a factor are their scores: states of 16 rows are a vector. Returns

@@ -55,9 +55,14 @@ INGOT_INLINE float GreatestOf(const float* scores, Range columns) {
   return V::ReduceMax(V::Max(even, odd));
 }
 
+// Whether nothing is added to products of scaled queries and keys that a row sees.
+INGOT_INLINE bool ArePlain(const Problem& problem) {
+  return problem.softcap <= 0 && problem.slopes == nullptr && problem.mask.data == nullptr;
+}
+
 // Whether products are the scores of all of these rows: they see all columns, and nothing is added to any.
 INGOT_INLINE bool AreScores(const Problem& problem, const Unit& unit, Range rows, const Block& block, Range columns) {
-  if (problem.softcap > 0 || problem.slopes != nullptr || problem.mask.data != nullptr) return false;
+  if (!ArePlain(problem)) return false;
   // Both ends of what a row sees grow with the row.
   const int64_t begin = VisibleKeys(problem, unit, rows.end - 1).begin - block.first;
   const int64_t end = VisibleKeys(problem, unit, rows.begin).end - block.first;
