@@ -1,6 +1,6 @@
 // Few rows by matrices of bfloat16: keys are read as they lie, as rows of A; values become B by two instructions for a
-// pair of rows.
-// Products take a fraction of the time that memory takes. Heads are the inner loop, whose rows lie side by side.
+// pair of rows. That takes a fraction of the time that memory takes. Heads, whose rows lie side by side, are the inner
+// loop.
 #pragma once
 
 #include "cpu/attention/direct.h"
@@ -142,14 +142,12 @@ class FewRowsByMatrices {
       }
       from = staged;
     }
-
     const auto* queries = reinterpret_cast<const uint16_t*>(QueriesOf(problem_, own, block.first));
     const int64_t steps = size / kDepth;
     _tile_zero(0);
     for (int64_t step = 0; step < steps; ++step) {
-      for (int64_t i = step * kKeys / steps; i < (step + 1) * kKeys / steps; ++i) {
+      for (int64_t i = step * kKeys / steps; i < (step + 1) * kKeys / steps; ++i)
         values.template Fetch<2>(head, key + i);
-      }
       _tile_loadd(1, from + step * kDepth, stride * 2);
       _tile_loadd(2, queries + step * kDepth * kMostDirectRows, kMostDirectRows * 4);
       _tile_dpbf16ps(0, 1, 2);
@@ -164,13 +162,10 @@ class FewRowsByMatrices {
   // Adds the products of a head's weights with 32 values to its outputs.
   INGOT_INLINE void AddValues(const Side& values, const Side& later, int64_t key, int64_t head, bool seen) const {
     const Scratch own = HeadScratch(problem_, scratch_, head);
-
     alignas(64) uint16_t pairs[kMostSize / kTile][2][kKeys][kDepth];
     for (int64_t pair = 0; pair < kKeys; ++pair) {
       const int64_t row = key + 2 * pair;
-      for (int64_t i = 0; i < 2; ++i) {
-        later.template Fetch<2>(head, row + i);
-      }
+      for (int64_t i = 0; i < 2; ++i) later.template Fetch<2>(head, row + i);
       for (int64_t column = 0; column < out_stride_; column += kTile)
         PairValues(values, head, row, column, pairs[column / kTile][0][pair], pairs[column / kTile][1][pair]);
     }
