@@ -110,8 +110,7 @@ class Call {
   int64_t StateFloats() const { return padded_rows_ * (RoundUpTo(problem_.value_size, kPadding) + 2); }
 
   void AllocateScratch() {
-    padded_rows_ = direct_ ? RoundUpTo(block_rows_, kDirectPadding)
-                           : RoundUpTo(RoundUpTo(block_rows_, kBlockRows), kMatrixBlockRows);
+    padded_rows_ = direct_ ? block_rows_ : RoundUpTo(RoundUpTo(block_rows_, kBlockRows), kMatrixBlockRows);
     const int64_t padded_size = RoundUpTo(problem_.size, kPadding);
     const int64_t padded_value_size = RoundUpTo(problem_.value_size, kPadding);
     const int64_t queries = unit_heads_ * padded_rows_ * padded_size * (direct_ ? 2 : kMostParts) / 2;

@@ -155,6 +155,23 @@ INGOT_INLINE int64_t KeysAtOnce(const Unit& unit, int64_t row_bytes) {
   return Greatest(16, Least(kFewKeys, most / 16 * 16));
 }
 
+// Calls body(block, next) for each block of keys; behind the last one there is a next one of no keys. Returns whether
+// there are any.
+template <typename V, typename Body>
+INGOT_INLINE bool ForBlocksAhead(const Problem& problem, const Unit& unit, int64_t most, Body&& body) {
+  Block blocks[2];
+  int64_t number = 0;
+  ForBlocks(problem, unit, most, [&](int64_t first, int64_t keys) {
+    Block& block = blocks[number % 2];
+    Locate<V>(problem, unit, first, keys, block);
+    if (number++ > 0) body(blocks[number % 2], block);
+  });
+  if (number == 0) return false;
+  blocks[number % 2].count = 0;
+  body(blocks[(number - 1) % 2], blocks[number % 2]);
+  return true;
+}
+
 // K and V are of type T, with the elements of a row side by side.
 template <typename V, typename T>
 [[gnu::noinline]] void RunDirect(const Problem& problem, const Unit& unit, const Scratch& scratch) {
@@ -198,19 +215,8 @@ template <typename V, typename T>
     PairRows<V, T>(own.queries, rows, query_stride, problem.size);
     if (own.sink_q != own.queries) PairRows<V, T>(own.sink_q, rows, query_stride, problem.size);
   });
-  Block blocks[2];
-  blocks[0].count = blocks[1].count = 0;
-  int64_t number = 0;
   const int64_t most = KeysAtOnce(unit, problem.value_size * static_cast<int64_t>(sizeof(T)));
-  ForBlocks(problem, unit, most, [&](int64_t first, int64_t keys) {
-    Block& block = blocks[number % 2];
-    Locate<V>(problem, unit, first, keys, block);
-    if (number++ > 0) run(blocks[number % 2], block);
-  });
-  if (number == 0) return;
-  Block& last = blocks[(number - 1) % 2];
-  blocks[number % 2].count = 0;
-  run(last, blocks[number % 2]);
+  if (!ForBlocksAhead<V>(problem, unit, most, run)) return;
   ForHeads(problem, unit, scratch, [&](const Unit&, const Scratch& own) __attribute__((always_inline)) {
     UnpairRows<V, T>(own.out, rows, out_stride, problem.value_size);
   });

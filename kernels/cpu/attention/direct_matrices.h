@@ -8,7 +8,7 @@
 
 namespace ingot::attention {
 
-static_assert(kMostDirectRows == 8);  // columns of a register of half its width
+static_assert(kMostDirectRows == simd::Avx512::kTile);  // which transposes scores
 
 // All is of bfloat16, and rows of keys and values are whole registers.
 template <typename V>
@@ -29,26 +29,17 @@ class FewRowsByMatrices {
         registers_(RegistersOf(rows_)) {}
 
   void Run() {
-    Problem scaled = problem_;
-    scaled.scale = FactorsOf(problem_).queries * (problem_.softcap > 0 ? problem_.softcap : 1);
     ForHeads(problem_, unit_, scratch_, [&](const Unit& part, const Scratch& own) {
-      StartUnit<V>(scaled, part, own);
+      SplitAllQueries<V, 1>(problem_, part, own);
       PairQueries(own.queries);
       if (own.sink_q != own.queries) PairQueries(own.sink_q);
+      ClearOutputs(problem_, own, 0, rows_);
+      StartSums<V>(problem_, part, own);
     });
-    Block blocks[2];
-    blocks[0].count = blocks[1].count = 0;
-    int64_t number = 0;
-    const int64_t row_bytes = problem_.value_size * 2;
-    const int64_t most = Greatest(KeysAtOnce(unit_, row_bytes) / kDepth * kDepth, kDepth);
-    ForBlocks(problem_, unit_, most, [&](int64_t first, int64_t keys) {
-      Block& block = blocks[number % 2];
-      Locate<V>(problem_, unit_, first, keys, block);
-      if (number++ > 0) RunBlock(blocks[number % 2], block);
-    });
-    if (number == 0) return;
-    blocks[number % 2].count = 0;
-    RunBlock(blocks[(number - 1) % 2], blocks[number % 2]);
+    const int64_t most = Greatest(KeysAtOnce(unit_, problem_.value_size * 2) / kDepth * kDepth, kDepth);
+    const bool any =
+        ForBlocksAhead<V>(problem_, unit_, most, [&](const Block& block, const Block& next) { RunBlock(block, next); });
+    if (!any) return;
     ForHeads(problem_, unit_, scratch_, [&](const Unit&, const Scratch& own) { OrderOutputs(own.out); });
   }
 
@@ -64,10 +55,7 @@ class FewRowsByMatrices {
     INGOT_INLINE const Bfloat16* At(int64_t part, int64_t row) const { return data + places[row] + part * head; }
     template <int kLocality>
     INGOT_INLINE void Fetch(int64_t part, int64_t row) const {
-      if (row >= count) return;
-      const auto* from = reinterpret_cast<const char*>(At(part, row));
-#pragma GCC unroll 4
-      for (int64_t at = 0; at < size * 2; at += 64) __builtin_prefetch(from + at, 0, kLocality);
+      if (row < count) attention::Fetch<kLocality>(At(part, row), size);
     }
   };
   INGOT_INLINE static Side KeysOf(const Problem& problem, const Block& block) {
@@ -78,23 +66,23 @@ class FewRowsByMatrices {
   }
 
   // In products of 16 keys with queries, and of weights with 32 values:
-  // 0 scores [16, 8]   1 keys [16, 32]   2 queries [32, 8]   3 weights [rows, 32]   4, 5 values [32, 16]   6, 7 outputs
+  // 0 scores [16, rows]  1 keys [16, 32]  2 queries [32, rows]  3 weights [rows, 32]  4, 5 values [32, 16]  6, 7
+  // outputs
   static simd::Matrices RegistersOf(int64_t rows) {
     using Register = simd::Matrices::Register;
-    const Register narrow{kKeys, kMostDirectRows * 4}, whole{kKeys, simd::kMatrixRowBytes};
+    const Register narrow{kKeys, rows * 4}, whole{kKeys, simd::kMatrixRowBytes};
     const Register few{rows, simd::kMatrixRowBytes};
     return simd::Matrices({narrow, whole, narrow, few, whole, whole, few, few});
   }
 
-  // Queries become B, of 8 columns: [size / 2, 8, 2].
+  // Queries become B, in place: [size / 2, rows, 2].
   void PairQueries(float* queries) const {
-    const int64_t stride = RoundUp(problem_.size, kPadding);
-    uint32_t pairs[kMostDirectRows][kMostSize / 2] = {};
-    for (int64_t r = 0; r < rows_; ++r)
-      RoundRow(queries + r * stride, reinterpret_cast<uint16_t*>(pairs[r]), problem_.size);
+    const int64_t stride = RoundUp(problem_.size, kPadding) / 2;
+    uint32_t pairs[kMostDirectRows * kMostSize / 2];
+    std::memcpy(pairs, queries, static_cast<size_t>(rows_ * stride) * sizeof(*pairs));
     auto* to = reinterpret_cast<uint32_t*>(queries);
     for (int64_t pair = 0; pair < problem_.size / 2; ++pair)
-      for (int64_t r = 0; r < kMostDirectRows; ++r) to[pair * kMostDirectRows + r] = pairs[r][pair];
+      for (int64_t r = 0; r < rows_; ++r) to[pair * rows_ + r] = pairs[r * stride + pair];
   }
 
   void RunBlock(const Block& block, const Block& next) {
@@ -112,11 +100,7 @@ class FewRowsByMatrices {
 
   INGOT_INLINE bool Weigh(const Unit& part, const Scratch& own, const Block& block) const {
     const Range columns{0, RoundUp(block.count, 2 * V::kLanes)};
-    for (int64_t r = 0; scale_ != 1 && r < rows_; ++r)
-      for (int64_t i = 0; i < columns.end; i += V::kLanes) {
-        float* at = own.scores + r * kBlockKeys + i;
-        V::Store(at, V::Load(at) * V::Set(scale_));
-      }
+    ScaleScores<V>(own.scores, rows_, columns, scale_);
     Scores<1> none;
     const WriteWeights<V, 1, Scores<1>> write{reinterpret_cast<uint16_t*>(own.scores), 2 * kBlockKeys, 0, &none};
     const bool any = UpdateRows<V>(problem_, part, own, part.first_row, rows_, block, columns, write);
@@ -149,10 +133,10 @@ class FewRowsByMatrices {
       for (int64_t i = step * kKeys / steps; i < (step + 1) * kKeys / steps; ++i)
         values.template Fetch<2>(head, key + i);
       _tile_loadd(1, from + step * kDepth, stride * 2);
-      _tile_loadd(2, queries + step * kDepth * kMostDirectRows, kMostDirectRows * 4);
+      _tile_loadd(2, queries + step * kDepth * rows_, rows_ * 4);
       _tile_dpbf16ps(0, 1, 2);
     }
-    alignas(64) float products[kKeys][kMostDirectRows];
+    alignas(64) float products[kKeys][kMostDirectRows] = {};
     alignas(64) float scores[kMostDirectRows][kKeys];
     _tile_stored(0, products, kMostDirectRows * 4);
     for (int64_t i = 0; i < kKeys; i += V::kTile) V::TransposeTile(products[i], kMostDirectRows, scores[0] + i, kKeys);

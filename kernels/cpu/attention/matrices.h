@@ -131,6 +131,27 @@ INGOT_INLINE void ScaleOutputs(float* out, int64_t rows, int64_t columns, const 
   }
 }
 
+// scores [rows, columns] *= factor.
+template <typename V>
+INGOT_INLINE void ScaleScores(float* scores, int64_t rows, Range columns, float factor) {
+  for (int64_t r = 0; factor != 1 && r < rows; ++r, scores += kBlockKeys)
+    for (int64_t i = columns.begin; i < columns.end; i += V::kLanes)
+      V::Store(scores + i, V::Load(scores + i) * V::Set(factor));
+}
+
+// The parts of a head's queries, those for pinned keys too. Returns whether all are finite, if they are of several
+// parts.
+template <typename V, int kParts>
+INGOT_INLINE bool SplitAllQueries(const Problem& problem, const Unit& unit, const Scratch& scratch) {
+  // Rounded to bfloat16 by a scale that is no power of two, queries would not be what they were.
+  const float scale = kParts == 1 ? FactorsOf(problem).queries : ScaleOf(problem);
+  const auto split = [&](const Tensor& q, float* to) {
+    return SplitQueries<V, kParts>(problem, unit, q, scale, scratch.padded_rows, to);
+  };
+  const bool pinned = problem.sink_q.data != nullptr && unit.first_key < problem.sink_keys;
+  return split(problem.q, scratch.queries) && (!pinned || split(problem.sink_q, scratch.sink_q));
+}
+
 // The products of a unit's rows with the keys and values of one block, which are packed.
 template <typename V, int kParts>
 class BlockOfKeys {
@@ -212,29 +233,17 @@ class BlockOfKeys {
     scratch.scores = scores_[turn];
     const float factor = kParts > 1 ? 1 : in_place_ ? ScaleOf(problem_) : FactorsOf(problem_).scores;
     WriteWeights<V, kParts, Next> write{weights_[0], kBlockKeys, kTile * kBlockKeys, &next, factor};
-    if (rows.count == kTile && factor > 0 && ArePlain(problem_) && problem_.sink_keys == 0) {
+    if (rows.count == kTile && factor > 0 && ArePlain(problem_)) {
       const Range range{rows.first, rows.first + rows.count};
-      if (!AreScores(problem_, unit_, range, block_, rows.columns)) HideKeys(rows, scratch.scores);
+      const bool all = AreScores(problem_, unit_, range, block_, rows.columns);
+      for (int64_t r = 0; !all && r < rows.count; ++r)
+        HideUnseen(scratch.scores + r * kBlockKeys, rows.columns,
+                   SeenOf(problem_, unit_, rows.first + r, block_, rows.columns));
       if (WeighAll(scratch, rows, write)) return true;
     }
-    for (int64_t r = 0; factor != 1 && r < rows.count; ++r)
-      for (int64_t i = rows.columns.begin; i < rows.columns.end; i += V::kLanes) {
-        float* at = scratch.scores + r * kBlockKeys + i;
-        V::Store(at, V::Load(at) * V::Set(factor));
-      }
+    ScaleScores<V>(scratch.scores, rows.count, rows.columns, factor);
     write.factor = 1;
     return UpdateRows<V>(problem_, unit_, scratch, rows.first, rows.count, block_, rows.columns, write);
-  }
-
-  // Products of rows with keys that they do not see become -inf.
-  void HideKeys(const Rows& rows, float* scores) const {
-    for (int64_t r = 0; r < rows.count; ++r, scores += kBlockKeys) {
-      const Range visible = VisibleKeys(problem_, unit_, rows.first + r);
-      const int64_t end = Least(visible.end - block_.first, block_.count);
-      for (int64_t i = rows.columns.begin; i < Least(visible.begin - block_.first, rows.columns.end); ++i)
-        scores[i] = kMinusInfinity;
-      for (int64_t i = Greatest(end, rows.columns.begin); i < rows.columns.end; ++i) scores[i] = kMinusInfinity;
-    }
   }
 
   // As UpdateRows, for 32 rows whose products times a factor are their scores: states of 16 rows are a vector. Returns
@@ -250,7 +259,7 @@ class BlockOfKeys {
     __mmask16 any = 0;
     for (int64_t half = 0; half < 2; ++half) {
       for (int64_t r = 0; r < kRows; ++r)
-        V::Store(parts[r], GreatestVectorOf(scratch.scores + (half * kRows + r) * kBlockKeys, columns));
+        V::Store(parts[r], GreatestVectorOf<V>(scratch.scores + (half * kRows + r) * kBlockKeys, columns));
       const auto greater = [](__m512 a, __m512 b) __attribute__((always_inline)) { return _mm512_max_ps(a, b); };
       const __m512 greatest = ReduceRows(parts, greater) * V::Set(write.factor);
       const __m512 old = V::Load(max + half * kRows);
@@ -273,15 +282,6 @@ class BlockOfKeys {
       V::Store(scratch.factors + half * kRows, factors[half]);
     }
     return true;
-  }
-
-  INGOT_INLINE static __m512 GreatestVectorOf(const float* scores, Range columns) {
-    __m512 even = V::Load(scores + columns.begin), odd = V::Load(scores + columns.begin + V::kLanes);
-    for (int64_t i = columns.begin + 2 * V::kLanes; i < columns.end; i += 2 * V::kLanes) {
-      even = _mm512_max_ps(even, V::Load(scores + i));
-      odd = _mm512_max_ps(odd, V::Load(scores + i + V::kLanes));
-    }
-    return _mm512_max_ps(even, odd);
   }
 
   // Adds the products of weights and values to the rows' outputs.
@@ -334,16 +334,8 @@ bool RunMatrices(const Problem& problem, const Unit& unit, const Scratch& scratc
 // Whether the unit was computed, but for its division by sums.
 template <typename V, int kParts>
 bool ComputeByMatrices(const Problem& problem, const Unit& unit, const Scratch& scratch) {
-  if (kParts > 1 || !AreInPlace(problem, unit)) {
-    // Rounded to bfloat16 by a scale that is no power of two, queries would not be what they were.
-    const float scale = kParts == 1 ? FactorsOf(problem).queries : ScaleOf(problem);
-    const auto split = [&](const Tensor& q, float* to) {
-      return SplitQueries<V, kParts>(problem, unit, q, scale, scratch.padded_rows, to);
-    };
-    if (!split(problem.q, scratch.queries)) return false;
-    if (problem.sink_q.data != nullptr && unit.first_key < problem.sink_keys && !split(problem.sink_q, scratch.sink_q))
-      return false;
-  }
+  const bool in_place = kParts == 1 && AreInPlace(problem, unit);
+  if (!in_place && !SplitAllQueries<V, kParts>(problem, unit, scratch)) return false;
   if (!IsOneBlock(problem)) ClearOutputs(problem, scratch, 0, scratch.padded_rows);
   StartSums<V>(problem, unit, scratch);
   const simd::Matrices registers;

@@ -43,16 +43,38 @@ INGOT_INLINE void ApplyMask(const Mask& mask, int64_t first, float* scores, int6
   }
 }
 
-// Of whole pairs of vectors.
+// Of every so manieth score the greatest. The columns are whole pairs of vectors.
 template <typename V>
-INGOT_INLINE float GreatestOf(const float* scores, Range columns) {
+INGOT_INLINE typename V::Float GreatestVectorOf(const float* scores, Range columns) {
   auto even = V::Set(kMinusInfinity);
   auto odd = even;
   for (int64_t i = columns.begin; i < columns.end; i += 2 * V::kLanes) {
     even = V::Max(even, V::Load(scores + i));
     odd = V::Max(odd, V::Load(scores + i + V::kLanes));
   }
-  return V::ReduceMax(V::Max(even, odd));
+  return V::Max(even, odd);
+}
+template <typename V>
+INGOT_INLINE float GreatestOf(const float* scores, Range columns) {
+  return V::ReduceMax(GreatestVectorOf<V>(scores, columns));
+}
+
+// Which of some columns a row sees: those before `pinned`, and from `begin` to `end`.
+struct Seen {
+  int64_t pinned, begin, end;
+};
+
+INGOT_INLINE Seen SeenOf(const Problem& problem, const Unit& unit, int64_t row, const Block& block, Range columns) {
+  const Range visible = VisibleKeys(problem, unit, row);
+  const int64_t last = Least(columns.end, block.count);
+  const int64_t begin = Least(Greatest(visible.begin - block.first, columns.begin), last);
+  const int64_t end = Greatest(Least(visible.end - block.first, last), begin);
+  return {Greatest(Least(problem.sink_keys - block.first, begin), columns.begin), begin, end};
+}
+
+INGOT_INLINE void HideUnseen(float* scores, Range columns, const Seen& seen) {
+  for (int64_t i = seen.pinned; i < seen.begin; ++i) scores[i] = kMinusInfinity;
+  for (int64_t i = seen.end; i < columns.end; ++i) scores[i] = kMinusInfinity;
 }
 
 // Whether nothing is added to products of scaled queries and keys that a row sees.
@@ -74,11 +96,7 @@ INGOT_INLINE bool AreScores(const Problem& problem, const Unit& unit, Range rows
 template <typename V>
 INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_t row, float* scores,
                                 const Block& block, Range columns) {
-  const Range visible = VisibleKeys(problem, unit, row);
-  const int64_t last = Least(columns.end, block.count);
-  const int64_t begin = Least(Greatest(visible.begin - block.first, columns.begin), last);
-  const int64_t end = Greatest(Least(visible.end - block.first, last), begin);
-  const int64_t pinned = Greatest(Least(problem.sink_keys - block.first, begin), columns.begin);
+  const Seen seen = SeenOf(problem, unit, row, block, columns);
   if (problem.softcap > 0) {
     for (int64_t i = columns.begin; i < columns.end; i += V::kLanes)
       V::Store(scores + i, V::Set(problem.softcap) * simd::Tanh<V>(V::Load(scores + i)));
@@ -91,13 +109,12 @@ INGOT_INLINE float FinishScores(const Problem& problem, const Unit& unit, int64_
   }
   if (problem.mask.data != nullptr) {
     const Mask& mask = problem.mask;
-    const int64_t from = pinned > columns.begin ? columns.begin : begin;
+    const int64_t from = seen.pinned > columns.begin ? columns.begin : seen.begin;
     const int64_t first = unit.batch * mask.batch + HeadOf(problem, unit, row) * mask.head +
                           QueryOf(problem, row) * mask.query + (block.first + from) * mask.key;
-    ApplyMask<V>(mask, first, scores + from, end - from);
+    ApplyMask<V>(mask, first, scores + from, seen.end - from);
   }
-  for (int64_t i = pinned; i < begin; ++i) scores[i] = kMinusInfinity;
-  for (int64_t i = end; i < columns.end; ++i) scores[i] = kMinusInfinity;
+  HideUnseen(scores, columns, seen);
   return GreatestOf<V>(scores, columns);
 }
 

@@ -84,8 +84,6 @@ constexpr int64_t kMostBlockRows = 32;
 constexpr int64_t kMostParts = 3;
 // Up to so many rows, products of rows with keys as they lie are faster than packing the keys first.
 constexpr int64_t kMostDirectRows = 8;
-// To a multiple of so many they are padded: four rows of floats have room for eight columns of B.
-constexpr int64_t kDirectPadding = 4;
 // Heads of a unit.
 constexpr int64_t kMostUnitHeads = 32;
 // The largest size of a head.
