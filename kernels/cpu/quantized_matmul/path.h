@@ -123,7 +123,7 @@ struct Implementation {
  public:
   template <typename E>
   static constexpr IntegerTraits TraitsOf() {
-    return {E::kTileRows, E::kMostRun, sizeof(typename E::Operand), kBlockRows, kStep};
+    return {E::kTileRows, E::kMostRun, sizeof(typename E::Operand), kBlockRows, kBlockPanels, kStep};
   }
   static constexpr Path kPath = {TraitsOf<NibbleEngine>(), TraitsOf<ByteEngine>(), Quantize, Multiply};
 };

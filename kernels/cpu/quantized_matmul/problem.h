@@ -79,7 +79,7 @@ struct Scratch {
   QuantizedRows rows;  // of all threads; row 0 is `base_row` of the problem
   int64_t base_row;
   float* staging;  // [steps * kStep]: a row of X as floats
-  float* sums;     // [kBlockPanels, kBlockRows, kPanel]
+  float* sums;     // [panels and rows of a unit, kPanel]
   float* scales;   // [kMostPanels, kChunk / kLeastGroup, kPanel]
   float* zeros;    // [kMostPanels, kChunk / kLeastGroup, kPanel]
   float* panel;    // [kFloatChunk, kPanel]: weights as floats
@@ -93,6 +93,7 @@ struct IntegerTraits {
   int64_t most_run;      // k that it can add up exactly
   int64_t operand_size;  // bytes of a value of X
   int64_t block_rows;    // at most so many rows share what is read of the weights; a multiple of twice tile_rows
+  int64_t block_panels;  // at most so many panels share what is read of X
   int64_t depth;         // rows of X are padded to a multiple of it
 };
 

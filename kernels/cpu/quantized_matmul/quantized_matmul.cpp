@@ -162,6 +162,7 @@ class Call {
   void Divide() {
     const int64_t tile = 2 * traits_.tile_rows;
     const int64_t most = problem_.integer ? traits_.block_rows : kBlockRows;
+    const int64_t most_panels = problem_.integer ? traits_.block_panels : kBlockPanels;
     rounded_rows_ = PartOf(problem_.rows, kMostBlocks * most, tile);
     const int64_t rows = std::min(problem_.rows, rounded_rows_);
     block_rows_ = PartOf(rows, most, tile);
@@ -170,7 +171,7 @@ class Call {
     const int64_t row_blocks = CeilDivide(rows, block_rows_);
     const int64_t wanted = CeilDivide(workers_ * kUnitsPerThread, row_blocks);
     const int64_t least = rows == 1 && problem_.panels >= workers_ * kMostStreams ? kMostStreams : 1;
-    unit_panels_ = std::clamp<int64_t>(problem_.panels / wanted, least, kBlockPanels);
+    unit_panels_ = std::clamp<int64_t>(problem_.panels / wanted, least, most_panels);
     workers_ = std::min(workers_, row_blocks * CeilDivide(problem_.panels, unit_panels_));
   }
 
