@@ -14,6 +14,10 @@ constexpr int64_t kMatrixDepth = simd::kMatrixRowBytes;
 // Lines of a panel that are fetched during the products of a matrix: many at once hold them up.
 constexpr int64_t kMostLines = 4;
 constexpr int64_t kMatrixBytes = kMatrixRows * kMatrixDepth;
+constexpr int64_t kTileProducts = 2 * kMatrixRows * kMostPanels * kPanel;
+// k whose products are added to the sums at once, where runs are shorter, in at most kMostRuns runs.
+constexpr int64_t kBatch = 256;
+constexpr int64_t kMostRuns = 4;
 static_assert(kPanel == kMatrixRows && kMostPanels == 2 && kChunk % kMatrixDepth == 0);
 
 INGOT_INLINE int64_t PaddedDepth(const Problem& problem) {
@@ -109,6 +113,16 @@ INGOT_INLINE void ZeroRegisters() {
   if constexpr (kHigh > 1 && kWide > 1) _tile_zero(3);
 }
 
+// Products lie as [rows, two panels].
+template <int kHigh, int kWide>
+INGOT_INLINE void StoreRegisters(int32_t* to) {
+  constexpr int64_t kStride = 2 * kPanel * 4;
+  _tile_stored(0, to, kStride);
+  if constexpr (kWide > 1) _tile_stored(1, to + kPanel, kStride);
+  if constexpr (kHigh > 1) _tile_stored(2, to + kMatrixRows * 2 * kPanel, kStride);
+  if constexpr (kHigh > 1 && kWide > 1) _tile_stored(3, to + kMatrixRows * 2 * kPanel + kPanel, kStride);
+}
+
 // Adds the products of the k from `first` on; a register has `bytes` of them.
 template <int kHigh, int kWide>
 INGOT_INLINE void MultiplyRun(const MatrixTile& tile, int64_t first, int64_t end, int64_t bytes) {
@@ -132,47 +146,85 @@ INGOT_INLINE void MultiplyRun(const MatrixTile& tile, int64_t first, int64_t end
   }
 }
 
-// Adds what the products of `depth` k stand for to the sums. Scales and zeros are those of these k, `apart` from one
-// panel's to the next.
-template <typename V, int kHigh, int kWide>
-[[gnu::noinline]] void MultiplyMatrixTile(const Problem& problem, const MatrixTile& tile, int64_t depth,
-                                          const float* scales, const float* zeros, int64_t apart) {
-  const int64_t bytes = Least(problem.run, kMatrixDepth);
-  const int64_t group_runs = Least(problem.group, kChunk) / problem.run;
-  alignas(64) int32_t products[2][2 * kMatrixRows * kPanel * 2];
-  const auto store = [&](int32_t* to) __attribute__((always_inline)) {
-    constexpr int64_t kStride = 2 * kPanel * 4;
-    _tile_stored(0, to, kStride);
-    if constexpr (kWide > 1) _tile_stored(1, to + kPanel, kStride);
-    if constexpr (kHigh > 1) _tile_stored(2, to + kMatrixRows * 2 * kPanel, kStride);
-    if constexpr (kHigh > 1 && kWide > 1) _tile_stored(3, to + kMatrixRows * 2 * kPanel + kPanel, kStride);
-  };
-  const auto add = [&](const int32_t* from, int64_t run) __attribute__((always_inline)) {
-    const int64_t group = run / group_runs * kPanel;
-    typename V::Float scale[kWide];
-    for (int w = 0; w < kWide; ++w) scale[w] = V::Load(scales + w * apart + group);
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const int64_t place = r / kMatrixRows * tile.scales_below + run * kMatrixRows + r % kMatrixRows;
-      const auto row_scale = V::Set(tile.row_scales[place]);
+// What turns the products of a chunk of k into floats: scales and zeros of `group_runs` runs each, `apart` from one
+// panel's to the next; zeros may be nullptr.
+struct MatrixScales {
+  const float* scales;
+  const float* zeros;
+  int64_t apart;
+  int64_t group_runs;
+};
+
+// Adds what the products of kRuns runs from `run` on, [kRuns, rows, two panels], stand for to the sums. With kOneScale
+// these runs share the weights' scales, and there are no zeros.
+template <typename V, int kWide, int kRuns, bool kOneScale>
+[[gnu::noinline]] void AddRuns(const MatrixTile& tile, const MatrixScales& by, int64_t run, const int32_t* products) {
+  typename V::Float scale[kOneScale ? 1 : kRuns][kWide];
+  for (int i = 0; i < (kOneScale ? 1 : kRuns); ++i)
+    for (int w = 0; w < kWide; ++w)
+      scale[i][w] = V::Load(by.scales + w * by.apart + (run + i) / by.group_runs * kPanel);
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const int64_t place = r / kMatrixRows * tile.scales_below + run * kMatrixRows + r % kMatrixRows;
+    float* sums = tile.sums + r * kPanel;
+    typename V::Float sum[kWide];
+    for (int w = 0; w < kWide; ++w) sum[w] = kOneScale ? V::Set(0) : V::Load(sums + w * tile.sums_right);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRuns; ++i) {
+      const auto row_scale = V::Set(tile.row_scales[place + i * kMatrixRows]);
 #pragma GCC unroll 2
       for (int w = 0; w < kWide; ++w) {
-        auto product = _mm512_cvtepi32_ps(_mm512_load_si512(from + (r * 2 + w) * kPanel));
-        if (zeros != nullptr)
-          product = V::Fma(V::Load(zeros + w * apart + group), V::Set(-tile.row_sums[place]), product);
-        float* sums = tile.sums + w * tile.sums_right + r * kPanel;
-        V::Store(sums, V::Fma(product, scale[w] * row_scale, V::Load(sums)));
+        auto product = _mm512_cvtepi32_ps(_mm512_load_si512(products + (i * kTileProducts + (r * 2 + w) * kPanel)));
+        if constexpr (kOneScale) {
+          sum[w] = V::Fma(product, row_scale, sum[w]);
+        } else {
+          if (by.zeros != nullptr) {
+            const auto zero = V::Load(by.zeros + w * by.apart + (run + i) / by.group_runs * kPanel);
+            product = V::Fma(zero, V::Set(-tile.row_sums[place + i * kMatrixRows]), product);
+          }
+          sum[w] = V::Fma(product, scale[i][w] * row_scale, sum[w]);
+        }
       }
     }
-  };
-  // The sums of a run are added while the next ones are multiplied.
-  int64_t run = 0;
-  for (int64_t k = 0; k < depth; k += problem.run, ++run) {
-    ZeroRegisters<kHigh, kWide>();
-    MultiplyRun<kHigh, kWide>(tile, k, Least(k + problem.run, depth), bytes);
-    store(products[run % 2]);
-    if (run > 0) add(products[(run - 1) % 2], run - 1);
+    for (int w = 0; w < kWide; ++w) {
+      float* to = sums + w * tile.sums_right;
+      V::Store(to, kOneScale ? V::Fma(sum[w], scale[0][w], V::Load(to)) : sum[w]);
+    }
   }
-  add(products[(run - 1) % 2], run - 1);
+}
+
+// Adds what the products of `depth` k stand for to the sums. Runs are short: those of kBatch k are added at once, so
+// that sums are read and written once for all of them. Of more k, products would not stay in a first-level cache.
+template <typename V, int kHigh, int kWide>
+[[gnu::noinline]] void MultiplyMatrixTile(const Problem& problem, const MatrixTile& tile, int64_t depth,
+                                          const MatrixScales& by) {
+  const int64_t bytes = Least(problem.run, kMatrixDepth);
+  const int64_t runs = (depth + problem.run - 1) / problem.run;
+  alignas(64) int32_t products[kMostRuns][kTileProducts];
+  for (int64_t run = 0; run < runs;) {
+    const auto batch = [&]<int kRuns>() __attribute__((always_inline)) {
+#pragma GCC unroll 1
+      for (int i = 0; i < kRuns; ++i) {
+        const int64_t k = (run + i) * problem.run;
+        ZeroRegisters<kHigh, kWide>();
+        MultiplyRun<kHigh, kWide>(tile, k, Least(k + problem.run, depth), bytes);
+        StoreRegisters<kHigh, kWide>(products[i]);
+      }
+      if (kRuns > 1 && by.zeros == nullptr && run / by.group_runs == (run + kRuns - 1) / by.group_runs) {
+        AddRuns<V, kWide, kRuns, kRuns != 1>(tile, by, run, products[0]);
+      } else {
+        AddRuns<V, kWide, kRuns, false>(tile, by, run, products[0]);
+      }
+      run += kRuns;
+    };
+    const int64_t at_once = Least(kBatch / problem.run, runs - run);
+    if (at_once >= 4) {
+      batch.template operator()<4>();
+    } else if (at_once >= 2) {
+      batch.template operator()<2>();
+    } else {
+      batch.template operator()<1>();
+    }
+  }
 }
 
 // A unit in integers: chunks of k outside, pairs of panels and then tiles of rows inside.
@@ -194,7 +246,8 @@ INGOT_INLINE void MultiplyMatrices(const Problem& problem, const Scratch& scratc
       for (int64_t w = 0; w < wide && !lies; ++w)
         ExpandSigned<Bytes, kCodes>(problem, packed + w * problem.panel_bytes, taken / kStep,
                                     expanded + w * kChunk * kPanel);
-      const int64_t apart = GroupsIn(problem, taken) * kPanel;
+      const MatrixScales by = {scratch.scales, zeros, GroupsIn(problem, taken) * kPanel,
+                               Least(problem.group, kChunk) / problem.run};
       // Each tile of rows fetches a part of what the next pair of panels is multiplied by.
       const int64_t tiles = (rows + 2 * kMatrixRows - 1) / (2 * kMatrixRows);
       const int64_t lines = Least((StepBytes(kCodes) / kStep + tiles - 1) / tiles, kMostLines);
@@ -216,7 +269,7 @@ INGOT_INLINE void MultiplyMatrices(const Problem& problem, const Scratch& scratc
             problem.panel_bytes,
             lines};
         const auto multiply = [&]<int kHigh, int kWide>() __attribute__((always_inline)) {
-          MultiplyMatrixTile<V, kHigh, kWide>(problem, tile, taken, scratch.scales, zeros, apart);
+          MultiplyMatrixTile<V, kHigh, kWide>(problem, tile, taken, by);
         };
         const bool high = tile.rows > kMatrixRows;
         if (wide > 1) {

@@ -107,6 +107,7 @@ struct Path {
   const Path* otherwise = nullptr;
   int64_t least_rows = 0;
   int64_t least_run = 0;
+  int64_t least_rows_by_run = 0;  // their product
 };
 
 extern const Path kPathScalar;

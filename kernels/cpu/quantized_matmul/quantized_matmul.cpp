@@ -44,7 +44,8 @@ class Call {
   void Run() {
     if (problem_.rows == 0 || problem_.columns == 0) return;
     const int64_t run = std::min({problem_.group, problem_.x_group, kChunk});
-    const bool fits = problem_.integer && problem_.rows >= path_->least_rows && run >= path_->least_run;
+    const bool fits = problem_.integer && problem_.rows >= path_->least_rows && run >= path_->least_run &&
+                      problem_.rows * run >= path_->least_rows_by_run;
     if (path_->otherwise != nullptr && !fits) path_ = path_->otherwise;
     traits_ = problem_.codes == Codes::kNibbles ? path_->nibbles : path_->bytes;
     DivideGroups();

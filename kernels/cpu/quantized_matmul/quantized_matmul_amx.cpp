@@ -6,8 +6,9 @@ namespace {
 
 // Fewer rows leave most of a register unused, and take the time that weights take to read.
 constexpr int64_t kLeastRows = 9;
-// Scaling the sums of shorter runs takes longer than what matrices save.
-constexpr int64_t kLeastRun = 64;
+// Scaling the sums of shorter runs takes longer than what matrices save, and that of short ones if rows are few.
+constexpr int64_t kLeastRun = 32;
+constexpr int64_t kLeastRowsByRun = 28 * 32;
 // Rows that share what is read of the weights, and panels that share what is read of these rows: behind the
 // second-level cache, of 2 MiB on these machines, reading takes as long as multiplying. It holds the sums in float, 1
 // MiB, and a chunk of the rows, 512 KiB.
@@ -45,6 +46,7 @@ constexpr IntegerTraits kTraits = {kMatrixRows, kChunk, sizeof(int8_t), kRows, k
 
 }  // namespace
 
-constinit const Path kPathAmx = {kTraits, kTraits, Quantize, Multiply, &kPathAvx512Vnni, kLeastRows, kLeastRun};
+constinit const Path kPathAmx = {kTraits,          kTraits,    Quantize,  Multiply,
+                                 &kPathAvx512Vnni, kLeastRows, kLeastRun, kLeastRowsByRun};
 
 }  // namespace ingot::quantized_matmul
