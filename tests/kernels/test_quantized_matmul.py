@@ -120,6 +120,7 @@ def test_a_product_is_its_definition(case: Case, tmp_path: Path) -> None:
     Case(1, 4096, 1024, group=128, x_group=128), Case(1, 1000, 4096, "int8", 0), Case(4, 777, 2056, "mxfp4", 32, scales="uint8", x_group=32),
     Case(130, 520, 1100, group=32, x_group=32, zeros="int8"), Case(200, 130, 2500, "int8", 0, bias=True, activation="gelu"),
     Case(450, 40, 600, "nf4", 64, integers=False), Case(650, 40, 600, "nf4", 64, x_group=64),
+    Case(530, 600, 1100, group=32, x_group=64),
     Case(97, 300, 700, group=64, integers=False, dtype="bfloat16", residual=True),
 ], ids=lambda value: f"{value.format}-{value.rows}" if isinstance(value, Case) else None)
 def test_rows_and_columns_are_divided_among_threads(case: Case, threads: int, tmp_path: Path) -> None:
