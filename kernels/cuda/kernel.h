@@ -16,6 +16,13 @@
 
 namespace ingot {
 
+// What a failed call of the CUDA runtime says, and what to do where that is another build of this library.
+inline std::string_view CudaErrorText(cudaError_t error) {
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
+    return "libingot_cuda was built without code for this GPU (`make cuda` builds it with code for all)";
+  return cudaGetErrorString(error);
+}
+
 class CudaContext : public KernelContext {
  public:
   virtual cudaStream_t stream() const = 0;
@@ -36,7 +43,7 @@ class CudaContext : public KernelContext {
 
   // Throws if a call of the CUDA runtime failed: "attention: cudaMemsetAsync: out of memory".
   static void Check(cudaError_t error, std::string_view what) {
-    if (error != cudaSuccess) FailKernel(what, ": ", std::string_view(cudaGetErrorString(error)));
+    if (error != cudaSuccess) FailKernel(what, ": ", CudaErrorText(error));
   }
 };
 

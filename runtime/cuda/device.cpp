@@ -73,7 +73,7 @@ void Check(cudaError_t error, const char* what) {
   if (IsSticky(error))
     Fail(INGOT_ERROR_EXECUTION, "a kernel failed: ", std::string_view(cudaGetErrorString(error)), " (seen by ",
          std::string_view(what), "); this process cannot use the GPU any more");
-  Fail(status, std::string_view(what), ": ", std::string_view(cudaGetErrorString(error)));
+  Fail(status, std::string_view(what), ": ", CudaErrorText(error));
 }
 
 // Calls are made for the device that they name, whatever the thread used before; what it used is put back.
@@ -319,7 +319,12 @@ int32_t RunKernel(int32_t device, void* stream, const void* kernel, const Device
   return On(device, [&] {
     const Properties& properties = PropertiesOf(device);
     Context context(*call, StreamOf(stream), properties.capability, properties.multiprocessors);
-    static_cast<const CudaKernel*>(kernel)->run(context);
+    try {
+      static_cast<const CudaKernel*>(kernel)->run(context);
+    } catch (...) {
+      cudaGetLastError();  // so that the next launch does not report a call that this one made
+      throw;
+    }
     Check(cudaPeekAtLastError(), "a launch");
   });
 }

@@ -13,8 +13,10 @@ from ingot.bench.kernels.problem import Contestant, Loaded, Setting, Unsupported
 from ingot.bench.kernels.quantized_matmul import MatmulInputs, QuantizedMatmul
 from ingot.lower.cpu.quantized_weights import pack_codes, pack_groups
 
-#: Up to so many rows are vectors' (kernels/cpu/attention/unit.h, kMostDirectRows; attention_amx.cpp, kMostRowsOfVectors).
+#: Up to so many rows are vectors' (kernels/cpu/attention/unit.h, kMostDirectRows; attention_amx.cpp, kMostRowsOfVectors). Those of bfloat16 are
+#: so where heads are not of whole registers (direct_matrices.h).
 _FEW_ROWS = {"bfloat16": 8, "float32": 64, "float16": 64}
+_REGISTER = 32
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -78,7 +80,8 @@ def _attention(problem: Attention, inputs: AttentionInputs, setting: Setting) ->
         return y
 
     # Whatever the operands' type is, the kernel's arithmetic is float32's, but for products of bfloat16 by matrices; few rows are vectors'.
-    matrices = problem.queries * (problem.heads // problem.kv_heads) > _FEW_ROWS[dtype] and _matrices()
+    whole = dtype == "bfloat16" and problem.size % _REGISTER == 0
+    matrices = (whole or problem.queries * (problem.heads // problem.kv_heads) > _FEW_ROWS[dtype]) and _matrices()
     if matrices and dtype == "bfloat16":
         return Loaded(run, "bf16")
     return Loaded(run, note="sums of three bf16" if matrices else "")
