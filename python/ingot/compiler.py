@@ -18,11 +18,14 @@ from ingot.errors import CompileError, IngotError, InternalError, PrecisionWarni
 from ingot.sources import Source, load_source
 
 if TYPE_CHECKING:
+    import onnx
+
     from ingot.artifact.samples import Sample
     from ingot.importer.module import Imported
     from ingot.lower.cpu.choices import Choices
     from ingot.lower.targets import Target
     from ingot.passes.quantize import Quantization
+    from ingot.quantize.runner import Runner
     from ingot.tune import Tuner
 
 #: Called as a compile goes: the stage, the part of it that is done (0 to 1, or None if unknown), and what is at hand.
@@ -62,7 +65,7 @@ def compile(
     quantize: str | None = None,
     quantize_include: Sequence[str] = (),
     quantize_exclude: Sequence[str] = (),
-    calibration: Iterable[Mapping[str, Any]] | None = None,
+    calibration: Iterable[Mapping[str, Any] | str] | None = None,
     quantize_method: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     bounds: Mapping[str, int] | None = None,
@@ -98,7 +101,8 @@ def compile(
             ``kept:float`` quantize nothing and give the arithmetic of weights that are quantized in the model.
         quantize_include: Patterns of names of ONNX nodes or weights, such as ``*/mlp/*``: only these are quantized.
         quantize_exclude: Patterns of those that are not.
-        calibration: Real inputs by name, some tens or hundreds of cases, on which onnxruntime runs the model: what ``quantize_method`` looks at.
+        calibration: Real inputs by name, some tens or hundreds of cases, on which the model is run: what ``quantize_method`` looks at. A decoder's
+            directory also takes texts.
         quantize_method: ``nearest``, ``gptq``, ``awq``, ``awq+gptq``, ``smoothquant``, … (docs/quantization.md); by default GPTQ with ``calibration``
             and the nearest code without.
         shapes: For inputs by name, extents or symbol names that replace the declared ones.
@@ -179,9 +183,11 @@ def compile(
             moments = None
             if calibration is not None:
                 from ingot.quantize.calibration import collect
+                from ingot.quantize.cases import cases_of
 
                 with stages("calibrate"):
-                    moments = collect(source.model, source.folder, calibration, constants or {}, Path(folder))
+                    runner = _runner(source, imported, Path(folder))
+                    moments = collect(source.model, runner, cases_of(source, calibration), constants or {}, Path(folder))
             with stages("quantize"):
                 imported, quantization = quantize_weights(imported, scheme, Selection(tuple(quantize_include), tuple(quantize_exclude)),
                                                           Path(folder), lambda layer: stages.advance(None, layer), moments, method)
@@ -218,6 +224,26 @@ class _Stages:
     def advance(self, fraction: float | None, detail: str) -> None:
         """Tells how far the current stage is."""
         self._progress(self._current, fraction, detail)
+
+
+def _runner(source: Source, imported: Imported, folder: Path) -> Runner:
+    """What runs the model on calibration data."""
+    from ingot.export.decoder.pieces import DOMAIN
+    from ingot.importer.model import import_model
+    from ingot.lower import targets
+    from ingot.quantize.runner import Itself, Onnxruntime
+
+    if not any(node.domain == DOMAIN for node in source.model.graph.node):
+        return Onnxruntime(source.model, source.folder)
+
+    def build(model: onnx.ModelProto, path: Path) -> None:
+        quiet = CompileReport(path)
+        stages = _Stages(quiet, None)
+        whole = import_model(model, source=source.label, base_dir=source.folder, states=source.states)
+        whole.bounds.update(imported.bounds)
+        _write(path, "calibration", None, whole, _build(whole, [targets.find("cpu")], "f32", stages, quiet), ([], ""), stages)
+
+    return Itself(source.model, [*(source.states or {}).values()], build, folder / "calibration.ingot")
 
 
 def _checked_bounds(bounds: Mapping[str, int] | None, imported: Imported) -> dict[str, int]:

@@ -23,6 +23,7 @@ from ingot.passes.migrate import migrate
 from ingot.passes.products import Migrated, Selection
 from ingot.quantize.calibration import Statistics, collect
 from ingot.quantize.method import METHODS, parse_method
+from ingot.quantize.runner import Onnxruntime
 from ingot.quantize.migration import awq, numbers_of, smoothquant
 from ingot.quantize.rounding import round_rows
 from ingot.quantize.scheme import parse_scheme
@@ -160,7 +161,7 @@ def test_the_model_is_in_floats_what_it_was_before(name: str, method: str, tmp_p
     body, used, folded = GRAPHS[name]
     made = model(body, used)
     imported = import_model(made, source="model", base_dir=".")
-    moments = collect(made, ".", data(), {}, tmp_path)
+    moments = collect(made, Onnxruntime(made, "."), data(), {}, tmp_path)
     canonical = tvm.transform.Sequential([relax.transform.CanonicalizeBindings()])(imported.mod)
     graph, report = migrate(Graph(canonical, tuple(imported.weights)), imported.nodes, parse_scheme("int4"), METHODS[method], Selection(), moments)
     assert all(found["folded"] == folded[_weight_of(made, node)] for node, found in report.items())

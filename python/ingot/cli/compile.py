@@ -33,8 +33,8 @@ def add(commands: Any) -> None:
     command.add_argument("--quantize-include", action="append", metavar="PATTERN", help="quantize only what has such a name, of an ONNX node or a "
                          "weight; * and ? stand for any text")
     command.add_argument("--quantize-exclude", action="append", metavar="PATTERN", help="do not quantize what has such a name")
-    command.add_argument("--calibration", action="append", metavar="FILE.npz", help="real inputs by name, for --quantize: layers are then quantized "
-                         "by GPTQ, or by --quantize-method; several files are several cases")
+    command.add_argument("--calibration", action="append", metavar="FILE", help="for --quantize: real inputs by name (.npz), or text (.txt) for a "
+                         "language model; layers are then quantized by GPTQ, or by --quantize-method; several files are several cases")
     command.add_argument("--quantize-method", metavar="METHOD", help="nearest, gptq, gptq-ordered, awq, awq+gptq, awq+gptq-ordered, smoothquant, "
                          "smoothquant:0.7 or smoothquant+gptq (default: gptq with --calibration, else nearest)")
     command.add_argument("--quantize-report", metavar="FILE.json", help="where to write what each layer and the model lost, which the artifact holds "

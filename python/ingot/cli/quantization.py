@@ -58,15 +58,19 @@ def _factors(layer: Mapping[str, Any]) -> str:
     return f"{layer['strength']:.2f}, {'folded' if layer['folded'] else 'multiplied'}" if "strength" in layer else "-"
 
 
-def cases(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Calibration data: the arrays of each file. A FileError says if one is not a file of arrays."""
-    found: list[dict[str, Any]] = []
+def cases(paths: Sequence[str]) -> list[dict[str, Any] | str]:
+    """Calibration data: the arrays of each file, or the text of a ``.txt`` file. A FileError says if one is neither."""
+    found: list[dict[str, Any] | str] = []
     for path in paths:
         try:
+            if path.endswith(".txt"):
+                found.append(Path(path).read_text(encoding="utf-8"))
+                continue
             with np.load(path) as arrays:
                 found.append({name: arrays[name] for name in arrays.files})
         except (OSError, ValueError, AttributeError, TypeError, BadZipFile) as error:
-            raise FileError(f"cannot read calibration data from '{path}', which is to be an .npz file of inputs by name: {error}") from error
+            raise FileError(f"cannot read calibration data from '{path}', which is to be an .npz file of inputs by name, or for a language model's "
+                            f"directory a .txt file: {error}") from error
     return found
 
 

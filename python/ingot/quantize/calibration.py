@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from ingot.errors import CompileError
 from ingot.importer.graph import node_label
+from ingot.quantize.runner import Case, Runner
 
 if TYPE_CHECKING:
     import onnx
 
-#: A case of calibration data: the model's inputs by name.
-Case = Mapping[str, Any]
 #: Bytes of cases that are kept with the model's results, on which the artifact is measured later.
 _EXAMPLES = 1 << 28
 
@@ -58,23 +57,24 @@ class Moments:
         return found.load() if found is not None and found.depth == depth else None
 
 
-def collect(model: onnx.ModelProto, folder: str, cases: Iterable[Case], constants: Case, scratch: Path) -> Moments:
-    """Runs a model with onnxruntime.
+def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], constants: Case, scratch: Path) -> Moments:
+    """Runs a model on cases.
 
     Args:
         model: The ONNX model; products inside functions and subgraphs are not followed.
-        folder: Where its external data is.
+        runner: What runs it (runner.py).
         cases: Calibration data, one run each.
         constants: Inputs that are the same for all cases.
         scratch: An existing folder for the sums.
 
     Raises:
-        CompileError: onnxruntime is missing or cannot run the model on a case, or there is no case.
+        CompileError: The model cannot be run on a case, or there is no case.
     """
     operands = _operands(model)
     names = sorted(set(operands.values()))
-    outputs = [o.name for o in model.graph.output]
-    run = _session(model, folder, [*names, *outputs])
+    states = set(runner.states)
+    outputs = [o.name for o in model.graph.output if o.name not in states]
+    run = runner.start([*names, *outputs])
     examples: list[Path] = []
     room = _EXAMPLES
     sums: dict[str, _Sums] = {}
@@ -115,37 +115,3 @@ def _operands(model: onnx.ModelProto) -> dict[str, str]:
             shared |= {label} & found.keys()
             found[label] = node.input[0]
     return {label: name for label, name in found.items() if label not in shared}
-
-
-def _session(model: onnx.ModelProto, folder: str, names: list[str]) -> Any:
-    """A function from inputs and the number of their case to the values of some names."""
-    import onnx
-
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise CompileError("calibration runs the model with onnxruntime, which is not installed: pip install onnxruntime") from error
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    known = {o.name for o in whole.graph.output} | {i.name for i in whole.graph.input}
-    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(folder).resolve()))
-    inputs = [i.name for i in model.graph.input]
-    fetched = sorted({name for name in names if name not in inputs})
-    try:
-        session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own types, which it does not export
-        raise CompileError(f"calibration: onnxruntime cannot load the model: {str(error).strip()}") from error
-
-    def run(case: Case, number: int) -> list[Any]:
-        feeds = {name: np.asarray(value) for name, value in case.items()}
-        try:
-            outputs = dict(zip(fetched, session.run(fetched, feeds), strict=True)) if fetched else {}
-        except Exception as error:
-            raise CompileError(f"calibration: onnxruntime cannot run the model on case {number}, whose inputs are "
-                               f"{', '.join(feeds) or 'none'}: {str(error).strip()}") from error
-        return [outputs[name] if name in outputs else feeds[name] for name in names]
-
-    return run
