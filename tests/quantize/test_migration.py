@@ -23,9 +23,9 @@ from ingot.passes.migrate import migrate
 from ingot.passes.products import Migrated, Selection
 from ingot.quantize.calibration import Statistics, collect
 from ingot.quantize.method import METHODS, parse_method
-from ingot.quantize.runner import Onnxruntime
 from ingot.quantize.migration import awq, numbers_of, smoothquant
 from ingot.quantize.rounding import round_rows
+from ingot.quantize.runner import Onnxruntime
 from ingot.quantize.scheme import parse_scheme
 from tests.passes.test_quantize import kernels, manifest
 
