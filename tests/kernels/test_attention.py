@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingot.errors import ExecutionError
-from tests.kernels.attention_cases import CASES, INSTRUCTION_SETS, UNIT, Case, Data, check, make, reference, run
+from tests.kernels.attention_cases import CASES, INSTRUCTION_SETS, UNIT, Case, Data, check, make, numpy_type, reference, run
 
 
 @pytest.fixture(params=INSTRUCTION_SETS, autouse=True)
@@ -137,6 +137,22 @@ def test_the_lowest_finite_mask_keeps_softmax_as_it_is_written_out(queries: int,
     rest = Data(data.q, data.k[:, 5:10], data.v[:, 5:10])
     expected, bound = reference(alone, rest)
     assert (np.abs(found[:, 1] - expected[:, 1]) <= bound[:, 1]).all()
+
+
+@pytest.mark.parametrize("hidden", ["false", "-inf", "lowest", "lowest bfloat16"])
+def test_masks_may_hide_blocks_of_keys_from_all_queries(hidden: str, tmp_path: Path) -> None:
+    """A causal mask, a window and padding on the left, whose queries see nothing, or all alike if numbers are finite."""
+    kind = "bool" if hidden == "false" else "bfloat16" if hidden == "lowest bfloat16" else "float32"
+    case = Case(queries=530, keys=1100, size=64, value_size=64, scale=0.125, mask=kind, mask_axes=(False, False, True, True))
+    data = make(case)
+    query, key = np.arange(530)[:, None] + 570, np.arange(1100)
+    seen = (key <= query) & (key > query - 300) & (key >= 600)
+    number = {"false": 0, "-inf": -np.inf}.get(hidden, np.finfo(np.float32).min * 0.99)
+    data.mask = (seen if kind == "bool" else np.where(seen, np.float32(0), np.float32(number)).astype(numpy_type(kind)))[None, None]
+    check(case, data, tmp_path)
+    data.k[:, :512] = 0
+    data.k[:, :512, :, 0] = 1e4  # great scores, which the mask hides
+    check(case, data, tmp_path)
 
 
 def test_scores_may_be_large(tmp_path: Path) -> None:

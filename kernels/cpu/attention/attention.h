@@ -41,6 +41,9 @@
 // gives, which is sink_keys or more; the next key in the next slot, at the next position. A ring that has not yet
 // overflowed has {sink_keys, sink_keys}.
 //
+// Keys that a mask hides from many queries may be left out, whatever they hold: those with a mask of -inf, and where it
+// is below -10^38 those of queries that have seen another key.
+//
 // A query that sees no key, or only keys with a mask of -inf, gets zeros. A NaN or +inf score gives NaN to its query.
 // Values whose weight is 0 may be left unread.
 #pragma once

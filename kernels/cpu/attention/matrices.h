@@ -197,6 +197,8 @@ class BlockOfKeys {
     ClearOutputs(problem_, scratch_, begin - unit_.first_row, end - unit_.first_row);
   }
 
+  Range Keys() const { return {block_.first, block_.first + block_.count}; }
+
   // The next rows from `first` on that see any of the keys.
   Rows RowsFrom(int64_t first) const {
     for (int64_t row = first; row < unit_.end_row; row += kTile) {
@@ -205,7 +207,8 @@ class BlockOfKeys {
       const int64_t begin = block_.first < problem_.sink_keys ? 0 : window / kTile * kTile;
       const int64_t seen = VisibleKeys(problem_, unit_, row + count - 1).end - block_.first;
       const int64_t end = RoundUp(Least(seen, block_.count), kTile);
-      if (begin < end) return {row, count, {begin, end}};
+      if (begin >= end) continue;
+      if (!AreMaskedOut<V>(problem_, unit_, scratch_, row, count, Keys())) return {row, count, {begin, end}};
     }
     return {0, 0, {0, 0}};
   }
@@ -233,9 +236,10 @@ class BlockOfKeys {
     scratch.scores = scores_[turn];
     const float factor = kParts > 1 ? 1 : in_place_ ? ScaleOf(problem_) : FactorsOf(problem_).scores;
     WriteWeights<V, kParts, Next> write{weights_[0], kBlockKeys, kTile * kBlockKeys, &next, factor};
-    if (rows.count == kTile && factor > 0 && ArePlain(problem_)) {
+    const bool plain = problem_.softcap <= 0 && problem_.slopes == nullptr;
+    if (rows.count == kTile && factor > 0 && plain && AddsNothing<V>(problem_, unit_, rows.first, rows.count, Keys())) {
       const Range range{rows.first, rows.first + rows.count};
-      const bool all = AreScores(problem_, unit_, range, block_, rows.columns);
+      const bool all = AreSeen(problem_, unit_, range, block_, rows.columns);
       for (int64_t r = 0; !all && r < rows.count; ++r)
         HideUnseen(scratch.scores + r * kBlockKeys, rows.columns,
                    SeenOf(problem_, unit_, rows.first + r, block_, rows.columns));

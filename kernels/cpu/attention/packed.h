@@ -193,7 +193,8 @@ void RunPacked(const Problem& problem, const Unit& unit, const Scratch& scratch)
         seen_end[r / Tile::kRows] = Least(VisibleKeys(problem, unit, last).end - first, keys);
       }
       const int64_t end = seen_end[(rows - 1) / Tile::kRows];
-      if (seen_begin >= end) continue;
+      if (seen_begin >= end || AreMaskedOut<typename Tile::V>(problem, unit, scratch, row, rows, {first, first + keys}))
+        continue;
       const Range columns = {seen_begin / Tile::kColumns * Tile::kColumns, RoundUp(end, Tile::kColumns)};
       const float* queries = QueriesOf(problem, scratch, first) + (row - unit.first_row) * query_stride;
       for (int64_t column = columns.begin; column < columns.end; column += Tile::kColumns)

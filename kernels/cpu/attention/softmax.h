@@ -1,12 +1,10 @@
 // The running softmax of a unit's rows: slopes, masks, and the state that each block of keys updates.
 #pragma once
 
-#include "cpu/attention/keys.h"
+#include "cpu/attention/masks.h"
 #include "simd/math.h"
 
 namespace ingot::attention {
-
-constexpr float kMinusInfinity = -__builtin_inff();
 
 template <typename V, typename T>
 INGOT_INLINE void AddMask(const T* mask, float* scores, int64_t count) {
@@ -18,13 +16,23 @@ INGOT_INLINE void AddMask(const T* mask, float* scores, int64_t count) {
   }
 }
 
+// Hides the keys whose byte, one of `apart`, is 0. Mostly eight at a time are all 1.
+INGOT_INLINE void HideFalse(const uint8_t* seen, int64_t apart, float* scores, int64_t count) {
+  constexpr uint64_t kAllOne = 0x0101010101010101;
+  int64_t i = 0;
+  for (uint64_t eight; apart == 1 && i + 8 <= count; i += 8) {
+    std::memcpy(&eight, seen + i, sizeof(eight));
+    if (eight == kAllOne) continue;
+    for (int64_t j = i; j < i + 8; ++j) scores[j] = seen[j] != 0 ? scores[j] : kMinusInfinity;
+  }
+  for (; i < count; ++i) scores[i] = seen[i * apart] != 0 ? scores[i] : kMinusInfinity;
+}
+
 // Adds a mask's elements from `first` on to `count` scores.
 template <typename V>
 INGOT_INLINE void ApplyMask(const Mask& mask, int64_t first, float* scores, int64_t count) {
   if (mask.element == Element::kBool) {
-    const uint8_t* seen = static_cast<const uint8_t*>(mask.data) + first;
-    for (int64_t i = 0; i < count; ++i) scores[i] = seen[i * mask.key] != 0 ? scores[i] : kMinusInfinity;
-    return;
+    return HideFalse(static_cast<const uint8_t*>(mask.data) + first, mask.key, scores, count);
   }
   const auto apply = [&]<typename T>(const T* from) __attribute__((always_inline)) {
     if (mask.key == 1) return AddMask<V>(from, scores, count);
@@ -77,14 +85,8 @@ INGOT_INLINE void HideUnseen(float* scores, Range columns, const Seen& seen) {
   for (int64_t i = seen.end; i < columns.end; ++i) scores[i] = kMinusInfinity;
 }
 
-// Whether nothing is added to products of scaled queries and keys that a row sees.
-INGOT_INLINE bool ArePlain(const Problem& problem) {
-  return problem.softcap <= 0 && problem.slopes == nullptr && problem.mask.data == nullptr;
-}
-
-// Whether products are the scores of all of these rows: they see all columns, and nothing is added to any.
-INGOT_INLINE bool AreScores(const Problem& problem, const Unit& unit, Range rows, const Block& block, Range columns) {
-  if (!ArePlain(problem)) return false;
+// Whether all of these rows see all columns, but for what a mask hides.
+INGOT_INLINE bool AreSeen(const Problem& problem, const Unit& unit, Range rows, const Block& block, Range columns) {
   // Both ends of what a row sees grow with the row.
   const int64_t begin = VisibleKeys(problem, unit, rows.end - 1).begin - block.first;
   const int64_t end = VisibleKeys(problem, unit, rows.begin).end - block.first;
@@ -164,7 +166,10 @@ template <typename V, typename Write = InPlace<V>>
   float* sum = scratch.sum + first_row - unit.first_row;
   float block_max[kMostBlockRows];
   bool all_zero = true;
-  const bool finished = AreScores(problem, unit, {first_row, first_row + count}, block, columns);
+  const Range rows = {first_row, first_row + count}, keys = {block.first, block.first + block.count};
+  const bool finished = problem.softcap <= 0 && problem.slopes == nullptr &&
+                        AreSeen(problem, unit, rows, block, columns) &&
+                        AddsNothing<V>(problem, unit, first_row, count, keys);
   for (int64_t i = 0; i < count; ++i) {
     float* scores = scratch.scores + i * kBlockKeys;
     block_max[i] = finished ? GreatestOf<V>(scores, columns)
