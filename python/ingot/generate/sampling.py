@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,16 @@ class Sampling:
             if not least <= value <= most:
                 raise InputError(f"{name} is {value}; it can be {least:g} to {most:g}")
 
+    @property
+    def penalizes(self) -> bool:
+        """Whether logits are changed first by what the text holds."""
+        return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
+
+    @property
+    def settings(self) -> tuple[float, float, float, float]:
+        """Temperature, top k, top p and min p, in the order of a model that chooses tokens itself."""
+        return self.temperature, self.top_k, self.top_p, self.min_p
+
 
 class Sampler:
     """Chooses tokens for one text: it remembers what the text holds, and its random numbers."""
@@ -85,11 +96,16 @@ class Sampler:
         if s.temperature == 0:
             return int(scores.argmax())
         tokens, probabilities = self._candidates(scores)
-        return int(tokens[self.random.choice(len(tokens), p=probabilities)])
+        ends = probabilities.cumsum()
+        return int(tokens[np.searchsorted(ends / ends[-1], self.number(), side="right")])
+
+    def number(self) -> float:
+        """The random number of [0, 1) that chooses the next token, which float32 holds exactly; 0 at temperature 0, which needs none."""
+        return math.floor(self.random.random() * 2**24) / 2**24 if self.sampling.temperature else 0.0
 
     def _penalized(self, logits: Array) -> Array:
         s = self.sampling
-        if s.repetition_penalty == 1 and not s.presence_penalty and not s.frequency_penalty:
+        if not s.penalizes:
             return logits
         scores: Array = logits.astype(np.float64)
         if s.repetition_penalty != 1:
@@ -103,8 +119,9 @@ class Sampler:
         """The tokens that can be chosen, likeliest first, and their probabilities."""
         s = self.sampling
         count = min(s.top_k or len(scores), len(scores))
-        tokens = np.argpartition(scores, -count)[-count:] if count < len(scores) else np.arange(len(scores))
-        tokens = tokens[np.argsort(-scores[tokens], kind="stable")]
+        least = np.partition(scores, -count)[-count] if count < len(scores) else -np.inf
+        tokens = np.flatnonzero(scores >= least)
+        tokens = tokens[np.argsort(-scores[tokens], kind="stable")][:count]  # of equal ones the first
         chosen = scores[tokens].astype(np.float64)
         weights = np.exp((chosen - chosen[0]) / s.temperature)
         probabilities = weights / weights.sum()
