@@ -18,6 +18,7 @@
 #include "cpu/random/random.h"
 #include "cpu/recurrent/recurrent.h"
 #include "cpu/roi/roi.h"
+#include "cpu/sampling/sampling.h"
 #include "cpu/scatter_elements/scatter_elements.h"
 #include "cpu/scatter_nd/scatter_nd.h"
 #include "cpu/strings/strings.h"
@@ -148,6 +149,11 @@ constexpr Kernel kKernels[] = {
      {{3, 3}, {1, 1}, 0, 3, 1},
      "(features [n, c, h, w], regions [r, 4], int64 batch [r]) -> the mean or maximum of interpolated samples [r, c, "
      "ph, pw]; ints: samples, half_pixel, maximum; floats: spatial_scale"},
+    {"sample",
+     kScalar,
+     Sample,
+     {{3, 3}, {1, 1}, 0, 1, 3},
+     "(logits [..., V], uniform numbers [...], settings [..., 4]: temperature, top k, top p, min p) -> int64 tokens"},
     {"scatter_elements",
      kScalar,
      ScatterElements,

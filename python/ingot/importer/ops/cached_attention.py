@@ -1,4 +1,4 @@
-"""Operators of Ingot's own domain: caches that ONNX's do not reach, of int8 or in rings that keep their first steps.
+"""Operators of Ingot's own domain: caches that ONNX's do not reach, of int8 or in rings that keep their first steps, and what chooses tokens.
 
     ingot.CachedAttention(q [batch, sequence, heads * size], k [batch, slots, key heads * size], v like k, lengths [batch],
                           ring [batch, 2]?, k_scales [batch, slots, key heads]?, v_scales?,
@@ -11,6 +11,10 @@ Operands are those of kernels/cpu/attention/attention.h.
     ingot.TensorScatter(past, update, first [batch]) -> like past
 
 As ONNX's, but that in a ring (`mode` "circular") the first `sinks` steps stay in the slots of their numbers, and the others go round behind them.
+
+    ingot.Sample(logits [..., vocabulary], random [...], sampling [..., 4]) -> tokens [...] int64
+
+The tokens that kernels/cuda/sampling/sampling.h chooses by random numbers of [0, 1) and each row's temperature, top k, top p and min p.
 """
 
 from __future__ import annotations
@@ -44,3 +48,10 @@ def cached_attention(cx: Context, q: Value, k: Value, v: Value, lengths: Value, 
 @onnx_op("TensorScatter", domain=DOMAIN)
 def tensor_scatter(cx: Context, past: Value, update: Value, first: Value, *, axis: int = -2, mode: str = "linear", sinks: int = 0) -> Value:
     return scatter_steps(cx, past, update, first, axis, mode, sinks)
+
+
+@onnx_op("Sample", domain=DOMAIN)
+def sample(cx: Context, logits: Value, random: Value, sampling: Value) -> Value:
+    # Numbers for all rows, in place of which each has its own.
+    found: Value = cx.kernel("sample", [logits, random, sampling], [(logits.shape[:-1], "int64")], ints=[0], floats=[0, 1, 0])
+    return found

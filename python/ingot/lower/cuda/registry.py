@@ -5,7 +5,7 @@ from __future__ import annotations
 #: The names in kernels/cuda/registry.cpp that compiled models use; a test compares.
 CUDA_KERNELS = frozenset({
     "attention", "convolution", "matmul", "normalization", "normalized_matmul", "qlinear_conv", "qlinear_matmul", "quantized_matmul", "rotary_cache",
-    "tensor_scatter"})
+    "sample", "tensor_scatter"})
 
 
 def on_host(name: str) -> bool:
