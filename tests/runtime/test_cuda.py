@@ -134,6 +134,23 @@ def test_an_output_stays_on_the_gpu_and_is_an_input_there(fake: Fake, load: Load
     np.testing.assert_array_equal(of_model.numpy(), 256 * ramp(2))
 
 
+def test_each_output_is_given_where_it_is_asked_for(fake: Fake, load: Load) -> None:
+    artifact = chain()
+    main = artifact.main
+    main.outputs.append(call(main, "scale", [main.outputs[0]], ("float32", ["n", 5]), dims=[main.expr("mul", main.dim("n"), main.dim(5))]))
+    with load(artifact).session() as session:
+        for device in ({"y0": "cuda"}, {"y0": "cuda"}, {"y0": "cuda"}, {"y0": "cpu", "y1": "cuda:0"}, {}):
+            copies = fake.calls("copy_to_host")
+            found = session.run(x0=ramp(2), device=device)
+            assert fake.calls("copy_to_host") == copies + 2 - sum(place != "cpu" for place in device.values())
+            for name, expected in (("y0", 16 * ramp(2)), ("y1", 32 * ramp(2))):
+                on_gpu = device.get(name, "cpu") != "cpu"
+                assert isinstance(found[name], np.ndarray) is not on_gpu
+                np.testing.assert_array_equal(found[name].numpy() if on_gpu else found[name], expected)
+        with pytest.raises(InputError, match="there is no output 'y2'"):
+            session.run(x0=ramp(2), device={"y2": "cuda"})
+
+
 def test_an_output_can_be_taken_by_any_consumer_of_dlpack(fake: Fake, load: Load) -> None:
     model = load(chain())
     stream = fake.stream()

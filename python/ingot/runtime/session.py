@@ -49,7 +49,7 @@ class Session:
         self._bound: dict[str, Any] = {}
         self._results: dict[str, Any] | None = None
         self._profiling = False
-        self._on_gpu = False  # where outputs that are not bound are given
+        self._on_gpu = [False] * len(self._outputs)  # where outputs that are not bound are given
 
     def __enter__(self) -> Session:
         return self
@@ -80,18 +80,20 @@ class Session:
         else:
             self._bound[name] = array
 
-    def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False, device: str | None = None,
-            **named: Any) -> dict[str, Any]:
+    def run(self, inputs: Mapping[str, Any] | Sequence[Any] | None = None, /, *, check_finite: bool = False,
+            device: str | Mapping[str, str] | None = None, **named: Any) -> dict[str, Any]:
         """Runs the model once: with these inputs as in ``Model.run``, or without any with those that are set.
 
-        Outputs that are not bound are given on ``device``, as ``Model.run`` says.
+        Outputs that are not bound are given on ``device``, as ``Model.run`` says, or each on its own by name; what is not named, on the CPU.
+
+        Raises:
+            InputError: As of ``Model.run``; ``device`` names no output.
         """
         native = self._open()
-        on_gpu = is_gpu(self.model.device, device)
-        for index, name in enumerate(self._outputs):
-            if on_gpu != self._on_gpu and name not in self._bound:
+        for index, on_gpu in enumerate(self._devices(device)):
+            if on_gpu != self._on_gpu[index] and self._outputs[index] not in self._bound:
                 native.set_output_device(index, on_gpu)
-        self._on_gpu = on_gpu
+                self._on_gpu[index] = on_gpu
         if inputs is not None or named:
             ordered = in_order(self._inputs, inputs, named, dtypes=self._dtypes)
             if check_finite:
@@ -102,6 +104,14 @@ class Session:
         native.run()
         self._results = {name: self._bound[name] if name in self._bound else native.take(i) for i, name in enumerate(self._outputs)}
         return self._results
+
+    def _devices(self, device: str | Mapping[str, str] | None) -> list[bool]:
+        """For each output, whether it stays on the GPU."""
+        if not isinstance(device, Mapping):
+            return [is_gpu(self.model.device, device)] * len(self._outputs)
+        for name in device:
+            index_of(self._outputs, name, "output")
+        return [is_gpu(self.model.device, device.get(name)) for name in self._outputs]
 
     @property
     def outputs(self) -> dict[str, Array]:
