@@ -75,11 +75,12 @@ def _plain(library: Library, path: Path, manifest: dict[str, Any], batch: int, r
 
 def _decoder(library: Library, path: Path, repeats: int) -> list[tuple[str, dict[str, Any]]]:
     """The prompt of a language model, and its tokens."""
-    session = _session(library, path, 1)
+    session = _session(library, path, 2)
 
     def inputs(count: int) -> list[Any]:
         tokens = torch.ones((1, count), device="cuda", dtype=torch.int64)
-        return [tokens, torch.full((1,), count, device="cuda"), torch.full((1, 1), count - 1, device="cuda")]
+        choice = [torch.zeros(shape, device="cuda") for shape in ((1, 1, 4), (1, 1))]  # the likeliest token
+        return [tokens, torch.full((1,), count, device="cuda"), torch.full((1, 1), count - 1, device="cuda"), *choice]
 
     session.run(*inputs(PROMPT))
     token = _timed(session, inputs(1), repeats)

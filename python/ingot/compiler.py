@@ -108,7 +108,7 @@ def compile(
         shapes: For inputs by name, extents or symbol names that replace the declared ones.
         bounds: For symbolic dimensions by name, the largest extent: memory is then planned once, for the bounds.
         samples: How many reference samples to store for ``ingot verify``; by default one, but none of a language model's directory, whose framework
-            would have to hold the whole model in memory.
+            would have to hold the whole model in memory. One that has any does not choose tokens itself (docs/architecture.md, "GPUs").
         inputs: For a ``torch.nn.Module``: example inputs, a tuple or a dict of tensors.
         dynamic_shapes: For a ``torch.nn.Module``: as ``torch.export`` takes them; by default batch and sequence are symbolic.
         input_names: For a ``torch.nn.Module``: names of its inputs.
@@ -158,7 +158,9 @@ def compile(
     stages = _Stages(report, progress)
     with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
         with stages("export"):
-            source = load_source(model, Path(folder), inputs, dynamic_shapes, input_names, output_names, context, cache, window, sinks)
+            # On a GPU, a language model chooses tokens itself. Samples are of logits: tokens would differ where rounding decides.
+            source = load_source(model, Path(folder), inputs, dynamic_shapes, input_names, output_names, context, cache, window, sinks,
+                                 any(t.is_cuda for t in wanted) and not samples)
         if uses_float64(source.model):
             if precision is None:
                 warnings.warn(f"{source.label}: the model computes in float64, more slowly than in float32; --precision f32 computes in float32",
@@ -362,9 +364,9 @@ def _write(path: Path, name: str, source: Source | None, imported: Imported, bui
         "producer": {"ingot": _version.__version__, "tvm": _installed("apache-tvm"), "onnx": _installed("onnx")},
         "model": {"name": name, **(source.metadata if source is not None else {}), **imported.metadata},
         "dims": [{"name": s.name, "max": imported.bounds.get(s.name)} for s in imported.symbols],
-        "inputs": [_spec(s) for s in imported.inputs],
-        "outputs": [_spec(s) for s in imported.outputs],
-        **imported.state_entries(_spec),
+        "inputs": [write.tensor_entry(s) for s in imported.inputs],
+        "outputs": [write.tensor_entry(s) for s in imported.outputs],
+        **imported.state_entries(write.tensor_entry),
         "weights": {"segment": len(targets) + 1, "tensors": [layout.weight(w) for w in weights]},
         "targets": [write.target_entry(b.target, b.image, b.program, segment) for segment, b in enumerate(targets, 1)],
     }
@@ -410,12 +412,6 @@ def _write(path: Path, name: str, source: Source | None, imported: Imported, bui
                 report.quantization = manifest["quantization"]
             writer.finish(manifest)
         return size
-
-
-def _spec(spec: Any) -> dict[str, Any]:
-    from ingot.artifact import write
-
-    return {"name": spec.name, "dtype": write.manifest_dtype(spec.dtype), "shape": [d if isinstance(d, int) else str(d) for d in spec.shape]}
 
 
 def _installed(package: str) -> str | None:

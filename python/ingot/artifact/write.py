@@ -21,6 +21,7 @@ from ingot.importer.weights import STRING, as_strings, dtype_name, encode_string
 if TYPE_CHECKING:
     from ingot.artifact.link import Image
     from ingot.artifact.samples import Sample
+    from ingot.importer.module import TensorSpec
     from ingot.importer.weights import Weight
     from ingot.lower.cuda.codegen import CudaImage
     from ingot.lower.targets import Target
@@ -138,6 +139,11 @@ class Layout:
 def manifest_dtype(name: str) -> str:
     """A dtype's name in a manifest."""
     return "string" if name == STRING else name
+
+
+def tensor_entry(spec: TensorSpec) -> dict[str, Any]:
+    """The manifest entry of an input, an output or a state."""
+    return {"name": spec.name, "dtype": manifest_dtype(spec.dtype), "shape": [d if isinstance(d, int) else str(d) for d in spec.shape]}
 
 
 def _stored(array: np.ndarray[Any, Any]) -> Any:

@@ -89,7 +89,8 @@ def execute(arguments: argparse.Namespace) -> int:
     print(f"{stats.prompt_tokens} tokens of prompt in {printing.duration(stats.time_to_first_token)} "
           f"({stats.prefill_tokens_per_second:.1f} tokens/s), {stats.generated_tokens} generated at {stats.decode_tokens_per_second:.1f} tokens/s "
           f"(p50 {printing.duration(stats.time_between_tokens(50))}, p95 {printing.duration(stats.time_between_tokens(95))}, "
-          f"p99 {printing.duration(stats.time_between_tokens(99))}); caches {printing.size(stats.cache_bytes)}; ended by {generation.finish_reason}",
+          f"p99 {printing.duration(stats.time_between_tokens(99))}); caches {printing.size(stats.cache_bytes)}; "
+          f"{'chosen by the model; ' if stats.chosen_by_model else ''}ended by {generation.finish_reason}",
           file=sys.stderr)
     if arguments.json:
         arguments.json.write_text(json.dumps({"tokens": generation.tokens, "text": generation.text, "finish_reason": generation.finish_reason,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from ingot.generate.text import Stream
 from ingot.runtime.model import Model
 
 Array = np.ndarray[Any, Any]
+
+#: The next token of a text, by its row in a run and the number of a kept position, and the logits [vocabulary] that it was chosen from; None: the
+#: model chose it. A text's tokens are asked for in order.
+_Choose = Callable[[int, int], tuple[int, Array | None]]
 
 _UNBOUNDED = 1 << 62
 _CALLED = {"decoder": "language model", "translation": "translator", "speech": "model of speech"}
@@ -56,6 +60,7 @@ class Batch:
         if bound != _UNBOUNDED:
             self.session.set_dimension("context", self.context)
         self._chunk: int = generation.get("chunk", self.context)
+        self._chooses = any(output.name == "tokens" for output in model.outputs)
         self._ring = any(state.kind == "ring" for state in model.states)
         self._active: list[Generation | None] = [None] * rows
         self._held: list[list[int]] = [[] for _ in range(rows)]  # the tokens that each row's caches hold
@@ -132,17 +137,16 @@ class Batch:
         generation.started(shared)
         try:
             self.session.select_rows(row, 1)
-            logits: Array | None = None
             for begin in range(shared, len(prompt), self._chunk):
                 chunk = prompt[begin:begin + self._chunk]
-                logits = self._run([chunk], [len(chunk)], [[len(chunk) - 1]])[0, 0]
+                last = begin + len(chunk) == len(prompt)
+                choose = self._run_to_choose([generation if last else None], [chunk], [len(chunk)], [[len(chunk) - 1]])
                 self._held[row] += chunk
         except BaseException:
             self._active[row] = None
             self._forget(row)
             raise
-        assert logits is not None
-        self._accept(row, generation.choose(logits), logits)
+        self._accept(row, *choose(0, 0))
 
     def _place(self, prompt: list[int]) -> tuple[int, int]:
         """A free row for a prompt, and how many of its tokens that row's caches hold."""
@@ -178,8 +182,29 @@ class Batch:
 
     def _run(self, tokens: list[list[int]], counts: list[int], at: list[list[int]]) -> Array:
         """Logits [rows, kept, vocabulary] of one run."""
-        return self.session.run({**self._source(len(tokens)), "input_ids": np.array(tokens, np.int64), "token_counts": np.array(counts, np.int64),
-                                 "logits_at": np.array(at, np.int64)})["logits"]
+        return self.session.run(self._inputs(tokens, counts, at))["logits"]
+
+    def _inputs(self, tokens: list[list[int]], counts: list[int], at: list[list[int]]) -> dict[str, Array]:
+        """The inputs of one run; one that chooses tokens takes the likeliest."""
+        shape = np.shape(at)
+        choice = {"sampling": np.zeros((*shape, 4), np.float32), "random": np.zeros(shape, np.float32)} if self._chooses else {}
+        return {**self._source(len(tokens)), "input_ids": np.array(tokens, np.int64), "token_counts": np.array(counts, np.int64),
+                "logits_at": np.array(at, np.int64), **choice}
+
+    def _run_to_choose(self, texts: Sequence[Generation | None], tokens: list[list[int]], counts: list[int], at: list[list[int]]) -> _Choose:
+        """One run, of rows of which some have texts that go on.
+
+        If it can, the model chooses all their tokens: logits stay where they are. If one of the texts needs logits, all are read.
+        """
+        if not self._chooses or not all(text is None or text.plain for text in texts):
+            return _from_logits(texts, self._run(tokens, counts, at))
+        inputs = self._inputs(tokens, counts, at)
+        for row, text in enumerate(texts):
+            if text is not None:
+                inputs["sampling"][row] = text.options.sampling.settings
+                inputs["random"][row] = text.number()
+        chosen = self.session.run(inputs, device={"logits": self.model.device})["tokens"]
+        return lambda row, place: (int(chosen[row, place]), None)
 
     def _source(self, rows: int) -> dict[str, Array]:
         """More inputs of a run of some rows."""
@@ -197,12 +222,10 @@ class Batch:
             return
         self.session.select_rows(0, rows)
         counts = [int(row in active_rows) for row in range(rows)]
-        logits = self._run([[self._next[row]] for row in range(rows)], counts, [[0]] * rows)
+        choose = self._run_to_choose(self._active[:rows], [[self._next[row]] for row in range(rows)], counts, [[0]] * rows)
         for row in active_rows:
             self._held[row].append(self._next[row])
-            active = self._active[row]
-            assert active is not None
-            self._accept(row, active.choose(logits[row, 0]), logits[row, 0])
+            self._accept(row, *choose(row, 0))
 
     def _draft(self, row: int) -> None:
         """A run that checks drafted tokens: those that greedy decoding would have chosen are kept."""
@@ -216,16 +239,16 @@ class Batch:
             return
         self.session.select_rows(row, 1)
         tokens = [self._next[row], *draft]
-        logits = self._run([tokens], [len(tokens)], [list(range(len(tokens)))])[0]
+        choose = self._run_to_choose([active], [tokens], [len(tokens)], [list(range(len(tokens)))])
         self._held[row] = [*held, *draft]
         for i in range(len(tokens)):
-            token = active.choose(logits[i])
-            self._accept(row, token, logits[i])
+            token, logits = choose(0, i)
+            self._accept(row, token, logits)
             if active.done or i == len(draft) or token != draft[i]:
                 self._cut(row, len(held) + i)
                 return
 
-    def _accept(self, row: int, token: int, logits: Array) -> None:
+    def _accept(self, row: int, token: int, logits: Array | None) -> None:
         active = self._active[row]
         assert active is not None
         self._next[row] = token
@@ -281,6 +304,16 @@ def step_bytes(model: Model, axis: str = "") -> int:
     sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
     return sum(sizes[s.dtype] * int(np.prod([d for d in s.shape if isinstance(d, int)])) for s in model.states
                if s.kind != "carry" and (not axis or axis in s.shape))
+
+
+def _from_logits(texts: Sequence[Generation | None], logits: Array) -> _Choose:
+    """Tokens that texts choose from logits [rows, kept, vocabulary]."""
+    def choose(row: int, place: int) -> tuple[int, Array | None]:
+        text, own = texts[row], logits[row, place]
+        assert text is not None
+        return text.choose(own), own
+
+    return choose
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

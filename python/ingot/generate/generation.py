@@ -115,12 +115,21 @@ class Generation:
         self.stats.shared_tokens = shared
         self._last = time.perf_counter()
 
+    @property
+    def plain(self) -> bool:
+        """Whether a model can choose its tokens: without penalties, log probabilities and a grammar."""
+        return self._grammar is None and not self.options.sampling.penalizes and not self.options.sampling.logprobs
+
+    def number(self) -> float:
+        """The random number of [0, 1) that chooses the next token, where the model does."""
+        return self._sampler.number()
+
     def choose(self, logits: Array) -> int:
         """The next token for logits [vocabulary]."""
         return self._sampler.choose(logits, self._grammar.allowed() if self._grammar is not None else None)
 
-    def take(self, token: int, logits: Array) -> None:
-        """Goes on by a token that was chosen from logits [vocabulary]."""
+    def take(self, token: int, logits: Array | None) -> None:
+        """Goes on by a token that was chosen from logits [vocabulary]; None: by the model."""
         now = time.perf_counter()
         if self.tokens:
             self.stats.between_tokens.append(now - self._last)
@@ -129,6 +138,7 @@ class Generation:
         self._last = now
         self.tokens.append(token)
         self.stats.generated_tokens = len(self.tokens)
+        self.stats.chosen_by_model += logits is None
         self._sampler.add(token)
         complete = self._grammar is not None and self._grammar.add(token)
         stopped = token in self.options.stop_tokens
@@ -155,9 +165,9 @@ class Generation:
             self._ready.append(Token(self.tokens[-1], rest))
         self.text += rest
 
-    def _described(self, token: int, text: str, logits: Array) -> Token:
+    def _described(self, token: int, text: str, logits: Array | None) -> Token:
         count = self.options.sampling.logprobs
-        if not count:
+        if not count or logits is None:
             return Token(token, text)
         found = log_probabilities(logits)
         likeliest = np.argsort(-found, kind="stable")[:count]

@@ -206,6 +206,24 @@ def qlinear_conv(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], d
     return _requantized(sums, inputs, dtypes[0], activation, floats)
 
 
+def sample(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+           ) -> list[np.ndarray]:
+    """kernels/cuda/sampling/sampling.h, of logits that are numbers, and with settings of each row."""
+    logits, numbers, settings = inputs
+    assert logits is not None and numbers is not None and settings is not None and settings.shape == (*numbers.shape, 4)
+    found = np.empty(numbers.shape, np.int64)
+    for row in np.ndindex(*numbers.shape):
+        temperature, top_k, top_p, min_p = map(float, settings[row])
+        tokens = np.argsort(-logits[row], kind="stable")[: int(top_k) or None]
+        if temperature:
+            weights = np.exp((_wide(logits[row][tokens]) - logits[row].max()) / temperature)
+            shares = weights / weights.sum()
+            ends = (shares * ((np.cumsum(shares) - shares < top_p) & (shares >= min_p * shares[0]))).cumsum()
+            tokens = tokens[np.searchsorted(ends / ends[-1], numbers[row], side="right") :]
+        found[row] = tokens[0]
+    return [found]
+
+
 KERNELS: dict[str, Kernel] = {"attention": attention, "convolution": convolution, "matmul": matmul, "normalization": normalize,
                               "qlinear_conv": qlinear_conv, "qlinear_matmul": qlinear_matmul,
-                              "rotary_cache": rotary_cache, "tensor_scatter": tensor_scatter}
+                              "rotary_cache": rotary_cache, "sample": sample, "tensor_scatter": tensor_scatter}

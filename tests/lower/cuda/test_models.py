@@ -126,6 +126,13 @@ def language_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     return lambda name: save(name, tmp_path_factory.mktemp(name))
 
 
+def _likeliest(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """The inputs of a decoder for tokens [rows, count], after each of which it gives logits and chooses the likeliest token."""
+    rows, count = tokens.shape
+    return {"input_ids": tokens, "token_counts": np.full(rows, count), "logits_at": np.tile(np.arange(count), (rows, 1)),
+            "sampling": np.zeros((rows, count, 4), np.float32), "random": np.zeros((rows, count), np.float32)}
+
+
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 @pytest.mark.parametrize(("family", "precision"), [("llama", "f32"), ("llama", "bf16"), ("gpt2", "f32"), ("gemma2", "f32"), ("phi", "f32"),
                                                    ("mistral", "bf16"), ("qwen3", "f32")])
@@ -140,11 +147,12 @@ def test_a_decoder_with_caches_gives_what_its_framework_does(language_models: Ca
     tokens = rng.integers(2, 300, (2, 11))
     expected = logits(build(family), tokens.tolist())
     states = program.first_states(batch=2, context=160)
-    found = []
+    found, chosen = [], []
     for start, stop in ((0, 7), (7, 8), (8, 11)):  # a prompt, one token, several
-        count = stop - start
-        feeds = {"input_ids": tokens[:, start:stop], "token_counts": np.full(2, count), "logits_at": np.tile(np.arange(count), (2, 1))}
-        found.append(program.run(feeds, states)["logits"])
+        results = program.run(_likeliest(tokens[:, start:stop]), states)
+        found.append(results["logits"])
+        chosen.append(results["tokens"])
+    np.testing.assert_array_equal(np.concatenate(chosen, 1), np.concatenate(found, 1).argmax(-1))
     assert relative_error(np.concatenate(found, 1), expected) <= (1e-4 if precision == "f32" else 3e-2)
 
 
@@ -196,8 +204,7 @@ def test_gates_of_quantized_layers_are_part_of_their_product(language_models: Ca
     assert any(s["name"] == "normalized_matmul" for s in products)
     assert len(gated) == 3 and not any("sigmoid" in s.get("function", "") for s in program.steps)
     tokens = np.random.default_rng(1).integers(2, 300, (2, 7))
-    feeds = {"input_ids": tokens, "token_counts": np.full(2, 7), "logits_at": np.tile(np.arange(7), (2, 1))}
-    found = program.run(feeds, program.first_states(batch=2, context=160))["logits"]
+    found = program.run(_likeliest(tokens), program.first_states(batch=2, context=160))["logits"]
     assert relative_error(found, logits(build(family), tokens.tolist())) <= 4e-2  # of bfloat16, and of 8 bits
 
 
@@ -229,7 +236,7 @@ def test_a_layer_of_a_quantized_decoder_is_six_kernels(tmp_path: Path) -> None:
     found = hollow.launches(hollow.checkpoint(tmp_path, 3, **sizes), precision="bf16", cache="bf16", quantize="int4:g128")
     kernels = [name for name in found if not name.startswith("ingot_")]
     # The first normalization reads the embedding's float32.
-    assert kernels == ["normalization", "quantized_matmul", *layer[1:], *layer * 2, "normalized_matmul"]
+    assert kernels == ["normalization", "quantized_matmul", *layer[1:], *layer * 2, "normalized_matmul", "sample"]
     second = found.index("rotary_cache", found.index("rotary_cache") + 1) - 1
     assert found[second : second + 12] == layer * 2  # nothing between
     assert len(found) - len(kernels) <= 14  # of a step: indices, angles, the embedding

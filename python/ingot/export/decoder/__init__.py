@@ -25,6 +25,8 @@ CHUNK = 512
 _EXAMPLE = 9
 #: The context of a model whose layers all have windows: a text of any length.
 _ENDLESS = 1 << 62
+#: The largest vocabulary that a model chooses tokens of itself (kernels/cuda/sampling).
+_MOST_TOKENS = 1 << 20
 #: What travels in the artifact, where the directory has it.
 ASSETS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -37,7 +39,7 @@ def is_decoder(directory: Path) -> bool:
 
 
 def export_decoder(directory: Path, folder: Path, context: int | None = None, cache: str | None = None, window: int | None = None,
-                   sinks: int | None = None) -> Source:
+                   sinks: int | None = None, chooses: bool = False) -> Source:
     """The directory's model with its caches as states.
 
     Args:
@@ -47,6 +49,7 @@ def export_decoder(directory: Path, folder: Path, context: int | None = None, ca
         cache: ``f32``, ``f16``, ``bf16`` or ``int8``.
         window: How many tokens layers see at most, each query's own included.
         sinks: How many of a text's first tokens layers with this window see beside it.
+        chooses: The model chooses tokens itself, unless its vocabulary is too large.
 
     Raises:
         FileError: A file is missing.
@@ -68,7 +71,7 @@ def export_decoder(directory: Path, folder: Path, context: int | None = None, ca
         raise CompileError(f"{directory}: a context of {longest} tokens cannot be; the model has positions for 1 to {decoder.context}")
     checkpoint = Checkpoint(directory, folder, quantization_of(directory))
     caches = Caches(CACHE_TYPES[cache or "f32"], longest, CHUNK)
-    graph = DecoderGraph(decoder, checkpoint, caches)
+    graph = DecoderGraph(decoder, checkpoint, caches, chooses and decoder.vocabulary <= _MOST_TOKENS)
     model = graph.build()
     assets = {name: directory / name for name in ASSETS if (directory / name).is_file()}
     generation = {"kind": "decoder", "vocabulary": decoder.vocabulary, "trained_context": decoder.context, "chunk": CHUNK,

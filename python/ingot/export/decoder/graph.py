@@ -1,8 +1,9 @@
 """A decoder-only language model as an ONNX graph whose weights stay in the checkpoint's files.
 
 Inputs:   input_ids [batch, sequence] int64; token_counts [batch] int64, how many of each row's ids are real, from the left;
-          logits_at [batch, kept] int64, the positions in the sequence after which logits are wanted
-Outputs:  logits [batch, kept, vocabulary] float32
+          logits_at [batch, kept] int64, the positions in the sequence after which logits are wanted; where the model chooses tokens itself,
+          sampling [batch, kept, 4] float32, temperature, top k, top p and min p, and random [batch, kept] float32, uniform numbers of [0, 1)
+Outputs:  logits [batch, kept, vocabulary] float32; where it does, tokens [batch, kept] int64
 States:   length [batch] int64, the tokens that a row has seen; key_i and value_i [batch, slots, kv_heads * head_size], and of int8 their scales
           [batch, slots, kv_heads]; slots are the context, or of a sliding window a ring behind the slots of its sinks
 """
@@ -59,12 +60,13 @@ class Caches:
 
 
 class DecoderGraph(Pieces):
-    """Builds the graph. Methods take and give names of values."""
+    """Builds the graph, which chooses tokens itself with ``chooses``. Methods take and give names of values."""
 
-    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, caches: Caches) -> None:
+    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, caches: Caches, chooses: bool = False) -> None:
         super().__init__(checkpoint)
         self.d = decoder
         self.caches = caches
+        self.chooses = chooses
         self.states: dict[str, str] = {"length": "next_length"}
         self.shapes: dict[str, tuple[int, list[Any]]] = {"length": (TensorProto.INT64, ["batch"])}
         self._angles: dict[tuple[bytes, float, int | None], tuple[str, str]] = {}
@@ -109,6 +111,8 @@ class DecoderGraph(Pieces):
             x = self.block(x, i, layer)
         logits = self.head(self.norm(self.kept(x, steps, d.hidden), d.names.final_norm))
         self.node("Identity", logits, name="logits")
+        if self.chooses:
+            self.node("Sample", "logits", "random", "sampling", name="tokens", domain=DOMAIN)
         self.node("Add", length, counts, name="next_length")
         return self.model()
 
@@ -257,8 +261,13 @@ class DecoderGraph(Pieces):
         inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
                   helper.make_tensor_value_info("token_counts", TensorProto.INT64, ["batch"]),
                   helper.make_tensor_value_info("logits_at", TensorProto.INT64, ["batch", "kept"])]
+        if self.chooses:
+            inputs += [helper.make_tensor_value_info("sampling", TensorProto.FLOAT, ["batch", "kept", 4]),
+                       helper.make_tensor_value_info("random", TensorProto.FLOAT, ["batch", "kept"])]
         inputs += [helper.make_tensor_value_info(n, *self.shapes[n]) for n in self.states]
         outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "kept", d.vocabulary])]
+        if self.chooses:
+            outputs.append(helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "kept"]))
         outputs += [helper.make_tensor_value_info(self.states[n], *self.shapes[n]) for n in self.states]
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.values()))
         return helper.make_model(graph, opset_imports=self.opsets(), producer_name="ingot")

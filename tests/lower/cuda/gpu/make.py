@@ -60,9 +60,12 @@ def _decoder(name: str, precisions: tuple[str, ...], folder: Path) -> None:
     cases = {}
     for index, (start, stop) in enumerate(((0, 7), (7, 8), (8, 9), (9, 11))):
         count = stop - start
-        inputs = (tokens[:, start:stop], np.full(2, count), np.tile(np.arange(count), (2, 1)))
+        # At such a temperature all of the 300 tokens are as likely, whatever rounding does: half of them is the middle one.
+        sampling, random = np.tile(np.array([1e30, 0, 1, 0], np.float32), (2, count, 1)), np.full((2, count), 0.5, np.float32)
+        inputs = (tokens[:, start:stop], np.full(2, count), np.tile(np.arange(count), (2, 1)), sampling, random)
         cases |= {f"{index}:in:{i}": np.ascontiguousarray(array) for i, array in enumerate(inputs)}
         cases[f"{index}:out:0"] = np.ascontiguousarray(expected[:, start:stop])
+        cases[f"{index}:out:1"] = np.full((2, count), 150)
     with tempfile.TemporaryDirectory() as scratch:
         directory = save(name, Path(scratch))
         for precision in precisions:
