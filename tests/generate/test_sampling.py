@@ -41,6 +41,19 @@ def test_filters_leave_the_likeliest(sampling: Sampling, possible: set[int]) -> 
     assert set(np.flatnonzero(draws(sampling))) == possible
 
 
+def test_of_equal_tokens_the_first_are_kept() -> None:
+    logits = np.tile(np.array([1.0, 2.0, 0.0], np.float32), 50)
+    sampler = Sampler(Sampling(temperature=1, top_k=5, seed=0), NONE, len(logits))
+    assert {sampler.choose(logits) for _ in range(200)} == {1, 4, 7, 10, 13}
+
+
+def test_random_numbers_are_the_same_in_float32() -> None:
+    sampler = Sampler(Sampling(temperature=1, seed=0), NONE, 5)
+    numbers = [sampler.number() for _ in range(1000)]
+    assert numbers == np.array(numbers, np.float32).tolist() and min(numbers) >= 0 and max(numbers) < 1
+    assert numbers == pytest.approx(np.random.default_rng(0).random(1000).tolist(), abs=2**-24)
+
+
 def test_the_same_seed_gives_the_same_tokens() -> None:
     first, second = (Sampler(Sampling(temperature=1, seed=7), NONE, 5) for _ in range(2))
     assert [first.choose(LOGITS) for _ in range(50)] == [second.choose(LOGITS) for _ in range(50)]
