@@ -245,7 +245,7 @@ def _runner(source: Source, imported: Imported, folder: Path) -> Runner:
         whole.bounds.update(imported.bounds)
         _write(path, "calibration", None, whole, _build(whole, [targets.find("cpu")], "f32", stages, quiet), ([], ""), stages)
 
-    return Itself(source.model, [*(source.states or {}).values()], build, folder / "calibration.ingot")
+    return Itself(source.model, [*(source.states or {}).values(), "tokens"], build, folder / "calibration.ingot")
 
 
 def _checked_bounds(bounds: Mapping[str, int] | None, imported: Imported) -> dict[str, int]:

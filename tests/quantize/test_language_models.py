@@ -51,6 +51,8 @@ def test_a_decoder_takes_token_ids_alone(directory: Path, tmp_path: Path) -> Non
     (case,) = cases_of(load_source(directory, tmp_path, None, None, None, None), [{"input_ids": ids}])
     assert {name: np.asarray(value).tolist() for name, value in case.items()} == {
         "input_ids": ids.tolist(), "token_counts": [CONTEXT] * 2, "logits_at": [list(range(CONTEXT))] * 2}
+    (case,) = cases_of(load_source(directory, tmp_path, None, None, None, None, chooses=True), [{"input_ids": ids}])
+    assert np.shape(case["sampling"]) == (2, CONTEXT, 4) and np.shape(case["random"]) == (2, CONTEXT)  # of a GPU's model, which chooses tokens
     report, _ = lost(directory, tmp_path / "model.ingot", calibration=[{"input_ids": ids}], quantize_method="awq")
     assert report["method"] == "AWQ, 1 case"
 

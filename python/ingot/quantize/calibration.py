@@ -72,8 +72,7 @@ def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], const
     """
     operands = _operands(model)
     names = sorted(set(operands.values()))
-    states = set(runner.states)
-    outputs = [o.name for o in model.graph.output if o.name not in states]
+    outputs = [o.name for o in model.graph.output if o.name not in set(runner.internal)]
     run = runner.start([*names, *outputs])
     examples: list[Path] = []
     room = _EXAMPLES

@@ -19,10 +19,10 @@ Run = Callable[[Case, int], list[Any]]
 
 
 class Runner(Protocol):
-    """What runs a model. ``states`` are names of outputs that become inputs of the next run: they are no results."""
+    """What runs a model. ``internal`` are names of outputs that are no results: they become inputs of the next run, or follow from another output."""
 
     @property
-    def states(self) -> Sequence[str]:
+    def internal(self) -> Sequence[str]:
         """Names of outputs."""
 
     def start(self, names: Sequence[str]) -> Run:
@@ -44,7 +44,7 @@ class Onnxruntime:
 
     model: onnx.ModelProto
     folder: str
-    states: Sequence[str] = field(default=())
+    internal: Sequence[str] = field(default=())
 
     def start(self, names: Sequence[str]) -> Run:
         """See :class:`Runner`. A CompileError says if onnxruntime is missing."""
@@ -78,7 +78,7 @@ class Itself:
     """Compiles the model in float32 for this machine and runs that. States start from zero in each case."""
 
     model: onnx.ModelProto
-    states: Sequence[str]
+    internal: Sequence[str]
     build: Callable[[onnx.ModelProto, Path], None]  # writes an artifact
     path: Path  # for it
 
