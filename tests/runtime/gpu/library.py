@@ -1,15 +1,29 @@
-"""libingot's C ABI through ctypes, as far as test_gpu.py needs it: for machines without Ingot's Python package."""
+"""libingot's C ABI through ctypes, as far as tests and benchmarks of models on a GPU need it: for machines without Ingot's Python package."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from ctypes import POINTER, byref, c_char_p, c_int32, c_int64, c_size_t, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+ROOT = Path(__file__).resolve().parents[3]
+#: What ``make cuda-models`` writes: libingot.so, the folders runtime and small of the tests, and the models of benchmarks.
+MADE = ROOT / "build" / "cuda-models"
+LIBINGOT = MADE / "libingot.so"
+CUDA_LIBRARY = Path(os.environ.get("INGOT_CUDA_LIBRARY") or ROOT / "build" / "cuda" / "libingot_cuda.so")
 CPU, CUDA = 1, 2
+
+
+def missing(*inputs: Path) -> str | None:
+    """What of libingot, libingot_cuda and these inputs is not there, and what makes it; None: nothing."""
+    for path, command in ((CUDA_LIBRARY, "make cuda"), *((path, "make cuda-models") for path in (LIBINGOT, *inputs))):
+        if not path.exists():
+            return f"there is no {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}: `{command}` writes it"
+    return None
 
 
 class Device(ctypes.Structure):
@@ -59,10 +73,11 @@ TYPES = {name + bits: DataType(_CODES[name], int(bits or 8), 1) for name, sizes 
 
 
 class Library:
-    """libingot.so."""
+    """libingot.so, with libingot_cuda."""
 
-    def __init__(self, path: Path) -> None:
-        self.c = ctypes.CDLL(str(path))
+    def __init__(self) -> None:
+        os.environ["INGOT_CUDA_LIBRARY"] = str(CUDA_LIBRARY)
+        self.c = ctypes.CDLL(str(LIBINGOT))
         self.c.ingot_last_error.restype = c_char_p
 
     def call(self, name: str, *arguments: Any) -> None:

@@ -1,18 +1,19 @@
-"""Writes the artifacts of test_gpu.py, on a machine that has Ingot and nvcc: ``python -m tests.runtime.gpu.make [FOLDER]`` (build/cuda/runtime).
+"""Writes the artifacts of test_gpu.py, and libingot, to build/cuda-models: ``python -m tests.runtime.gpu.make`` (``make cuda-models``).
 
-libingot itself goes there too. With libingot_cuda.so (``make cuda``) this is all that test_gpu.py needs on a machine with a GPU.
+With libingot_cuda.so (``make cuda``) this is all that test_gpu.py needs on a machine with a GPU.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from ingot.lower.cuda.nvcc import find_nvcc
 from ingot.runtime import _native
-from tests.runtime.assemble_cuda import ROOT, CudaArtifact, call
+from tests.runtime.assemble_cuda import CudaArtifact, call
+from tests.runtime.gpu.library import LIBINGOT, MADE
 from tests.runtime.test_cuda import branch, chain, checked
 from tests.runtime.test_cuda_states import cached, growing
 
@@ -27,7 +28,7 @@ def fatbin(architectures: tuple[int, ...] = ARCHITECTURES, ptx: int | None = 90)
         codes.append(f"-gencode=arch=compute_{ptx},code=compute_{ptx}")
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "code.fatbin"
-        subprocess.run(["nvcc", "-fatbin", "-O3", *codes, str(SOURCE), "-o", str(output)], check=True)
+        subprocess.run([find_nvcc(), "-fatbin", "-O3", *codes, str(SOURCE), "-o", str(output)], check=True)
         return output.read_bytes()
 
 
@@ -44,8 +45,9 @@ def between() -> CudaArtifact:
     return artifact
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """Writes everything."""
+    folder = MADE / "runtime"
     folder.mkdir(parents=True, exist_ok=True)
     code = fatbin()
     made = {"chain": chain(), "cached": cached(64), "growing": growing(), "branch": branch(), "between": between(),
@@ -60,8 +62,8 @@ def main(folder: Path) -> None:
     older = chain()
     older.image, older.gpus = fatbin((75,), None), {"architectures": [75], "ptx": None}
     (folder / "older.ingot").write_bytes(older.to_bytes())
-    shutil.copy2(Path(_native.__file__).resolve().parents[1] / "lib" / "libingot.so", folder / "libingot.so")
+    shutil.copy2(Path(_native.__file__).resolve().parents[1] / "lib" / "libingot.so", LIBINGOT)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "cuda" / "runtime")
+    main()

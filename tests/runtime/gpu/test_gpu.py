@@ -1,6 +1,6 @@
 """libingot with libingot_cuda on a real GPU, through the C ABI.
 
-On a machine that has Ingot and nvcc: ``make cuda`` and ``python -m tests.runtime.gpu.make``; on one with a GPU, NumPy and PyTorch:
+On a machine that has Ingot and nvcc: ``make cuda cuda-models``; on one with a GPU, NumPy and PyTorch: ``tests/cuda/device.sh models``, or
 ``python3 -m pytest --confcutdir=tests/runtime/gpu tests/runtime/gpu``.
 """
 
@@ -8,31 +8,26 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.runtime.gpu.library import IngotError, Library, Model, Session
+from tests.runtime.gpu.library import MADE, IngotError, Library, Model, Session, missing
 
 torch = pytest.importorskip("torch")
 
-ROOT = Path(__file__).resolve().parents[3]
-FOLDER = Path(os.environ.get("INGOT_RUNTIME_CHECK", ROOT / "build" / "cuda" / "runtime"))
-CUDA_LIBRARY = Path(os.environ.get("INGOT_CUDA_LIBRARY", ROOT / "build" / "cuda" / "libingot_cuda.so"))
+FOLDER = MADE / "runtime"
 
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
-if not (FOLDER / "libingot.so").exists() or not CUDA_LIBRARY.exists():
-    pytest.skip("not built: make cuda, and python -m tests.runtime.gpu.make", allow_module_level=True)
+if lack := missing(FOLDER):
+    pytest.skip(lack, allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def library() -> Library:
-    os.environ["INGOT_CUDA_LIBRARY"] = str(CUDA_LIBRARY)
-    return Library(FOLDER / "libingot.so")
+    return Library()
 
 
 @pytest.fixture(scope="module")
