@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+CUDA_TARGET ?= cuda:sm_90
 BENCH_JSON ?= build/bench.json
 GENERATION ?= build/generation
 PY := $(VENV)/bin/python
@@ -16,7 +17,7 @@ CPP := $(shell find runtime kernels examples tests -name '*.cpp' -o -name '*.cc'
 TIDY := $(filter-out %_neon.cpp %_neon_dotprod.cpp %_neon_i8mm.cpp,$(shell find runtime/src kernels -name '*.cpp' -not -path 'kernels/cuda/*' 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-all test-fast test-aarch64 test-sanitize cuda test-cuda bench-cuda lint format bench report bench-generation clean
+.PHONY: help setup build demo test test-all test-fast test-aarch64 test-sanitize cuda cuda-models test-cuda bench-cuda sanitize-cuda lint format bench report bench-generation clean
 
 help: ## list these commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -60,11 +61,19 @@ cuda: ## build the CUDA kernels into build/cuda with nvcc, for all GPUs; CUDA_AR
 	$(CMAKE) -S . -B build/cuda -DINGOT_BUILD_CUDA=ON $(if $(CUDA_ARCHITECTURES),-DINGOT_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)")
 	$(CMAKE) --build build/cuda --parallel $(JOBS) --target ingot_cuda ingot_cuda_checks
 
+cuda-models: setup ## compile with nvcc what tests and benchmarks of models on a GPU read, into build/cuda-models; CUDA_TARGET=cuda:sm_80 for another GPU
+	$(PY) -m tests.runtime.gpu.make
+	$(PY) -m tests.lower.cuda.gpu.make $(CUDA_TARGET)
+	$(PY) -m benchmarks.cuda.make_models $(CUDA_TARGET)
+
 test-cuda: ## tests of CUDA kernels: on a GPU after `make cuda` (needs no .venv), else emulated
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m pytest --confcutdir=tests/cuda -p no:cacheprovider -n $(JOBS) tests/cuda
 
-bench-cuda: ## tests and benchmarks of CUDA kernels on a GPU, after `make cuda`; needs no .venv
+bench-cuda: ## tests and benchmarks of CUDA kernels and models on a GPU, after `make cuda cuda-models`; needs no .venv
 	PYTHON=$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tests/cuda/device.sh
+
+sanitize-cuda: ## a case of each path of the CUDA kernels under compute-sanitizer, on a GPU, after `make cuda`; needs no .venv
+	PYTHON=$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tests/cuda/device.sh sanitize
 
 lint: setup ## ruff, mypy, clang-format and clang-tidy, changing nothing
 	$(PY) -m ruff check $(PYTHON_SOURCES)

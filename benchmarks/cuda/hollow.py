@@ -34,6 +34,11 @@ def _read(data: bytes) -> tuple[tuple[Any, ...], list[list[int]], dict[str, Any]
     return header, table, json.loads(data[start : start + header[5]])
 
 
+def manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of an artifact."""
+    return _read(path.read_bytes())[2]
+
+
 def _weights(table: list[list[int]]) -> list[int]:
     return next(segment for segment in table if segment[0] == WEIGHTS)
 
