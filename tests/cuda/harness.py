@@ -4,7 +4,7 @@ Nothing of Ingot's Python package is needed, so that these tests also run on a G
 
     y, = harness.run("quantized_matmul", [x, packed, scales], [((4, 512), np.float32)], ints=[1, 32, 0, 0, 0])
 
-Environment: INGOT_CUDA_LIBRARY, the folder of libraries to load in place of build/cuda; INGOT_CUDA_EMULATE=1, the emulator even where there is a GPU;
+Environment: INGOT_CUDA_LIBRARY, the file to load in place of build/cuda/libingot_cuda.so; INGOT_CUDA_EMULATE=1, the emulator in spite of a GPU;
 INGOT_CUDA_ONLY=matmul,convolution builds only these folders of kernels/cuda for the emulator, in a folder of its own; INGOT_EMULATOR_SEED, the order
 in which emulated threads take turns; INGOT_CUDA_PATIENCE, the seconds (20) that a kernel may take on a GPU.
 """
@@ -86,8 +86,8 @@ _CUDA = 2  # DLPack's device type
 
 @functools.cache
 def on_gpu() -> bool:
-    """Whether kernels run on a GPU here: there is one, PyTorch sees it, and build/cuda has the library."""
-    if os.environ.get("INGOT_CUDA_EMULATE") or not (_gpu_folder() / "libingot_cuda.so").exists():
+    """Whether kernels run on a GPU here: there is one, PyTorch sees it, and the library was built."""
+    if os.environ.get("INGOT_CUDA_EMULATE") or not _gpu_library().exists():
         return False
     if not (os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi")):
         return False
@@ -98,8 +98,8 @@ def on_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _gpu_folder() -> Path:
-    return Path(os.environ.get("INGOT_CUDA_LIBRARY") or ROOT / "build" / "cuda")
+def _gpu_library() -> Path:
+    return Path(os.environ.get("INGOT_CUDA_LIBRARY") or ROOT / "build" / "cuda" / "libingot_cuda.so")
 
 
 def _tool(name: str) -> str:
@@ -151,7 +151,7 @@ def library(kind: str = "kernels") -> ctypes.CDLL:
         RuntimeError: the build failed; the message has the compiler's errors.
     """
     suffix = "" if kind == "kernels" else f"_{kind}"
-    path = _gpu_folder() / f"libingot_cuda{suffix}.so" if on_gpu() else _build(f"ingot_cuda_emulated{suffix}")
+    path = _gpu_library().with_name(f"libingot_cuda{suffix}.so") if on_gpu() else _build(f"ingot_cuda_emulated{suffix}")
     loaded = ctypes.CDLL(str(path))
     counted = (ctypes.c_void_p, ctypes.c_size_t)
     loaded.ingot_cuda_run_kernel.argtypes = (ctypes.c_char_p, ctypes.c_int, *counted, *counted, *counted, *counted, *counted, ctypes.c_void_p,
