@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import hollow  # noqa: E402
 from peers import PEERS, PROMPT, SEQUENCE  # noqa: E402
 
-from tests.runtime.gpu.library import MADE, Library, Session, missing  # noqa: E402
+from tests.runtime.gpu.library import MADE, ROOT, Library, Session, missing  # noqa: E402
 
 SKIPPED = 77
 _TORCH = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool, "int32": torch.int32, "bfloat16": torch.bfloat16}
@@ -160,7 +160,7 @@ def main() -> int:
     options = parser.parse_args()
     models = options.models or sorted(MADE.glob("*.hollow"))
     if not models:
-        print(f"skipped, there is no {MADE / '*.hollow'}: `make cuda-models` writes them")
+        print(f"skipped, there is no {MADE.relative_to(ROOT)}/*.hollow: `make cuda-models` writes them")
         return SKIPPED
     if lack := missing():
         print(lack)
