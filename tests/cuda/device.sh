@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Everything about CUDA that needs a GPU, in one run of some minutes: tests of kernels, tests of models, then benchmarks. The libraries of build/cuda
-# must be there (`make cuda`, here or on another machine), for models build/cuda-models too (`make cuda-models`); Python needs numpy, ml_dtypes, pytest
-# and PyTorch, not Ingot.
+# must be there (`make cuda`, here or on another machine), for models build/cuda-models too (`make cuda-models`); Python needs numpy, ml_dtypes,
+# pytest and PyTorch, not Ingot.
 #
 #   tests/cuda/device.sh [tests] [models] [bench] [sanitize] [-- arguments for pytest, of tests]
 #
-# With none of these words: tests, models and bench. The last lines say what each part did; one that was asked for by its word and cannot run is a
-# failure, models without build/cuda-models are skipped otherwise. Environment: PYTHON (python3), OUT (build/cuda-results) for logs and JSON files, JOBS
-# (4) processes of tests, BENCH (names of scripts, such as "attention_decode matmul"; all by default), BENCH_SECONDS (45) for each script, MODEL_SECONDS
-# (150) for the one of whole models, SANITIZER (compute-sanitizer), SANITIZE_SECONDS (200) for all that it runs.
+# With none of these words: tests, models and bench. The last lines say what each part did. Tests of models that have nothing to run are skipped,
+# which is a failure where "models" was asked for; so is sanitize without compute-sanitizer. Environment: PYTHON (python3), OUT (build/cuda-results)
+# for logs and JSON files, JOBS (4) processes of tests, BENCH (names of scripts, such as "attention_decode matmul"; all by default), BENCH_SECONDS
+# (45) for each script, MODEL_SECONDS (150) for the one of whole models, SANITIZER (compute-sanitizer), SANITIZE_SECONDS (200) for all that it runs.
 set -u
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
