@@ -245,6 +245,7 @@ def _runner(source: Source, imported: Imported, folder: Path) -> Runner:
         whole.bounds.update(imported.bounds)
         _write(path, "calibration", None, whole, _build(whole, [targets.find("cpu")], "f32", stages, quiet), ([], ""), stages)
 
+    # Which tokens a model chooses says nothing of what was lost.
     return Itself(source.model, [*(source.states or {}).values(), "tokens"], build, folder / "calibration.ingot")
 
 

@@ -66,6 +66,9 @@ def _complete(source: Source, case: Case, number: int) -> Case:
     if sequence > longest:
         raise CompileError(f"calibration: case {number} has {sequence} tokens in a row; a run of this model has at most {longest}: make several "
                            "cases of it, or give it as text")
-    filled = {"token_counts": np.full(batch, sequence, np.int64), "logits_at": np.tile(np.arange(sequence, dtype=np.int64), (batch, 1)),
-              "sampling": np.zeros((batch, sequence, 4), np.float32), "random": np.zeros((batch, sequence), np.float32)}
-    return {**{name: value for name, value in filled.items() if name in {i.name for i in source.model.graph.input}}, **case}
+    filled: dict[str, Any] = {"token_counts": np.full(batch, sequence, np.int64),
+                              "logits_at": np.tile(np.arange(sequence, dtype=np.int64), (batch, 1)), **case}
+    if any(i.name == "sampling" for i in source.model.graph.input):
+        shape = np.shape(filled["logits_at"])  # of the likeliest tokens
+        filled = {"sampling": np.zeros((*shape, 4), np.float32), "random": np.zeros(shape, np.float32), **filled}
+    return filled
