@@ -61,7 +61,7 @@ def rotate(bench: common.Bench, batch: int, steps: int, cache: Any) -> None:
     out = torch.empty_like(q)
     no_scales: list[Any] = [None, None]
     inputs = [*caches, q, k, v, cosines, sines, first, *(scales or no_scales)]
-    call = common.kernel("rotary_cache", inputs, [*caches, out, *scales], ints=[0, 0, 0])
+    call = common.kernel("rotary_cache", inputs, [*caches, out, *scales], ints=[0, 0, 0, 0])
     call()
     bench.check(out, turned(q.float(), cosines, sines))
     stored = caches[0][:, 17 : 17 + steps].float() * (scales[0][:, 17 : 17 + steps, :, None] if scales else 1)

@@ -92,10 +92,10 @@ constexpr auto kKernels = std::to_array<CudaKernel>({
      "BSHD, 1 BHSD), interleaved, R or 0 for all"},
     {"rotary_cache",
      RotaryCache,
-     {{3, 10}, {3, 5}, 0, 3, 0},
-     "(key cache, value cache, Q, K?, V?, cosines?, sines?, first?, key scales?, value scales?) -> both caches, "
-     "changed, rotated Q, both scales?; ints: circular, interleaved, R or 0 for all. Without K and V Q has their heads "
-     "behind its own"},
+     {{3, 12}, {3, 6}, 0, 4, 0},
+     "(key cache, value cache, Q, K?, V?, cosines?, sines?, first?, key scales?, value scales?, sink cosines?, sink "
+     "sines?) -> both caches, changed, rotated Q, both scales?, Q rotated by the sink angles?; ints: circular, "
+     "interleaved, R or 0 for all, sinks. Without K and V Q has their heads behind its own"},
     {"sample",
      Sample,
      {{1, 3}, {1, 2}, 0, 1, 3},

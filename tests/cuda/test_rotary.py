@@ -55,12 +55,13 @@ def test_pairs_are_rotated(batch: int, steps: int, heads: int, half: int, part: 
 
 @FEW
 @given(batch=st.integers(1, 3), steps=st.integers(1, 4), slots=st.integers(1, 9), heads=st.integers(1, 4), kv_heads=st.integers(1, 3),
-       size=st.sampled_from([2, 64, 80, 128, 256]), value_size=st.sampled_from([1, 64, 100]), circular=st.booleans(), interleaved=st.booleans(),
-       turning=st.booleans(), cache=st.sampled_from(["float32", "float16", "bfloat16", "int8", "float8_e4m3fn", "float8_e4m3fn:scaled"]),
+       size=st.sampled_from([2, 64, 80, 128, 256]), value_size=st.sampled_from([1, 64, 100]), circular=st.booleans(), sinks=st.integers(0, 3),
+       interleaved=st.booleans(), turning=st.booleans(), twice=st.booleans(),
+       cache=st.sampled_from(["float32", "float16", "bfloat16", "int8", "float8_e4m3fn", "float8_e4m3fn:scaled"]),
        types=st.tuples(TYPE, TYPE, TYPE), together=st.booleans(), flat=st.booleans(), in_place=st.booleans(), seed=st.integers(0, 1 << 30))
 def test_steps_go_rotated_into_the_caches(batch: int, steps: int, slots: int, heads: int, kv_heads: int, size: int, value_size: int, circular: bool,
-                                          interleaved: bool, turning: bool, cache: str, types: tuple[str, str, str], together: bool, flat: bool,
-                                          in_place: bool, seed: int) -> None:
+                                          sinks: int, interleaved: bool, turning: bool, twice: bool, cache: str, types: tuple[str, str, str],
+                                          together: bool, flat: bool, in_place: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     cache, _, scaled = cache.partition(":")
     dtype = np.dtype(getattr(ml_dtypes, cache) if hasattr(ml_dtypes, cache) else cache)
@@ -72,19 +73,23 @@ def test_steps_go_rotated_into_the_caches(batch: int, steps: int, slots: int, he
     caches = [rng.integers(-9, 9, (batch, slots, kv_heads, d)).astype(dtype) for d in (size, value_size)]
     scales = [rng.random((batch, slots, kv_heads)).astype(np.float32) for _ in range(2)] if has_scales else []
     turn = angles(rng, batch, steps, size, "float32") if turning else (None, None)
-    first = rng.integers(-1, slots + 2, batch)
+    sink_turn = angles(rng, batch, steps, size, "float32") if twice else (None, None)
+    sinks = min(sinks, slots - 1) if circular else 0
+    first = rng.integers(-1, 2 * slots + 2, batch)
     no_scales: list[Any] = [None, None]
     new_steps: list[Any] = [np.concatenate([q, k, v], 2), None, None] if together else [q, k, v]
     given_caches = [c.reshape(batch, slots, -1) for c in caches] if flat else caches
-    inputs = [*given_caches, *new_steps, *turn, first, *(scales or no_scales)]
+    inputs = [*given_caches, *new_steps, *turn, first, *(scales or no_scales), *sink_turn]
     aliases = {0: 0, 1: 1} | ({3: 8, 4: 9} if has_scales else {}) if in_place else {}
     outputs: list[Any] = [(a.shape, a.dtype) for a in given_caches] + [(q.shape, TYPES[types[2]])] + [(a.shape, a.dtype) for a in scales]
+    outputs += [(q.shape, TYPES[types[2]])] if twice else []
     harness.fault()
-    found = harness.run("rotary_cache", inputs, outputs, ints=[int(circular), int(interleaved), 0], aliases=aliases)
+    found = harness.run("rotary_cache", inputs, outputs, ints=[int(circular), int(interleaved), 0, sinks], aliases=aliases)
     found[:2] = [f.reshape(c.shape) for f, c in zip(found, caches, strict=False)]
 
     turned = [rotated(t, *turn, interleaved) if turn[0] is not None else t.astype(np.float64) for t in (q, k)]
-    assert (np.abs(found[2].astype(np.float64) - turned[0]) <= ROUNDING[types[2]] * np.abs(turned[0]) + 2.0**-20).all()
+    for found_q, expected_q in ((found[2], turned[0]), *([(found[-1], rotated(q, *sink_turn, interleaved))] if twice else [])):
+        assert (np.abs(found_q.astype(np.float64) - expected_q) <= ROUNDING[types[2]] * np.abs(expected_q) + 2.0**-20).all()
     expected = [c.astype(np.float64) for c in caches]
     sizes = [s.astype(np.float64) for s in scales]
     new = [np.zeros(c.shape, bool) for c in caches]
@@ -97,11 +102,13 @@ def test_steps_go_rotated_into_the_caches(batch: int, steps: int, slots: int, he
             slot = first[b] + s
             if first[b] < 0 or (slot >= slots and not circular):
                 continue
+            if circular and slot >= sinks:
+                slot = sinks + (slot - sinks) % (slots - sinks)
             for i, t in enumerate((turned[1], v.astype(np.float64))):
-                expected[i][b, slot % slots] = t[b, s]
-                new[i][b, slot % slots] = True
+                expected[i][b, slot] = t[b, s]
+                new[i][b, slot] = True
                 if has_scales:
-                    sizes[i][b, slot % slots] = np.abs(t[b, s]).max(axis=-1) / (127 if cache == "int8" else 448)
+                    sizes[i][b, slot] = np.abs(t[b, s]).max(axis=-1) / (127 if cache == "int8" else 448)
     for i in range(2):
         stored = found[i].astype(np.float64)
         if not has_scales:
@@ -119,13 +126,23 @@ def test_steps_go_rotated_into_the_caches(batch: int, steps: int, slots: int, he
         assert (apart <= bound + 2.0**-20).all()
 
 
+def test_a_head_with_a_nan_keeps_it_in_its_scale() -> None:
+    x = np.ones((1, 3, 2, 8), np.float32)
+    x[0, 0, 1, 7] = x[0, 2, 0, 0] = np.nan
+    cache, scales = np.zeros((1, 3, 2, 8), np.int8), np.zeros((1, 3, 2), np.float32)
+    inputs = [cache, cache, x, x, x, None, None, None, scales, scales]
+    found = harness.run("rotary_cache", inputs, [cache, cache, x, scales, scales], ints=[0, 0, 0, 0])
+    for written in found[3:]:
+        assert np.isnan(written).tolist() == [[[False, True], [False, False], [True, False]]]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     x = np.zeros((1, 2, 3, 8), np.float32)
     with pytest.raises(harness.KernelError, match=r"cosines and sines are \[1 or 1, 2, 4\], not \[1, 2, 3\]"):
         harness.run("rotary", [x, np.zeros((1, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32)], [(x.shape, np.float32)], ints=[0, 0, 0])
     cache = np.zeros((1, 4, 3, 8), np.int8)
     with pytest.raises(harness.KernelError, match="a cache of int8 needs scales"):
-        harness.run("rotary_cache", [cache, cache, x, x, x], [cache, cache, (x.shape, np.float32)], ints=[0, 0, 0], aliases={0: 0, 1: 1})
+        harness.run("rotary_cache", [cache, cache, x, x, x], [cache, cache, (x.shape, np.float32)], ints=[0, 0, 0, 0], aliases={0: 0, 1: 1})
     cases: list[tuple[list[Any], str]] = [
         ([x, x, x, x, None], "K and V are given both or neither"),
         ([x, x, x, None, None], r"Q \[1, 2, 3, 8\] has fewer heads than the keys and values of a cache \[1, 2, 3, 8\]"),
@@ -134,4 +151,9 @@ def test_what_does_not_fit_is_refused() -> None:
     ]
     for inputs, message in cases:
         with pytest.raises(harness.KernelError, match=message):
-            harness.run("rotary_cache", inputs, [x.reshape(np.shape(inputs[0])), x, (np.shape(inputs[2]), np.float32)], ints=[0, 0, 0])
+            harness.run("rotary_cache", inputs, [x.reshape(np.shape(inputs[0])), x, (np.shape(inputs[2]), np.float32)], ints=[0, 0, 0, 0])
+    with pytest.raises(harness.KernelError, match="2 of 2 slots stay, so that none is left for a ring"):
+        harness.run("rotary_cache", [x, x, x, x, x], [x, x, (x.shape, np.float32)], ints=[1, 0, 0, 2])
+    half = np.ones((1, 2, 4), np.float32)
+    with pytest.raises(harness.KernelError, match="Q rotated a second time needs an output"):
+        harness.run("rotary_cache", [x, x, x, x, x, half, half, None, None, None, half, half], [x, x, (x.shape, np.float32)], ints=[0, 0, 0, 0])

@@ -34,11 +34,14 @@ struct Call {
   Cache key, value;
   Storage storage;
   Heads q, k, v;
-  Floats rotated;
-  Angles angles;
+  Floats rotated, sink_rotated;  // the second is without data where there is no second rotation
+  Angles angles, sink_angles;
   Slots slots;
   int64_t tokens, steps, heads, kv_heads;
 };
+
+// The larger number, or NaN if either is.
+__device__ inline float Larger(float a, float b) { return a > b || a != a ? a : b; }
 
 // Elements lane, lane + 32, ... of a head, into a cache.
 __device__ void StoreHead(const Cache& cache, Storage storage, const float (&x)[kKept], int64_t head, int lane) {
@@ -54,10 +57,10 @@ __device__ void StoreHead(const Cache& cache, Storage storage, const float (&x)[
     float most = 0;
 #pragma unroll
     for (int i = 0; i < kKept; ++i) {
-      if (i * 32 + lane < cache.size) most = fmaxf(most, fabsf(x[i]));
+      if (i * 32 + lane < cache.size) most = Larger(most, fabsf(x[i]));
     }
-    for (int offset = 16; offset > 0; offset /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, offset));
-    scale = fmaxf(most, 1e-30f) / (storage == Storage::kInt8 ? 127.0f : 448.0f);
+    for (int offset = 16; offset > 0; offset /= 2) most = Larger(most, __shfl_xor_sync(0xffffffffu, most, offset));
+    scale = Larger(most, 1e-30f) / (storage == Storage::kInt8 ? 127.0f : 448.0f);
     if (lane == 0) cache.scales[head] = scale;
   }
   auto* const to = static_cast<uint8_t*>(cache.floats.data) + head * cache.size;
@@ -67,6 +70,14 @@ __device__ void StoreHead(const Cache& cache, Storage storage, const float (&x)[
     const float y = x[i] / scale;
     to[i * 32 + lane] = storage == Storage::kFp8 ? __nv_cvt_float_to_fp8(y, __NV_SATFINITE, __NV_E4M3)
                                                  : static_cast<uint8_t>(static_cast<int8_t>(__float2int_rn(y)));
+  }
+}
+
+// Elements lane, lane + 32, ... of a head, of Q rotated.
+__device__ void StoreQuery(const Floats& to, const float (&x)[kKept], int64_t start, int32_t size, int lane) {
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    if (i * 32 + lane < size) StoreElement(to, start + i * 32 + lane, x[i]);
   }
 }
 
@@ -86,19 +97,21 @@ __global__ void __launch_bounds__(32 * kWarps) RotateAndStore(const Call call) {
   const Heads& from = is_q ? call.q : is_v ? call.v : call.k;
   const int32_t size = is_v ? call.value.size : call.key.size;
   const int64_t start = (token * from.heads + from.first + head) * size;
+  const bool turns_twice = is_q && call.sink_rotated.data != nullptr;
   float x[kKept] = {};
+  float sink_x[kKept] = {};
 #pragma unroll
   for (int i = 0; i < kKept; ++i) {
     const int at = i * 32 + lane;
     if (at >= size) break;
     x[i] = is_v ? LoadElement(from.x, start + at) : RotatedElement(call.angles, from.x, start, at, batch, step);
+    if (turns_twice) sink_x[i] = RotatedElement(call.sink_angles, from.x, start, at, batch, step);
   }
   __syncwarp();
   if (is_q) {
-#pragma unroll
-    for (int i = 0; i < kKept; ++i) {
-      if (i * 32 + lane < size) StoreElement(call.rotated, (token * call.heads + head) * size + i * 32 + lane, x[i]);
-    }
+    const int64_t to = (token * call.heads + head) * size;
+    StoreQuery(call.rotated, x, to, size, lane);
+    if (turns_twice) StoreQuery(call.sink_rotated, sink_x, to, size, lane);
     return;
   }
   const int64_t slot = call.slots(batch, step, call.steps);
@@ -204,14 +217,23 @@ void RotaryCache(CudaContext& context) {
                         : Heads{FloatsOf(*v, "rotary_cache", "V"), call.kv_heads, 0};
   const std::array<int64_t, 4> rotated = {q.shape[0], q.shape[1], call.heads, q.shape[3]};
   call.rotated = FloatsOf(context.AllocateOutput(2, rotated), "rotary_cache", "rotated Q");
-  call.angles = ReadAngles(context.OptionalInput(5), context.OptionalInput(6), q.shape[0], q.shape[1], q.shape[3],
-                           ints[2], ints[1] != 0, "rotary_cache");
+  const auto angles = [&](size_t input) {
+    return ReadAngles(context.OptionalInput(input), context.OptionalInput(input + 1), q.shape[0], q.shape[1],
+                      q.shape[3], ints[2], ints[1] != 0, "rotary_cache");
+  };
+  call.angles = angles(5);
+  call.sink_angles = angles(10);
+  if (call.sink_angles.cosines.data != nullptr) {
+    const size_t output = call.key.scales == nullptr ? 3 : 5;
+    if (context.output_count() <= output) FailKernel("Q rotated a second time needs an output");
+    call.sink_rotated = FloatsOf(context.AllocateOutput(output, rotated), "rotary_cache", "Q rotated a second time");
+  }
   const DLTensor* first = context.OptionalInput(7);
   if (first != nullptr && (first->dtype.code != kDLInt || (first->dtype.bits != 64 && first->dtype.bits != 32) ||
                            !Has(*first, {q.shape[0]})))
     FailKernel("starts are int64 or int32 [", q.shape[0], "], not ", DTypeText(first->dtype), " ", ShapeText(*first));
   call.slots = {context.Input(0).shape[1],
-                0,
+                ints[3],
                 ints[0] != 0,
                 first == nullptr ? nullptr : Data<const std::byte>(*first),
                 first != nullptr && first->dtype.bits == 64,
@@ -220,7 +242,7 @@ void RotaryCache(CudaContext& context) {
   call.steps = q.shape[1];
   const int64_t rows = call.tokens * (call.heads + 2 * call.kv_heads);
   if (rows == 0) return;
-  if (call.slots.circular && call.slots.capacity == 0) FailKernel("a ring without slots takes no steps");
+  CheckRing(call.slots, call.steps);
   const int64_t blocks = (rows + kWarps - 1) / kWarps;
   if (blocks >= int64_t{1} << 31) FailKernel("rotary_cache of ", rows, " heads is more than one launch can have");
   CudaContext::Check(

@@ -13,16 +13,18 @@
 //   7  first, optional              int64 or int32 [B]: where each batch's steps start; 0 without
 //   8  key scales, optional         float32 [B, C, H]. With int8, and optionally with float8_e4m3fn
 //   9  value scales, optional       like them
+//  10  sink cosines, optional       like the cosines: Q is rotated a second time, by these, for the sinks of attention
+//  11  sink sines, optional
 // Outputs
 //   0, 1  the caches with the steps: in their own memory, or copies of them
 //   2     Q [B, S, Hq, D], rotated, of any of its types; it may be Q's memory if it has Q's type and K is given
 //   3, 4  the scales, like the caches, where there are any
+//   3, or 5 behind scales  Q rotated by the sink angles, like output 2, where there are any; memory of its own
 //
-// ints: circular (slots are a ring); interleaved; R. A step goes where tensor_scatter puts it (without sinks), or is
-// reported as there. With
-// scales a head of one step has the scale max(|x|) / 127 (448 for float8_e4m3fn), at least 1e-30 / 127, and its
-// elements are divided by it and rounded to nearest even. Without, what is too large for float8_e4m3fn becomes 448.
-// Heads are at most 512 elements.
+// ints: circular (slots are a ring); interleaved; R; sinks. A step goes where tensor_scatter puts it, or is reported as
+// there. With scales a head of one step has the scale max(|x|, 1e-30) / 127 (448 for float8_e4m3fn), which is NaN if an
+// x is, and its elements are divided by it and rounded to nearest even. Without, what is too large for float8_e4m3fn
+// becomes 448. Heads are at most 512 elements.
 #pragma once
 
 #include "cuda/kernel.h"

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/kernel.h"
 #include "cuda/report.h"
 
 namespace ingot::cuda {
@@ -36,5 +37,11 @@ struct Slots {
     return step + turning < steps ? -1 : sinks + (position - sinks) % turning;
   }
 };
+
+// Throws for a ring that has no slots for `steps`.
+inline void CheckRing(const Slots& slots, int64_t steps) {
+  if (slots.circular && (slots.sinks < 0 || slots.sinks >= slots.capacity) && steps > 0)
+    FailKernel(slots.sinks, " of ", slots.capacity, " slots stay, so that none is left for a ring");
+}
 
 }  // namespace ingot::cuda

@@ -98,8 +98,7 @@ void TensorScatter(CudaContext& context) {
                     first == nullptr ? nullptr : Data<const std::byte>(*first),
                     first != nullptr && first->dtype.bits == 64,
                     context.faults()};
-  if (slots.circular && (slots.sinks < 0 || slots.sinks >= slots.capacity) && extents.steps > 0)
-    FailKernel(slots.sinks, " of ", slots.capacity, " slots stay, so that none is left for a ring");
+  CheckRing(slots, extents.steps);
 
   const DLTensor& output = context.AllocateOutput(0, shape);
   const size_t bytes = static_cast<size_t>(ElementCount(cache)) * ElementBytes(cache);
