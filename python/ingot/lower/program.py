@@ -23,8 +23,8 @@ from ingot.passes.graph import variables
 from ingot.passes.pipeline import Optimized
 from ingot.passes.trace import bindings
 
-#: Of kernels that can change caches in place: the inputs that their first outputs are then.
-IN_PLACE: dict[str, tuple[int, ...]] = {"rotary_cache": (0, 1), "tensor_scatter": (0,)}
+#: Of kernels that can change caches in place: the inputs that their first outputs are then; -1 is none.
+IN_PLACE: dict[str, tuple[int, ...]] = {"rotary_cache": (0, 1, -1, 8, 9), "tensor_scatter": (0,)}
 
 
 class WeightTable:
@@ -283,8 +283,10 @@ class _FunctionBuilder:
         tensors, dimensions, ints, floats = arguments
         inputs = [-1 if isinstance(t, relax.Tuple) else self.value(t) for t in tensors.fields]
         # The main function's inputs are its first values.
-        kept = [i if inputs[i] in self.caches else -1 for i in IN_PLACE.get(name, ())]
-        marks: dict[str, Any] = {"in_place": kept} if any(i >= 0 for i in kept) else {}
+        kept = [i if 0 <= i < len(inputs) and inputs[i] in self.caches else -1 for i in IN_PLACE.get(name, ())]
+        while kept and kept[-1] < 0:
+            kept.pop()
+        marks: dict[str, Any] = {"in_place": kept} if kept else {}
         if kind == "kernel" and self.program.host is not None and self.program.host(name):
             marks["host"] = True
         return {"op": kind, "name": name, "inputs": inputs, **marks,

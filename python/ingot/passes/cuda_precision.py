@@ -6,6 +6,7 @@ outputs of the model, reductions, everything whose result would be far off. Kern
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,7 +174,7 @@ def _kernel(narrowed: _Narrowed, call: Any) -> Any:
     rest = [narrowed.resolved(a) for a in operands]
     several = isinstance(call.ty_args[0], relax.TupleType)
     fields = list(call.ty_args[0].fields) if several else list(call.ty_args)
-    results = frozenset(range(len(fields)) if taken.results is None else taken.results)
+    results = frozenset(range(len(fields)) if taken.results is None else taken.results[len(fields)])
     types = [relax.TensorType(dtype=narrowed.dtype, ndim=t.ndim) if i in results else t for i, t in enumerate(fields)]
     made = narrowed.emit(relax.Call(call.op, [call.args[0], relax.Tuple(rest), *call.args[2:]], call.attrs,
                                     [relax.TupleType(types) if several else types[0]]))
@@ -208,20 +209,20 @@ def _function(narrowed: _Narrowed, call: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Taken:
-    """How a kernel takes 16 bits: ``groups`` of operands that have one type, the first of them that of ``results`` (None: all).
+    """How a kernel takes 16 bits: ``groups`` of operands that have one type, the first of them that of ``results``.
 
-    It does if one of its operands has them; with ``first_decides`` if the first of the first group has, with ``always`` in any case.
+    These are given by how many results there are in all (None: all of them). It does if one of its operands has them; with ``first_decides`` if the first of the first group has, with ``always`` in any case.
     """
 
     groups: tuple[tuple[int, ...], ...]
     first_decides: bool = False
     always: bool = False
-    results: tuple[int, ...] | None = None
+    results: Mapping[int, tuple[int, ...]] | None = None
 
 
 _TAKEN: dict[str, _Taken] = {
     "ingot.kernel.attention": _Taken(((0, 11), (1, 2)), first_decides=True),
     "ingot.kernel.quantized_matmul": _Taken(((0, 5),), always=True),
     "ingot.kernel.normalization": _Taken(((0, 3),)),
-    "ingot.kernel.rotary_cache": _Taken(((2,), (3, 4)), first_decides=True, results=(2,)),
+    "ingot.kernel.rotary_cache": _Taken(((2,), (3, 4)), first_decides=True, results={3: (2,), 4: (2, 3), 5: (2,), 6: (2, 5)}),
 }

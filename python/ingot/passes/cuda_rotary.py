@@ -2,7 +2,8 @@
 
 Q and K are rotated, K and V go into the caches. From a call of attention over caches the keys and values are followed back to the TensorScatters
 that wrote them, queries and new keys through rotary embeddings as they are written out: halves of each head, times cosines and sines, put together.
-Heads that lie behind one another in one product, as passes/cuda_merge.py leaves them, are read there.
+Heads that lie behind one another in one product, as passes/cuda_merge.py leaves them, are read there. Caches of int8 are followed through the
+rounding of each head of a step by a scale of its own, which has a cache too; queries that attention multiplies sinks by through their own rotation.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import relax
+from tvm.ir import Call
 from tvm.ir.expr import TensorLoad
 
 from ingot.importer import dims
-from ingot.lower.cpu.fused import read
+from ingot.lower.cpu.fused import read, same_place
 from ingot.lower.cpu.nest import constant, simplify
-from ingot.passes.attention_operands import calls, extents_of, same_shape
+from ingot.passes.attention_operands import calls, extents_of, same_shape, scalar, scaled
 from ingot.passes.graph import Graph, Rewriter
 from ingot.passes.trace import bindings
 
 _FLOATS = ("float32", "float16", "bfloat16")
 _MOST_SIZE = 512  # of a head (kernels/cuda/rotary/rotary_cache.h)
 _SEQUENCE_FIRST = 0  # kernels/cpu/attention/attention.h
+_SCALES, _SINK_QUERIES = slice(7, 9), 11  # operands there
+_MOST_CODE, _LEAST_MAGNITUDE = 127, 1e-30  # of int8 and of what it is scaled by (kernels/cuda/rotary/rotary_cache.h)
 
 
 def cuda_rotary(graph: Graph) -> Graph:
@@ -32,7 +37,7 @@ def cuda_rotary(graph: Graph) -> Graph:
 
 @dataclass(frozen=True)
 class _Write:
-    """A TensorScatter of the old function: what it is bound to, first without a shape, and its operands."""
+    """A TensorScatter of the old function: what it is bound to, first without a shape, its operands, and the slots' ring."""
 
     packed: Any
     result: Any
@@ -40,6 +45,12 @@ class _Write:
     update: Any
     first: Any
     circular: int
+    sinks: int
+
+    @property
+    def dtype(self) -> str:
+        """The cache's type."""
+        return str(self.cache.ty.dtype)
 
 
 @dataclass(frozen=True)
@@ -50,17 +61,29 @@ class _Rotated:
     cosines: Any = None
     sines: Any = None
 
+    def has_angles_of(self, other: _Rotated) -> bool:
+        """Whether both are rotated by the same angles, or by none."""
+        return _same(self.cosines, other.cosines) and _same(self.sines, other.sines)
+
+    def is_second_of(self, other: _Rotated) -> bool:
+        """Whether the same elements of the same heads are rotated in both, by whatever angles."""
+        both = self.cosines is not None and other.cosines is not None
+        return both and bool(self.heads.same_as(other.heads)) and extents_of(self.cosines)[-1] == extents_of(other.cosines)[-1]
+
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of attention of the old function, and what becomes one call of the kernel before it; ``values`` are V's new steps."""
+    """A call of attention of the old function, and what becomes one call of the kernel before it.
+
+    ``writes`` are those of keys and values, and of their scales where there are any; ``values`` are V's new steps.
+    """
 
     attention: Any
-    key_cache: _Write
-    value_cache: _Write
+    writes: tuple[_Write, ...]
     queries: _Rotated
     keys: _Rotated
     values: Any
+    sink_queries: tuple[_Rotated, ...]  # one or none
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,7 @@ class _Caches(Rewriter):
             call = self.find(attention) if attention is not None else None
             if call is not None:
                 self.calls[variable] = call
-                self.written.update({w.packed: w.cache for w in (call.key_cache, call.value_cache)})
+                self.written.update({w.packed: w.cache for w in call.writes})
 
     def match(self, value: Any, ty: Any) -> Any:
         # A TensorScatter that is taken in stands for its cache until then; nothing is left to state of it.
@@ -104,23 +127,68 @@ class _Caches(Rewriter):
             variable = value.args[0]
         return variable
 
-    def write(self, keys: Any) -> _Write | None:
-        """The TensorScatter behind keys or values [B, C, H, D] that only the attention at hand reads."""
-        view = self.value(keys, "relax.reshape")
-        if view is None or not self.used_once(keys):
-            return None
-        stated = view.args[0]
+    def write(self, stated: Any) -> _Write | None:
+        """The TensorScatter of a cache [B, C, columns] that only one reader, beside the function's result, reads."""
         packed = self.before.get(stated)  # by a match_cast
         call = self.value(packed, "ingot.kernel.tensor_scatter") if isinstance(packed, relax.Var) else None
-        # Besides, it is a result of the function.
         if call is None or not self.used_once(packed) or self.uses[stated] > 2:
             return None
         cache, update, first = list(call.args[1].fields)
         axis, circular, sinks = (int(i.value) for i in call.args[3].fields)
-        shape, heads = extents_of(stated), extents_of(keys)
-        if axis != 1 or sinks or cache not in self.inputs or len(shape) != 3 or not same_shape(shape[:2], heads[:2]):
+        if axis != 1 or cache not in self.inputs or len(extents_of(stated)) != 3:
             return None
-        return _Write(packed, stated, cache, update, None if isinstance(first, relax.Tuple) else first, circular)
+        return _Write(packed, stated, cache, update, None if isinstance(first, relax.Tuple) else first, circular, sinks)
+
+    def heads_written(self, keys: Any) -> _Write | None:
+        """The TensorScatter behind keys or values [B, C, H, D] that only the attention at hand reads."""
+        view = self.value(keys, "relax.reshape")
+        write = self.write(view.args[0]) if view is not None and self.used_once(keys) else None
+        return write if write is not None and same_shape(extents_of(write.result)[:2], extents_of(keys)[:2]) else None
+
+    def stored(self, write: _Write, scales: _Write | None) -> Any:
+        """The floats [B, S, H, D] or [B, S, H D] that the kernel rounds to what goes into a cache, or None."""
+        if write.dtype in _FLOATS:
+            return self.through_views(write.update) if scales is None else None
+        codes = self.value(self.through_reshapes(write.update), "relax.astype")
+        if write.dtype != "int8" or codes is None or scales is None:
+            return None
+        quotient = self.value(self.rounded(codes.args[0]), "relax.divide")
+        if quotient is None:
+            return None
+        heads, scale = quotient.args
+        if not same_shape(extents_of(scale), [*extents_of(heads)[:-1], 1]) or not self.through_reshapes(scales.update).same_as(scale):
+            return None
+        return self.through_views(self.through_reshapes(heads)) if self.is_scale(scale, heads) else None
+
+    def through_reshapes(self, variable: Any) -> Any:
+        """The tensor that a variable is a reshape of."""
+        while (value := self.value(variable, "relax.reshape", "relax.squeeze")) is not None:
+            variable = value.args[0]
+        return variable
+
+    def rounded(self, variable: Any) -> Any:
+        """What is rounded to whole numbers, ties to even, or None."""
+        call = self.value(variable, "relax.call_tir")
+        fused = read(self.graph.mod[call.args[0]]) if call is not None and isinstance(call.args[1].fields[0], relax.Var) else None
+        if fused is None or len(fused.stages) != 1 or not fused.stages[0].is_map:
+            return None
+        value = fused.stages[0].value
+        is_round = isinstance(value, Call) and getattr(value.op, "name", "") == "tirx.nearbyint"
+        return call.args[1].fields[0] if is_round and isinstance(value.args[0], TensorLoad) and same_place(value.args[0], fused.stages[0]) else None
+
+    def is_scale(self, scale: Any, heads: Any) -> bool:
+        """Whether a tensor is max(max |x|, 1e-30) / 127 of each head."""
+        divided = scaled(self, self.before.get(scale))
+        bounded = self.value(divided[0], "relax.maximum") if divided is not None else None
+        if divided is None or bounded is None or not np.isclose(divided[1] * _MOST_CODE, 1):
+            return False
+        for most, least in (bounded.args, bounded.args[::-1]):
+            largest = self.value(most, "relax.max")
+            magnitudes = self.value(largest.args[0], "relax.abs") if largest is not None else None
+            number = scalar(self, least)
+            if magnitudes is not None and number is not None and np.isclose(number / _LEAST_MAGNITUDE, 1):
+                return [int(a) for a in largest.attrs.axis] in ([-1], [3]) and bool(magnitudes.args[0].same_as(heads))
+        return False
 
     def rotated(self, variable: Any) -> _Rotated | None:
         """Heads before their rotation, from the tensor of heads after it; itself if it is not rotated."""
@@ -213,26 +281,29 @@ class _Caches(Rewriter):
         layouts = [int(i.value) for i in call.args[3].fields][:3]
         if layouts != [_SEQUENCE_FIRST] * 3 or any(isinstance(a, relax.Tuple) or len(extents_of(a)) != 4 for a in operands[:3]):
             return None
-        keys, values = (self.write(a) for a in operands[1:3])
-        if keys is None or values is None or keys.circular != values.circular or not _same(keys.first, values.first):
+        caches, scales = [self.heads_written(a) for a in operands[1:3]], [self.write(a) for a in operands[_SCALES] if not isinstance(a, relax.Tuple)]
+        writes = [w for w in (*caches, *scales) if w is not None]
+        if len(writes) != len(caches) + len(scales) or len(scales) == 1 or any(
+                (w.circular, w.sinks) != (writes[0].circular, writes[0].sinks) or not _same(w.first, writes[0].first) for w in writes):
             return None
         shape, sizes = extents_of(operands[0]), [dims.dims(extents_of(a))[-1] for a in operands[:3]]
         heads = extents_of(operands[1])[2]
         if any(not isinstance(s, int) or s > _MOST_SIZE for s in sizes) or not isinstance(heads, int) or not isinstance(shape[2], int):
             return None
-        queries, update = (self.rotated(self.through_views(a)) for a in (operands[0], keys.update))
-        if queries is None or update is None or not _same(queries.cosines, update.cosines) or not _same(queries.sines, update.sines):
+        keys, values = (self.stored(w, s) for w, s in zip(writes[:2], writes[2:] or (None, None), strict=True))
+        queries, update = (self.rotated(a) if a is not None else None for a in (self.through_views(operands[0]), keys))
+        if values is None or queries is None or update is None or not queries.has_angles_of(update) or writes[0].dtype != writes[1].dtype:
             return None
-        new = self.through_views(values.update)
-        dtypes = {str(a.ty.dtype) for a in (queries.heads, update.heads, new)}
-        if not dtypes <= set(_FLOATS) or {str(keys.cache.ty.dtype), str(values.cache.ty.dtype)} - set(_FLOATS) or (
-                str(keys.cache.ty.dtype) != str(values.cache.ty.dtype)):
+        if any(str(a.ty.dtype) not in _FLOATS for a in (queries.heads, update.heads, values)):
             return None
-        return _Call(call, keys, values, queries, update, new)
+        given = [a for a in operands[_SINK_QUERIES:] if not isinstance(a, relax.Tuple)]
+        turned = [self.rotated(self.through_views(a)) for a in given]
+        sink_queries = [t for t in turned if t is not None and t.is_second_of(queries)]
+        return _Call(call, tuple(writes), queries, update, values, tuple(sink_queries)) if len(sink_queries) == len(given) else None
 
     def emitted(self, call: _Call) -> Any:
         """The two calls: the kernel's, and attention's over what it gives."""
-        operands, keys, values, queries = list(call.attention.args[1].fields), call.key_cache, call.value_cache, call.queries
+        operands, writes, queries = list(call.attention.args[1].fields), call.writes, call.queries
         heads = (queries.heads, call.keys.heads, call.values)
         q_shape, k_shape, v_shape = (list(a.ty.shape.values) for a in operands[:3])
         outer = q_shape[:2]
@@ -242,26 +313,26 @@ class _Caches(Rewriter):
             given = [self.as_shape(whole, [*outer, count, q_shape[3]]), None, None]
         else:
             given = [self.as_shape(a, [*outer, *s[2:]]) for a, s in zip(heads, (q_shape, k_shape, v_shape), strict=True)]
-        angles = [None, None] if queries.cosines is None else [self.angles(a) for a in (queries.cosines, queries.sines)]
+        first = writes[0].first
+        caches, scales = ([self.replaced(w.cache) for w in part] for part in (writes[:2], writes[2:]))
+        inputs = [*caches, *given, *self.angles(queries), None if first is None else self.replaced(first), *(scales or [None, None]),
+                  *(a for q in call.sink_queries for a in self.angles(q))]
         rotated = 0 if queries.cosines is None else 2 * int(extents_of(queries.cosines)[-1])
-        inputs = [self.replaced(keys.cache), self.replaced(values.cache), *given, *angles, None if keys.first is None else self.replaced(keys.first)]
-        result = str(given[0].ty.dtype)
-        types = [(str(keys.cache.ty.dtype), list(keys.result.ty.shape.values)), (str(values.cache.ty.dtype), list(values.result.ty.shape.values)),
-                 (result, q_shape)]
+        q_type = relax.TensorType(q_shape, str(given[0].ty.dtype))
+        types = [*(w.result.ty for w in writes[:2]), q_type, *(w.result.ty for w in writes[2:]), *(q_type for _ in call.sink_queries)]
         packed = self.emit(relax.call_pure_packed(
             "ingot.kernel.rotary_cache",
             relax.Tuple([relax.Tuple([]) if i is None else i for i in inputs]),
             relax.ShapeExpr([]),
-            relax.Tuple([relax.prim_value(i) for i in (keys.circular, 0, rotated if rotated < int(q_shape[3]) else 0)]),
+            relax.Tuple([relax.prim_value(i) for i in (writes[0].circular, 0, rotated if rotated < int(q_shape[3]) else 0, writes[0].sinks)]),
             relax.Tuple([]),
-            ty_args=relax.TupleType([relax.TensorType(dtype=d, ndim=len(s)) for d, s in types]),
+            ty_args=relax.TupleType([relax.TensorType(dtype=str(t.dtype), ndim=t.ndim) for t in types]),
         ))
-        items = [self.emit(relax.TupleGetItem(packed, i)) for i in range(len(types))]
-        key_cache, value_cache, q = (self.bb.match_cast(v, relax.TensorType(s, d), self._hint) for v, (d, s) in zip(items, types, strict=True))
-        # Results of the function.
-        self._replaced[keys.result], self._replaced[values.result] = key_cache, value_cache
-        over = [q, *(self.emit(relax.op.reshape(c, s)) for c, s in ((key_cache, k_shape), (value_cache, v_shape)))]
-        rest = [self.replaced(a) for a in operands[3:]]
+        items = [self.bb.match_cast(self.emit(relax.TupleGetItem(packed, i)), t, self._hint) for i, t in enumerate(types)]
+        q = items.pop(2)
+        self._replaced.update({w.result: item for w, item in zip(writes, items, strict=False)})  # results of the function
+        rest = [*(self.replaced(a) for a in operands[3:_SINK_QUERIES]), *items[len(writes):]]
+        over = [q, *(self.emit(relax.op.reshape(c, s)) for c, s in zip(items[:2], (k_shape, v_shape), strict=True))]
         old = call.attention
         return self.emit(relax.Call(old.op, [old.args[0], relax.Tuple([*over, *rest]), *old.args[2:]], old.attrs, old.ty_args))
 
@@ -280,11 +351,14 @@ class _Caches(Rewriter):
         value = self.replaced(variable)
         return value if same_shape(extents_of(value), dims.dims(shape)) else self.emit(relax.op.reshape(value, shape))
 
-    def angles(self, spread: Any) -> Any:
-        """Cosines or sines [B or 1, S, R / 2] from those with an axis for the heads."""
-        shape = list(spread.ty.shape.values)
-        view = self.value(spread, "relax.reshape")
-        return self.as_shape(view.args[0] if view is not None else spread, [*shape[:2], shape[3]])
+    def angles(self, rotated: _Rotated) -> list[Any]:
+        """Cosines and sines [B or 1, S, R / 2] from those with an axis for the heads; None for none."""
+        found = []
+        for spread in (rotated.cosines, rotated.sines):
+            view = self.value(spread, "relax.reshape")
+            shape = list(spread.ty.shape.values) if spread is not None else []
+            found.append(None if spread is None else self.as_shape(view.args[0] if view is not None else spread, [*shape[:2], shape[3]]))
+        return found
 
 
 def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:

@@ -81,31 +81,47 @@ def normalize(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims
 _LAYOUTS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2), (1, 0, 2, 3))  # axes of each layout that are batch, sequence, head, size
 
 
-def _seen(queries: int, keys: int, length: int, left: int, right: int, at_end: int, sinks: int) -> np.ndarray:
-    positions = np.arange(queries)[:, None] + (length - queries if at_end else 0)
-    j = np.arange(keys)[None]
-    seen = (j >= positions - left) | (j < sinks) if left >= 0 else np.ones((queries, keys), bool)
-    return seen & (j < length) & ((j <= positions + right) if right >= 0 else True)
+def _seen(positions: np.ndarray, keys: np.ndarray, length: int, left: int, right: int, sinks: int) -> np.ndarray:
+    """Which queries at ``positions`` see which keys, that stand at ``keys`` in order of age."""
+    p, j = positions[:, None], keys[None]
+    oldest_first = np.arange(len(keys))[None]
+    seen = (j >= p - left) | (oldest_first < sinks) if left >= 0 else np.ones((len(positions), len(keys)), bool)
+    return seen & (oldest_first < length) & ((j <= p + right) if right >= 0 else True)
 
 
 def attention(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
               ) -> list[np.ndarray]:
-    """kernels/cpu/attention/attention.h, without pages and rings."""
+    """kernels/cpu/attention/attention.h, without pages."""
     layouts, (left, right, at_end, sink_keys) = ints[:4], ints[4:8]
-    parts = [*inputs, *[None] * (11 - len(inputs))]
+    parts = [*inputs, *[None] * (12 - len(inputs))]
     q, k, v = (_wide(a).transpose(_LAYOUTS[layout]) for a, layout in zip(parts[:3], layouts, strict=False))
-    mask, lengths, slopes, sinks, k_scales, v_scales, pages, ring = parts[3:]
-    assert pages is None and ring is None and slopes is None and sinks is None
+    mask, lengths, slopes, sinks, k_scales, v_scales, pages, ring, sink_q = parts[3:]
+    assert pages is None and slopes is None and sinks is None
+    assert all((scale is not None) == (a is not None and a.dtype == np.int8) for scale, a in zip((k_scales, v_scales), parts[1:3], strict=True))
     k = k if k_scales is None else k * _wide(k_scales)[..., None]
     v = v if v_scales is None else v * _wide(v_scales)[..., None]
-    group = q.shape[2] // k.shape[2]
+    group, (batches, slots) = q.shape[2] // k.shape[2], k.shape[:2]
     k, v = np.repeat(k, group, 2), np.repeat(v, group, 2)
-    scores = np.einsum("bshd,bthd->bhst", q, k) * floats[0]
+    place = np.tile(np.arange(slots), (batches, 1))  # the position of each key, by age
+    if ring is not None:
+        # By age: those that stay, and then the ring from its oldest key on.
+        turning = np.arange(slots - sink_keys)
+        for b, (position, slot) in enumerate(ring.tolist()):
+            place[b, sink_keys:] = position + turning
+            order = np.concatenate([np.arange(sink_keys), sink_keys + (slot - sink_keys + turning) % len(turning)])
+            k[b], v[b] = k[b, order], v[b, order]
+    scores = np.einsum("bshd,bthd->bhst", q, k)
+    if sink_q is not None:
+        turned = _wide(sink_q).transpose(_LAYOUTS[layouts[0]])
+        scores[..., :sink_keys] = np.einsum("bshd,bthd->bhst", turned, k[:, :sink_keys])
+    scores = scores * floats[0]
     if floats[1]:
         scores = floats[1] * np.tanh(scores / floats[1])
-    for b in range(q.shape[0]):
-        length = k.shape[1] if lengths is None else int(lengths[b])
-        scores[b][:, ~_seen(q.shape[1], k.shape[1], length, left, right, at_end, sink_keys)] = -np.inf
+    for b in range(batches):
+        length = slots if lengths is None else int(lengths[b])
+        end = place[b, length - 1] + 1 if length else 0
+        positions = np.arange(q.shape[1]) + (end - q.shape[1] if at_end else 0)
+        scores[b][:, ~_seen(positions, place[b], length, left, right, sink_keys)] = -np.inf
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + _wide(mask)
     most = scores.max(-1, keepdims=True, initial=-1e300)
@@ -115,30 +131,40 @@ def attention(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims
     return [np.ascontiguousarray(out.transpose(np.argsort(_LAYOUTS[layouts[3]]))).astype(dtypes[0])]
 
 
+def _written(cache: np.ndarray, update: np.ndarray, first: np.ndarray | None, circular: int, sinks: int) -> np.ndarray:
+    """A cache [B, C, ...] with steps [B, S, ...], where tensor_scatter puts them."""
+    result = cache.copy()
+    for b, s in np.ndindex(*update.shape[:2]):
+        slot = (0 if first is None else int(first[b])) + s
+        if circular and slot >= sinks:
+            slot = sinks + (slot - sinks) % (cache.shape[1] - sinks)
+        result[b, slot] = update[b, s].reshape(result.shape[2:])
+    return result
+
+
 def tensor_scatter(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
                    ) -> list[np.ndarray]:
-    """kernels/cpu/tensor_scatter/tensor_scatter.h, without rings."""
+    """kernels/cpu/tensor_scatter/tensor_scatter.h."""
     cache, update, first = (*inputs, None)[:3]
-    axis, circular, _ = ints
-    assert cache is not None and update is not None and not circular
-    result = np.moveaxis(cache.copy(), axis, 1)
-    for b in range(cache.shape[0]):
-        start = 0 if first is None else int(first[b])
-        result[b, start : start + update.shape[axis]] = np.moveaxis(update, axis, 1)[b]
+    axis, circular, sinks = ints
+    assert cache is not None and update is not None
+    result = _written(np.moveaxis(cache, axis, 1), np.moveaxis(update, axis, 1), first, circular, sinks)
     return [np.ascontiguousarray(np.moveaxis(result, 1, axis))]
 
 
 def rotary_cache(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
                  ) -> list[np.ndarray]:
-    """kernels/cuda/rotary/rotary_cache.h, without scales."""
-    key_cache, value_cache, q, k, v, cosines, sines, first = (*inputs, None, None, None)[:8]
-    circular, interleaved, _ = ints
+    """kernels/cuda/rotary/rotary_cache.h; of 8 bits, caches of int8 and of float8_e4m3fn without scales."""
+    key_cache, value_cache, q, k, v, cosines, sines, first, *rest = inputs
+    key_scales, value_scales, sink_cosines, sink_sines = [*rest, *[None] * (4 - len(rest))]
+    circular, interleaved, _, sinks = ints
     assert key_cache is not None and value_cache is not None and q is not None and not interleaved
+    assert (key_scales is not None) == (value_scales is not None) == (key_cache.dtype == np.int8)
     if k is None or v is None:
         heads = key_cache.shape[2] if key_cache.ndim == 4 else key_cache.shape[2] // q.shape[3]
         q, k, v = np.split(q, [q.shape[2] - 2 * heads, q.shape[2] - heads], 2)
 
-    def turned(x: np.ndarray) -> np.ndarray:
+    def turned(x: np.ndarray, cosines: np.ndarray | None, sines: np.ndarray | None) -> np.ndarray:
         y = _wide(x)
         if cosines is None:
             return np.asarray(y)
@@ -146,14 +172,17 @@ def rotary_cache(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], d
         a, b, c, s = y[..., :half], y[..., half : 2 * half], _wide(cosines)[:, :, None], _wide(sines)[:, :, None]
         return np.concatenate([a * c - b * s, b * c + a * s, y[..., 2 * half :]], -1)
 
-    results = []
-    for cache, update in ((key_cache, turned(k)), (value_cache, _wide(v))):
-        result = cache.copy()
-        for b, s in np.ndindex(*update.shape[:2]):
-            slot = (0 if first is None else int(first[b])) + s
-            result[b, slot % cache.shape[1] if circular else slot] = update[b, s].reshape(result.shape[2:])
-        results.append(result)
-    return [*results, turned(q).astype(dtypes[2])]
+    caches, scales = [], []
+    for cache, scale, update in ((key_cache, key_scales, turned(k, cosines, sines)), (value_cache, value_scales, _wide(v))):
+        if scale is not None:
+            factors = (np.maximum(np.abs(update).max(-1), 1e-30) / 127).astype(np.float32)
+            scales.append(_written(scale, factors, first, circular, sinks))
+            update = np.rint(update / _wide(factors)[..., None])
+        elif cache.dtype.itemsize == 1:
+            update = np.clip(update, -448, 448)
+        caches.append(_written(cache, update, first, circular, sinks))
+    sink_queries = [turned(q, sink_cosines, sink_sines).astype(dtypes[-1])] if sink_cosines is not None else []
+    return [*caches, turned(q, cosines, sines).astype(dtypes[2]), *scales, *sink_queries]
 
 
 def _codes(x: np.ndarray, inverse: float, zero: float, dtype: Any) -> np.ndarray:

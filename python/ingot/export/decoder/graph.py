@@ -189,7 +189,7 @@ class DecoderGraph(Pieces):
         """Keys or values [batch, sequence, heads * size] as int8, and the scales of their heads [batch, sequence, heads]."""
         apart = self.node("Reshape", x, self.constant([0, 0, self.d.kv_heads, self.d.head_size]))
         most = self.node("ReduceMax", self.node("Abs", apart), self.constant([3]), keepdims=1)
-        scales = self.node("Div", self.node("Max", most, self.constant(1e-30, np.float32)), self.constant(127.0, np.float32))
+        scales = self.node("Div", self.node("Max", self.constant(1e-30, np.float32), most), self.constant(127.0, np.float32))
         codes = self.node("Cast", self.node("Round", self.node("Div", apart, scales)), to=TensorProto.INT8)
         flat = self.node("Reshape", codes, self.constant([0, 0, self.d.kv_heads * self.d.head_size]))
         return flat, self.node("Squeeze", scales, self.constant([3]))
