@@ -119,7 +119,7 @@ def compile(
             ``present_0``); an empty mapping keeps all of them as inputs and outputs.
         context: For a language model's directory: the most tokens that its caches can hold; by default as many as it was trained for, and any
             number with ``window``.
-        cache: For a language model's directory: the type of its caches, ``f32`` (default), ``f16``, ``bf16`` or ``int8``.
+        cache: For a language model's directory: the type of its caches, ``f32`` (default), ``f16``, ``bf16``, ``int8``, or for GPUs ``fp8``.
         window: For a language model's directory: how many tokens its layers see at most (those with a shorter window keep that). Their caches are
             rings, and texts may be of any length.
         sinks: How many of a text's first tokens stay in sight beside ``window``, as in StreamingLLM; by default none.
@@ -160,7 +160,7 @@ def compile(
         with stages("export"):
             # On a GPU, a language model chooses tokens itself. Samples are of logits: tokens would differ where rounding decides.
             source = load_source(model, Path(folder), inputs, dynamic_shapes, input_names, output_names, context, cache, window, sinks,
-                                 any(t.is_cuda for t in wanted) and not samples)
+                                 any(t.is_cuda for t in wanted) and not samples, [t.name for t in wanted if not t.is_cuda])
         if uses_float64(source.model):
             if precision is None:
                 warnings.warn(f"{source.label}: the model computes in float64, more slowly than in float32; --precision f32 computes in float32",

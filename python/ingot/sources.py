@@ -40,8 +40,10 @@ class Source:
 
 def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, input_names: Sequence[str] | None,
                 output_names: Sequence[str] | None, context: int | None = None, cache: str | None = None, window: int | None = None,
-                sinks: int | None = None, chooses: bool = False) -> Source:
+                sinks: int | None = None, chooses: bool = False, cpus: Sequence[str] = ()) -> Source:
     """What ``ingot.compile`` was given, as ONNX; a language model of a directory that ``chooses`` tokens itself.
+
+    ``cpus`` are the names of the targets that are CPUs.
 
     Raises:
         FileError: A file or directory is missing.
@@ -66,7 +68,7 @@ def load_source(model: Any, folder: Path, inputs: Any, dynamic_shapes: Any, inpu
         from ingot.export.seq2seq.directory import export_seq2seq, is_seq2seq
 
         if is_decoder(path):
-            return export_decoder(path, folder, context, cache, window, sinks, chooses)
+            return export_decoder(path, folder, context, cache, window, sinks, chooses, cpus)
         if window is not None or sinks is not None:
             raise CompileError(f"{path}: window and sinks are options of a language model's directory, which this is not")
         if is_seq2seq(path):

@@ -50,7 +50,8 @@ def add(commands: Any) -> None:
     command.add_argument("--no-states", action="store_true", help="keep past_… and present_… as inputs and outputs")
     command.add_argument("--context", type=options.positive, metavar="N", help="for a language model's directory: the most tokens that its caches "
                          "hold (default: what it was trained for)")
-    command.add_argument("--cache", metavar="TYPE", help="for a language model's directory: the type of its caches, f32 (default), f16, bf16 or int8")
+    command.add_argument("--cache", metavar="TYPE", help="for a language model's directory: the type of its caches, f32 (default), f16, bf16, int8, "
+                         "or for GPUs fp8")
     command.add_argument("--window", type=options.positive, metavar="N", help="for a language model's directory: layers see N tokens at most, in "
                          "memory that stays the same however long a text becomes")
     command.add_argument("--sinks", type=options.count, metavar="N", help="how many of a text's first tokens stay in sight beside --window, as in "

@@ -30,7 +30,7 @@ MOVES = frozenset({
 #: Operators that take these types, or pass them on without a computation.
 TAKES = frozenset({
     "Cast", "CastLike", "BitCast", "QuantizeLinear", "DequantizeLinear", "IsNaN", "IsInf", "Shape", "Size", "Constant", "ConstantOfShape", "EyeLike",
-    "If", "Loop", "Scan", "GatherBlockQuantized"})
+    "If", "Loop", "Scan", "GatherBlockQuantized", "TensorScatter", "CachedAttention"})
 
 
 @dataclass(frozen=True)

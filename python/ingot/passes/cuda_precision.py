@@ -211,7 +211,8 @@ def _function(narrowed: _Narrowed, call: Any) -> Any:
 class _Taken:
     """How a kernel takes 16 bits: ``groups`` of operands that have one type, the first of them that of ``results``.
 
-    These are given by how many results there are in all (None: all of them). It does if one of its operands has them; with ``first_decides`` if the first of the first group has, with ``always`` in any case.
+    These are given by how many results there are in all (None: all of them). It does if one of its operands has them; with ``first_decides`` if the
+    first of the first group has, with ``always`` in any case.
     """
 
     groups: tuple[tuple[int, ...], ...]

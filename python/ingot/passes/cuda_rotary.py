@@ -149,9 +149,12 @@ class _Caches(Rewriter):
         """The floats [B, S, H, D] or [B, S, H D] that the kernel rounds to what goes into a cache, or None."""
         if write.dtype in _FLOATS:
             return self.through_views(write.update) if scales is None else None
-        codes = self.value(self.through_reshapes(write.update), "relax.astype")
-        if write.dtype != "int8" or codes is None or scales is None:
+        codes = self.value(self.through_reshapes(write.update), "relax.astype", "relax.quantize")
+        if codes is None or (write.dtype == "int8") != (scales is not None):
             return None
+        if scales is None:
+            heads = self.encoded(codes)
+            return self.through_views(heads) if heads is not None else None
         quotient = self.value(self.rounded(codes.args[0]), "relax.divide")
         if quotient is None:
             return None
@@ -159,6 +162,13 @@ class _Caches(Rewriter):
         if not same_shape(extents_of(scale), [*extents_of(heads)[:-1], 1]) or not self.through_reshapes(scales.update).same_as(scale):
             return None
         return self.through_views(self.through_reshapes(heads)) if self.is_scale(scale, heads) else None
+
+    def encoded(self, call: Any) -> Any:
+        """The floats that float8_e4m3fn numbers are made of without a scale, or None."""
+        if not calls(call, "relax.quantize") or str(call.attrs.out_dtype) != "float8_e4m3fn" or scalar(self, call.args[1]) != 1:
+            return None
+        multiplied = scaled(self, self.before.get(call.args[0]))  # by 1 (passes/integers.py)
+        return call.args[0] if multiplied is None or multiplied[1] != 1 else multiplied[0]
 
     def through_reshapes(self, variable: Any) -> Any:
         """The tensor that a variable is a reshape of."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import ingot
+from ingot.errors import CompileError
 from tests.lower.build import relative_error
 from tests.lower.cuda.interpreter import Program, by_emulator, by_numpy
 
@@ -25,6 +26,8 @@ RUNS = (4, 3, 1, 1, 4, 2, 1, 4, 4, 1)
 _SINGLE = 1e-4
 #: What lies between two codes of int8 may be either: in one element of a head that is 2^-8 of the largest.
 _CODES = 2.0**-8
+#: Elements of float8_e4m3fn are off by up to 2^-4 of themselves; the CPU's are float32.
+_SMALL_FLOATS = 2.0**-4
 #: Half of a unit in the last place of bfloat16 through three layers, as tests/lower/cuda/test_models.py has it.
 _NARROW = 3e-2
 RING = {"window": WINDOW}
@@ -52,6 +55,8 @@ CASES = {
     "int8, heads of one product in bfloat16": Case("llama", "int8", precision="bf16", tolerance=_NARROW),
     "int8, nothing rotated": Case("gpt2", "int8", tolerance=_CODES),
     "int8, rings in every other layer": Case("gemma2", "int8", tolerance=_CODES),
+    "fp8": Case("llama", "fp8", tolerance=_SMALL_FLOATS),
+    "sinks of fp8 in bfloat16": Case("llama", "fp8", STREAM, "bf16", _SMALL_FLOATS),
     "a ring": Case("llama", "f32", RING),
     "a ring of int8": Case("qwen3", "int8", RING, tolerance=_CODES),
     "sinks": Case("llama", "f32", STREAM),
@@ -63,7 +68,7 @@ CASES = {
     "sinks of int8 in bfloat16": Case("llama", "int8", STREAM, "bf16", _NARROW),
 }
 #: What shows the most: a ring without sinks, sinks without scales, and both in 16 bits.
-SHORT = ("a ring of int8", "sinks", "sinks of int8 in bfloat16")
+SHORT = ("fp8", "a ring of int8", "sinks", "sinks of int8 in bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,7 @@ def runs() -> list[dict[str, Any]]:
 def check(case: Case, folder: Path, output: Path, **options: Any) -> Program:
     """Runs both."""
     program = Program(str(folder), precision=case.precision, cache=case.cache, **case.options, **options)
-    ingot.compile(str(folder), output, precision=case.precision, cache=case.cache, **case.options)
+    ingot.compile(str(folder), output, precision=case.precision, cache="f32" if case.cache == "fp8" else case.cache, **case.options)
     sizes = {"batch": 2, **{d["name"]: d["max"] for d in program.manifest["dims"] if d["max"] is not None}}
     states = program.first_states(**{**sizes, "context": 160})
     with ingot.load(output, threads=1).session() as session:
@@ -112,6 +117,12 @@ def test_a_decoder_gives_what_it_gives_on_the_cpu(name: str, directory: Callable
     assert [s["in_place"] for s in program.steps if "in_place" in s] == [case.in_place] * 3
     rings = [s["ints"][::3] for s in program.steps if s.get("name") == "rotary_cache"]
     assert case.options == {} or [1, case.options.get("sinks", 0)] in rings
+
+
+def test_caches_that_only_gpus_have_are_not_compiled_for_cpus(directory: Callable[[str], Path], tmp_path: Path) -> None:
+    for target in ("cpu", ["cuda:sm_90", "cpu:x86-64-v3"]):
+        with pytest.raises(CompileError, match=r"caches of fp8 are for GPUs, and cpu:.* is none; caches that CPUs have are f32, f16, bf16, int8"):
+            ingot.compile(str(directory("llama")), tmp_path / "m.ingot", target=target, cache="fp8")
 
 
 @pytest.mark.slow

@@ -230,13 +230,15 @@ def test_a_normalization_is_part_of_the_product_that_alone_reads_it(body: str, p
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
-def test_a_layer_of_a_quantized_decoder_is_six_kernels(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "most"), [({"cache": "bf16"}, 14), ({"cache": "int8", "window": 64, "sinks": 4}, 22)],
+                         ids=["bf16", "int8 behind sinks"])
+def test_a_layer_of_a_quantized_decoder_is_six_kernels(options: dict[str, Any], most: int, tmp_path: Path) -> None:
     sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 1000}
     layer = ["normalized_matmul", "rotary_cache", "attention", "quantized_matmul", "normalized_matmul", "quantized_matmul"]
-    found = hollow.launches(hollow.checkpoint(tmp_path, 3, **sizes), precision="bf16", cache="bf16", quantize="int4:g128")
+    found = hollow.launches(hollow.checkpoint(tmp_path, 3, **sizes), precision="bf16", quantize="int4:g128", **options)
     kernels = [name for name in found if not name.startswith("ingot_")]
     # The first normalization reads the embedding's float32.
     assert kernels == ["normalization", "quantized_matmul", *layer[1:], *layer * 2, "normalized_matmul", "sample"]
     second = found.index("rotary_cache", found.index("rotary_cache") + 1) - 1
     assert found[second : second + 12] == layer * 2  # nothing between
-    assert len(found) - len(kernels) <= 14  # of a step: indices, angles, the embedding
+    assert len(found) - len(kernels) <= most  # of a step: indices, angles, the embedding, places in a ring

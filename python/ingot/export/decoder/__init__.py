@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from ingot.export.decoder.graph import Caches, DecoderGraph
 from ingot.export.packed import Settings, settings_of
 from ingot.sources import Source
 
-CACHE_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.INT8}
+CACHE_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.INT8,
+               "fp8": TensorProto.FLOAT8E4M3FN}
+#: The types that only GPUs have kernels for.
+GPU_CACHE_TYPES = ("fp8",)
 #: Tokens of a prompt that run at once: enough for matrix products to be at their best, few enough for little scratch memory.
 CHUNK = 512
 #: Tokens of the example that an artifact may be verified with.
@@ -39,17 +42,18 @@ def is_decoder(directory: Path) -> bool:
 
 
 def export_decoder(directory: Path, folder: Path, context: int | None = None, cache: str | None = None, window: int | None = None,
-                   sinks: int | None = None, chooses: bool = False) -> Source:
+                   sinks: int | None = None, chooses: bool = False, cpus: Sequence[str] = ()) -> Source:
     """The directory's model with its caches as states.
 
     Args:
         directory: With ``config.json`` and weights, which GPTQ or AWQ may have quantized; a tokenizer travels along.
         folder: Where weights are written that the directory has in another form; it has to be there until the artifact is.
         context: The most tokens that caches can hold; by default as many as the model was trained for, and any number with ``window``.
-        cache: ``f32``, ``f16``, ``bf16`` or ``int8``.
+        cache: ``f32``, ``f16``, ``bf16`` or ``int8``, or for GPUs ``fp8`` (E4M3).
         window: How many tokens layers see at most, each query's own included.
         sinks: How many of a text's first tokens layers with this window see beside it.
         chooses: The model chooses tokens itself, unless its vocabulary is too large.
+        cpus: The names of the targets that are CPUs, which do not have all types of caches.
 
     Raises:
         FileError: A file is missing.
@@ -60,6 +64,9 @@ def export_decoder(directory: Path, folder: Path, context: int | None = None, ca
 
     if cache is not None and cache not in CACHE_TYPES:
         raise CompileError(f"there is no cache type '{cache}'; they are {', '.join(CACHE_TYPES)}")
+    if cache in GPU_CACHE_TYPES and cpus:
+        others = ", ".join(name for name in CACHE_TYPES if name not in GPU_CACHE_TYPES)
+        raise CompileError(f"caches of {cache} are for GPUs, and {cpus[0]} is none; caches that CPUs have are {others}")
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
     try:
         decoder = FAMILIES[config.model_type](config)

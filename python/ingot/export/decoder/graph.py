@@ -37,7 +37,7 @@ class Caches:
     """The caches of a model: their type, and how many tokens they hold.
 
     Attributes:
-        dtype: float32, float16, bfloat16 or int8, as ONNX numbers them.
+        dtype: float32, float16, bfloat16, int8 or float8_e4m3fn, as ONNX numbers them.
         context: The most tokens of a text.
         chunk: The most tokens of one run: a ring has room for a window before each of them.
         bounds: The extents of the dimensions that were used.
@@ -162,6 +162,8 @@ class DecoderGraph(Pieces):
             if self.caches.dtype == TensorProto.INT8:
                 new, factors = self.rounded(new)
                 scales.append(self.store(f"{name}_scale", factors, cache, TensorProto.FLOAT, d.kv_heads))
+            elif self.caches.dtype == TensorProto.FLOAT8E4M3FN:
+                new = self.node("QuantizeLinear", new, self.constant(1.0, np.float32), output_dtype=self.caches.dtype)
             elif self.caches.dtype != TensorProto.FLOAT:
                 new = self.node("Cast", new, to=self.caches.dtype)
             stored.append(self.store(name, new, cache, self.caches.dtype, d.kv_heads * d.head_size))

@@ -44,7 +44,7 @@ def export_seq2seq(directory: Path, folder: Path, context: int | None = None, ca
     """
     import transformers
 
-    types = {name: dtype for name, dtype in CACHE_TYPES.items() if name != "int8"}
+    types = {name: dtype for name, dtype in CACHE_TYPES.items() if name not in ("int8", "fp8")}
     if cache is not None and cache not in types:
         raise CompileError(f"caches of an encoder-decoder model are {', '.join(types)}, not '{cache}'")
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
