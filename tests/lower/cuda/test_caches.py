@@ -126,7 +126,7 @@ def test_caches_that_only_gpus_have_are_not_compiled_for_cpus(directory: Callabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["int8", "sinks", "sinks of int8", "sinks of int8 in bfloat16"])
+@pytest.mark.parametrize("name", ["int8", "fp8", "sinks", "sinks of int8", "sinks of int8 in bfloat16"])
 def test_kernels_take_the_steps(name: str, directory: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels of kernels/cuda themselves, emulated."""
 
