@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,8 +160,9 @@ def compile(
     with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
         with stages("export"):
             # On a GPU, a language model chooses tokens itself. Samples are of logits: tokens would differ where rounding decides.
-            source = load_source(model, Path(folder), inputs, dynamic_shapes, input_names, output_names, context, cache, window, sinks,
-                                 any(t.is_cuda for t in wanted) and not samples, [t.name for t in wanted if not t.is_cuda])
+            load = partial(load_source, model, Path(folder), inputs, dynamic_shapes, input_names, output_names, context, window=window, sinks=sinks,
+                           chooses=any(t.is_cuda for t in wanted) and not samples)
+            source = load(cache, cpus=[t.name for t in wanted if not t.is_cuda])
         if uses_float64(source.model):
             if precision is None:
                 warnings.warn(f"{source.label}: the model computes in float64, more slowly than in float32; --precision f32 computes in float32",
@@ -184,12 +186,14 @@ def compile(
 
             moments = None
             if calibration is not None:
+                from ingot.export.decoder import GPU_CACHE_TYPES
                 from ingot.quantize.calibration import collect
                 from ingot.quantize.cases import cases_of
 
                 with stages("calibrate"):
-                    runner = _runner(source, imported, Path(folder))
-                    moments = collect(source.model, runner, cases_of(source, calibration), constants or {}, Path(folder))
+                    # This machine's CPU runs it, which lacks some types of caches. Nodes have the same names with others.
+                    run = load(None) if cache in GPU_CACHE_TYPES else source
+                    moments = collect(run.model, _runner(run, imported, Path(folder)), cases_of(run, calibration), constants or {}, Path(folder))
             with stages("quantize"):
                 imported, quantization = quantize_weights(imported, scheme, Selection(tuple(quantize_include), tuple(quantize_exclude)),
                                                           Path(folder), lambda layer: stages.advance(None, layer), moments, method)
