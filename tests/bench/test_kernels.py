@@ -162,6 +162,47 @@ def test_one_s_own_kernels_stand_beside_ingot_s_and_what_is_not_timed_says_why(o
     assert "last set is wrong is WRONG and was not timed" in out and "absent is left out: no_such_package is not installed" in out
 
 
+KIND = """
+import numpy as np
+from ingot.bench.kernels import Kernel, Loaded, Problem, define, register
+
+class Softmax(Problem):
+    kernel = "softmax"
+
+    def __init__(self, rows, columns, dtype):
+        self.shape, self.dtype, self.flags = f"{rows}x{columns}", dtype, ()
+        self.rows, self.columns, self.depth = rows, columns, columns
+        self.flops, self.bytes, self.rotating = 4 * rows * columns, 8 * rows * columns, 0
+
+    def inputs(self):
+        return np.random.default_rng(0).standard_normal((self.rows, self.columns), np.float32)
+
+    def reference(self, inputs):
+        weights = np.exp(inputs.astype(np.float64))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+def parse(shape, dtype, flags):
+    return Softmax(*map(int, shape.split("x")), dtype)
+
+define(Kernel("softmax", "rows to probabilities", "ROWSxCOLUMNS", "f32", parse))
+
+@register("softmax", name="numpy")
+def weights(problem, inputs, setting):
+    return lambda which: np.exp(inputs) / np.exp(inputs).sum(axis=1, keepdims=True)
+
+@register("softmax", name="not divided")
+def wrong(problem, inputs, setting):
+    return lambda which: np.exp(inputs)
+"""
+
+
+def test_a_kernel_of_one_s_own_kind_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "KERNELS", dict(registry.KERNELS))
+    (tmp_path / "softmax.py").write_text(KIND, encoding="utf-8")
+    found = rows(bench(tmp_path, "softmax", "--shape", "37x130", "--module", str(tmp_path / "softmax.py"))["cases"][0])
+    assert found["numpy"]["status"] == "ok" and found["not divided"]["status"] == "wrong"
+
+
 def test_the_example_of_a_python_kernel_runs(tmp_path: Path) -> None:
     found = bench(tmp_path, "quantized_matmul", "--shape", "3x64x16", "--shape", "65x64x16", "--dtype", "nf4", "--only", "dense",
                   "--only", "rows in half", "--module", str(EXAMPLES / "python/my_kernels.py"))
