@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ingot.lower.cpu.quantized_weights import FORMATS, dequantized, groups_of, pack_codes, pack_groups
+from tests.cuda.quantized_cases import beyond, make
+from tests.kernels.quantized_matmul_cases import CASES, TABLES, Case, build, reference
 from tests.levels import qemu
 from tests.lower.build import relative_error
 from tests.runtime.assemble import Artifact
@@ -46,3 +50,15 @@ def test_products_with_quantized_weights(kind: str, group: int, integers: bool, 
         found = qemu.run_assembled(artifact, arrays, [(np.float32, (rows, columns))], tmp_path, cpu=INSTRUCTION_SETS[instructions],
                                    instructions=instructions)[0]
         assert relative_error(found, x.astype(np.float64) @ weights.T) < TOLERANCE
+
+
+@pytest.mark.parametrize("instructions", ["neon", "neon_dotprod", "neon_i8mm"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(case=st.one_of(CASES, TABLES))
+def test_a_product_is_its_definition(case: Case, instructions: str, tmp_path: Path) -> None:
+    data = make(case)
+    artifact, arrays = build(case, data)
+    declared = (data.x.dtype, (case.rows, case.columns))
+    found = qemu.run_assembled(artifact, arrays, [declared], tmp_path, cpu=INSTRUCTION_SETS[instructions], instructions=instructions)[0]
+    expected, bound = reference(case, data)
+    assert (beyond(found, expected, bound) <= 0).all(), case
