@@ -164,6 +164,8 @@ def _kernel(narrowed: _Narrowed, call: Any) -> Any:
     operands = list(call.args[1].fields)
     given = [o for o in operands if not isinstance(o, relax.Tuple)]
     first = operands[taken.groups[0][0]]
+    if isinstance(first, relax.Tuple):
+        first = call  # it is left out: the result decides
     if not _is_wide(first) or not (taken.always or any(narrowed.has(o) for o in ([first] if taken.first_decides else given))):
         return None
     for number, group in enumerate(taken.groups):
@@ -223,6 +225,8 @@ class _Taken:
 
 _TAKEN: dict[str, _Taken] = {
     "ingot.kernel.attention": _Taken(((0, 11), (1, 2)), first_decides=True),
+    "ingot.kernel.matmul_int8": _Taken(((5,),), always=True),
+    "ingot.kernel.quantize_rows": _Taken(((0,),), results={2: ()}),
     "ingot.kernel.quantized_matmul": _Taken(((0, 5),), always=True),
     "ingot.kernel.normalization": _Taken(((0, 3),)),
     "ingot.kernel.rotary_cache": _Taken(((2,), (3, 4)), first_decides=True, results={3: (2,), 4: (2, 3), 5: (2,), 6: (2, 5)}),

@@ -7,7 +7,7 @@ product (a bias, an activation, a residual) moves into its kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ class Layout:
 
     ``pack_codes`` and ``packed_shape`` are as in lower/cpu/quantized_weights.py; ``most_zero`` is the largest zero point of int8 for codes of 4 bits.
     ``gates``: so many columns of gates stand before those that are multiplied by their activations; 0 if the kernel has no gates.
+    ``bytes_of_rows``: products of int8 with a scale for each row of X and each column of W are another kernel's, ``matmul_int8``.
     """
 
     name: str
@@ -43,12 +44,16 @@ class Layout:
     packed_shape: Callable[[Format, int, int], tuple[int, ...]]
     most_zero: int | None = None
     gates: int = 0
+    bytes_of_rows: bool = False
 
 
 CPU_LAYOUT = Layout("", pack_codes, packed_shape)
-CUDA_LAYOUT = Layout(":cuda", cuda_packing.pack_codes, cuda_packing.packed_shape, cuda_packing.MOST_NIBBLE_ZERO, cuda_packing.GATES)
+CUDA_LAYOUT = Layout(":cuda", cuda_packing.pack_codes, cuda_packing.packed_shape, cuda_packing.MOST_NIBBLE_ZERO, cuda_packing.GATES,
+                     bytes_of_rows=True)
 #: What is added to the number of an activation that is one of gates (kernels/cuda/quantized_matmul).
 _GATES = 8
+#: A scale for each row (kernels/cuda/matmul/scaled_matmul.h).
+_OF_ROWS = 1
 
 
 def quantized_matmuls(graph: Graph, layout: Layout = CPU_LAYOUT) -> Graph:
@@ -70,6 +75,7 @@ class _Call:
     activation: str = ""
     gated: bool = False
     residual: Any = None
+    integers: tuple[Weight, Weight] | None = None  # for ``matmul_int8``: codes [N, K] and scales [N]
 
 
 class _Products(Rewriter):
@@ -81,11 +87,17 @@ class _Products(Rewriter):
         self.before: dict[Any, Any] = {}  # what variables are bound to
         self.calls: dict[Any, _Call] = {}
         self.taken: set[Any] = set()  # variables with a call that is part of a later one
+        self.generates = False  # steps of few rows, whose time is that of reading weights
         self.dequantized: dict[Any, Weight | None] = {}
+        self._rounded: dict[Any, list[Any]] = {}
         for binding in bindings(graph.function):
             if isinstance(binding, relax.MatchCast):
                 continue
             self.before[binding.var] = binding.value
+            self.generates |= calls(binding.value, "ingot.kernel.tensor_scatter")
+        for binding in bindings(graph.function):
+            if isinstance(binding, relax.MatchCast):
+                continue
             found = _find(self, binding.var, binding.value)
             if found is not None:
                 self.calls[binding.var] = found
@@ -93,19 +105,36 @@ class _Products(Rewriter):
     def kernel(self, call: _Call) -> Any:
         """Emits a call."""
         x = self.replaced(call.x)
-        weights = (call.codes, call.scales, call.zeros, call.bias)
-        inputs = [x, *(None if w is None else self.constant(w) for w in weights), None if call.residual is None else self.replaced(call.residual)]
-        shape = [*x.ty.shape.values[:-1], dims.expr(call.columns)]
-        dtype = str(x.ty.dtype)
+        bias, residual = (None if call.bias is None else self.constant(call.bias), None if call.residual is None else self.replaced(call.residual))
+        result = relax.TensorType([*x.ty.shape.values[:-1], dims.expr(call.columns)], str(x.ty.dtype))
+        activation = ACTIVATIONS[call.activation]
+        if call.integers is not None and not call.gated:
+            (w, scales), (codes, x_scales) = (self.constant(i) for i in call.integers), self.rounded(x)
+            return self.packed("matmul_int8", [codes, w, x_scales, scales, bias, residual], (_OF_ROWS, _OF_ROWS, activation, 0), [result])[0]
+        weights = (None if w is None else self.constant(w) for w in (call.codes, call.scales, call.zeros))
+        return self.packed("quantized_matmul", [x, *weights, bias, residual], (*call.ints, activation + _GATES * call.gated), [result])[0]
+
+    def rounded(self, x: Any) -> list[Any]:
+        """X in int8 and the scales of its rows; once for all products that read it."""
+        if x not in self._rounded:
+            shape = list(x.ty.shape.values)
+            types = [relax.TensorType(shape, "int8"), relax.TensorType([*shape[:-1], dims.expr(1)], "float32")]
+            self._rounded[x] = self.packed("quantize_rows", [x], (0,), types)
+        return self._rounded[x]
+
+    def packed(self, name: str, inputs: list[Any], ints: Sequence[int], types: list[Any]) -> list[Any]:
+        """The results of a kernel's call, of these types; inputs that are left out are None."""
+        bare = [relax.TensorType(dtype=str(t.dtype), ndim=t.ndim) for t in types]
         emitted = self.emit(relax.call_pure_packed(
-            "ingot.kernel.quantized_matmul",
+            f"ingot.kernel.{name}",
             relax.Tuple([relax.Tuple([]) if i is None else i for i in inputs]),
             relax.ShapeExpr([]),
-            relax.Tuple([relax.prim_value(i) for i in (*call.ints, ACTIVATIONS[call.activation] + _GATES * call.gated)]),
+            relax.Tuple([relax.prim_value(i) for i in ints]),
             relax.Tuple([]),
-            ty_args=relax.TensorType(dtype=dtype, ndim=len(shape)),
+            ty_args=bare[0] if len(bare) == 1 else relax.TupleType(bare),
         ))
-        return self.bb.match_cast(emitted, relax.TensorType(shape, dtype), self._hint)
+        found = [emitted] if len(bare) == 1 else [self.emit(relax.TupleGetItem(emitted, i)) for i in range(len(bare))]
+        return [self.bb.match_cast(f, t, self._hint) for f, t in zip(found, types, strict=True)]
 
     def take(self, variable: Any, readers: int = 1) -> _Call | None:
         """The call that a variable would be, if so many bindings read it, for a later call to take in."""
@@ -188,7 +217,11 @@ def _with(products: _Products, x: Any, weight: QuantizedWeight) -> _Call | None:
         weight.packed[layout.name] = (_packed(layout, kind, codes), _packed_groups(scales),
                                       None if zeros is None else _packed_groups(_near(layout, kind, zeros)))
     group = weight.group if weight.group < depth else 0
-    return _Call(x, *weight.packed[layout.name], (kind.code, group, int(weight.integers), group if weight.integers else 0), columns)
+    whole = layout.bytes_of_rows and not products.generates and weight.integers and kind.name == "int8" and not group and zeros is None
+    integers = (codes.map(np.transpose, (columns, depth), ":rows"),
+                scales.map(lambda s: s.reshape(-1).astype(np.float32), (columns,), ":row", "float32")) if whole else None
+    ints = (kind.code, group, int(weight.integers), group if weight.integers else 0)
+    return _Call(x, *weight.packed[layout.name], ints, columns, integers=integers)
 
 
 def _along_depth(weight: QuantizedWeight) -> tuple[Weight, Weight, Weight | None] | None:

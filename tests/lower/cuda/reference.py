@@ -235,6 +235,25 @@ def qlinear_conv(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], d
     return _requantized(sums, inputs, dtypes[0], activation, floats)
 
 
+def quantize_rows(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+                  ) -> list[np.ndarray]:
+    """kernels/cuda/matmul/scaled_matmul.h, of int8 with a scale for each row."""
+    (x,) = inputs
+    assert x is not None and list(ints) == [0]
+    scales = np.abs(x.astype(np.float32)).max(axis=-1, keepdims=True) / np.float32(127)
+    scales[scales == 0] = 1
+    return [np.rint(x.astype(np.float32) / scales).astype(np.int8), scales]
+
+
+def matmul_int8(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
+                ) -> list[np.ndarray]:
+    """kernels/cuda/matmul/scaled_matmul.h, with a scale for each row of X and of W."""
+    x, w, x_scales, w_scales, bias, residual = inputs
+    assert x is not None and w is not None and x.dtype == w.dtype == np.int8 and list(ints[:2]) == [1, 1] and ints[3] == 0
+    y = _activation(ints[2], floats)(_wide(x) @ _wide(w).T * _wide(x_scales) * _wide(w_scales) + (0 if bias is None else _wide(bias)))
+    return [(y + (0 if residual is None else _wide(residual))).astype(dtypes[0])]
+
+
 def sample(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: Sequence[int], ints: Sequence[int], floats: Sequence[float]
            ) -> list[np.ndarray]:
     """kernels/cuda/sampling/sampling.h, of logits that are numbers, and with settings of each row."""
@@ -253,6 +272,7 @@ def sample(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], dims: S
     return [found]
 
 
-KERNELS: dict[str, Kernel] = {"attention": attention, "convolution": convolution, "matmul": matmul, "normalization": normalize,
-                              "qlinear_conv": qlinear_conv, "qlinear_matmul": qlinear_matmul,
+KERNELS: dict[str, Kernel] = {"attention": attention, "convolution": convolution, "matmul": matmul, "matmul_int8": matmul_int8,
+                              "normalization": normalize, "qlinear_conv": qlinear_conv, "qlinear_matmul": qlinear_matmul,
+                              "quantize_rows": quantize_rows,
                               "rotary_cache": rotary_cache, "sample": sample, "tensor_scatter": tensor_scatter}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,24 @@ def test_numbers_become_float8_and_back_with_a_scale_for_each_position_of_an_axi
         codes = np.clip(x / scale[:, None], -448, 448).astype(float8.E4M3)
     np.testing.assert_array_equal(np.asarray(found["codes"]).view(np.uint8), codes.view(np.uint8))
     np.testing.assert_array_equal(found["y"], codes.astype(np.float32) * scale[:, None])
+
+
+@pytest.mark.parametrize("run_kernel", [by_numpy, pytest.param(by_emulator, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_weights_with_a_scale_for_each_column_are_multiplied_by_rows_of_int8(precision: str, run_kernel: Callable[..., Any], tmp_path: Path) -> None:
+    """As on a CPU, in the same integers; rows are rounded once for all products that read them."""
+    rng = np.random.default_rng(5)
+    model = onnx.parser.parse_model('''<ir_version: 10, opset_import: ["" : 21]> g (float[n, t, 96] x) => (float[n, t, 96] y, float[n, t, 80] z) {
+        a = MatMul(x, w0)  b = Add(a, b0)  c = Relu(b)  d = MatMul(c, w1)  e = Add(d, b1)  y = Add(e, x)  z = MatMul(x, w2) }''')
+    arrays = {"w0": rng.standard_normal((96, 132)) / 10, "b0": rng.standard_normal(132), "w1": rng.standard_normal((132, 96)) / 10,
+              "b1": rng.standard_normal(96), "w2": rng.standard_normal((96, 80))}
+    model.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items())
+    program = Program(model, run_kernel=run_kernel, precision=precision, quantize="int8:row")
+    assert Counter(s["name"] for s in program.steps if s["op"] == "kernel") == {"quantize_rows": 2, "matmul_int8": 3}
+    ingot.compile(model, tmp_path / "cpu.ingot", samples=0, quantize="int8:row")
+    on_cpu = ingot.load(tmp_path / "cpu.ingot")
+    for shape in ((1, 1), (2, 7), (3, 40)):
+        x = rng.standard_normal((*shape, 96)).astype(np.float32)
+        expected = on_cpu.run({"x": x})
+        for name, found in program.run({"x": x}).items():
+            assert np.linalg.norm(found - expected[name]) <= (2**-8 if precision == "bf16" else 2**-12) * np.linalg.norm(expected[name])

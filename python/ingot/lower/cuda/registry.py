@@ -4,8 +4,8 @@ from __future__ import annotations
 
 #: The names in kernels/cuda/registry.cpp that compiled models use; a test compares.
 CUDA_KERNELS = frozenset({
-    "attention", "convolution", "matmul", "normalization", "normalized_matmul", "qlinear_conv", "qlinear_matmul", "quantized_matmul", "rotary_cache",
-    "sample", "tensor_scatter"})
+    "attention", "convolution", "matmul", "matmul_int8", "normalization", "normalized_matmul", "qlinear_conv", "qlinear_matmul", "quantize_rows",
+    "quantized_matmul", "rotary_cache", "sample", "tensor_scatter"})
 
 
 def on_host(name: str) -> bool:
