@@ -250,7 +250,7 @@ def matmul_int8(inputs: Arrays, shapes: Sequence[Any], dtypes: Sequence[Any], di
     """kernels/cuda/matmul/scaled_matmul.h, with a scale for each row of X and of W."""
     x, w, x_scales, w_scales, bias, residual = inputs
     assert x is not None and w is not None and x.dtype == w.dtype == np.int8 and list(ints[:2]) == [1, 1] and ints[3] == 0
-    y = _activation(ints[2], floats)(_wide(x) @ _wide(w).T * _wide(x_scales) * _wide(w_scales) + (0 if bias is None else _wide(bias)))
+    y = _activation(ints[2], (0.0, 0.0))(_wide(x) @ _wide(w).T * _wide(x_scales) * _wide(w_scales) + (0 if bias is None else _wide(bias)))
     return [(y + (0 if residual is None else _wide(residual))).astype(dtypes[0])]
 
 

@@ -273,7 +273,10 @@ def test_numbers_become_float8_and_back_with_a_scale_for_each_position_of_an_axi
 @pytest.mark.parametrize("run_kernel", [by_numpy, pytest.param(by_emulator, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_weights_with_a_scale_for_each_column_are_multiplied_by_rows_of_int8(precision: str, run_kernel: Callable[..., Any], tmp_path: Path) -> None:
-    """As on a CPU, in the same integers; rows are rounded once for all products that read them."""
+    """As on a CPU, in the same integers; rows are rounded once for all products that read them.
+
+    A number of bfloat16 is off by 2^-9 of it, and what it is rounded to by up to another step of 127.
+    """
     rng = np.random.default_rng(5)
     model = onnx.parser.parse_model('''<ir_version: 10, opset_import: ["" : 21]> g (float[n, t, 96] x) => (float[n, t, 96] y, float[n, t, 80] z) {
         a = MatMul(x, w0)  b = Add(a, b0)  c = Relu(b)  d = MatMul(c, w1)  e = Add(d, b1)  y = Add(e, x)  z = MatMul(x, w2) }''')
@@ -288,4 +291,4 @@ def test_weights_with_a_scale_for_each_column_are_multiplied_by_rows_of_int8(pre
         x = rng.standard_normal((*shape, 96)).astype(np.float32)
         expected = on_cpu.run({"x": x})
         for name, found in program.run({"x": x}).items():
-            assert np.linalg.norm(found - expected[name]) <= (2**-8 if precision == "bf16" else 2**-12) * np.linalg.norm(expected[name])
+            assert np.linalg.norm(found - expected[name]) <= (2**-7 if precision == "bf16" else 2**-12) * np.linalg.norm(expected[name])
