@@ -214,16 +214,12 @@ template <typename V, int kHigh, int kWide>
       } else {
         AddRuns<V, kWide, kRuns, false>(tile, by, run, products[0]);
       }
-      run += kRuns;
+      return kRuns;
     };
     const int64_t at_once = Least(kBatch / problem.run, runs - run);
-    if (at_once >= 4) {
-      batch.template operator()<4>();
-    } else if (at_once >= 2) {
-      batch.template operator()<2>();
-    } else {
-      batch.template operator()<1>();
-    }
+    run += at_once >= 4   ? batch.template operator()<4>()
+           : at_once >= 2 ? batch.template operator()<2>()
+                          : batch.template operator()<1>();
   }
 }
 
