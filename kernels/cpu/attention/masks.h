@@ -36,8 +36,8 @@ INGOT_INLINE bool AreAll(uint8_t value, const uint8_t* bytes, int64_t count) {
   return other == 0;
 }
 
-// Calls body(elements) for each of `rows` rows' elements of a mask from a key on, as long as it returns true; whether
-// it always did. Keys must lie side by side.
+// Calls body(row, elements) for each of `rows` rows with its elements of a mask from a key on, as long as it returns
+// true; whether it always did. Keys must lie side by side.
 template <typename Body>
 INGOT_INLINE bool OfAllRows(const Problem& problem, const Unit& unit, int64_t first_row, int64_t rows, int64_t key,
                             Body&& body) {
