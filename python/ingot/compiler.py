@@ -169,10 +169,15 @@ def compile(
                               PrecisionWarning, stacklevel=2)
             else:
                 source.model = single_precision(source.model)
+
+        def imported_from(model: onnx.ModelProto) -> Imported:
+            made = import_model(model, source=source.label, base_dir=source.folder, shapes=shapes, constants=constants,
+                                states=states if states is not None else source.states)
+            made.bounds.update({**source.bounds, **_checked_bounds(bounds, made)})
+            return made
+
         with stages("import"):
-            imported = import_model(source.model, source=source.label, base_dir=source.folder, shapes=shapes, constants=constants,
-                                    states=states if states is not None else source.states)
-            imported.bounds.update({**source.bounds, **_checked_bounds(bounds, imported)})
+            imported = imported_from(source.model)
         with stages("samples"):
             cases = _samples(source, imported, source.samples if samples is None else samples, Path(folder), report)
         quantization = None
@@ -183,8 +188,11 @@ def compile(
         if scheme is not None:
             from ingot.passes.products import Selection
             from ingot.passes.quantize import quantize_weights
+            from ingot.quantize import convolutions
 
             moments = None
+            selection = Selection(tuple(quantize_include), tuple(quantize_exclude))
+            plan = convolutions.plan(source.model, scheme, calibration is not None, selection.unselected)
             if calibration is not None:
                 from ingot.export.decoder import GPU_CACHE_TYPES
                 from ingot.quantize.calibration import collect
@@ -193,10 +201,17 @@ def compile(
                 with stages("calibrate"):
                     # This machine's CPU runs it, which lacks some types of caches. Nodes have the same names with others.
                     run = load(None) if cache in GPU_CACHE_TYPES else source
-                    moments = collect(run.model, _runner(run, imported, Path(folder)), cases_of(run, calibration), constants or {}, Path(folder))
+                    moments = collect(run.model, _runner(run, imported, Path(folder)), cases_of(run, calibration), constants or {}, Path(folder),
+                                      plan.values)
             with stages("quantize"):
-                imported, quantization = quantize_weights(imported, scheme, Selection(tuple(quantize_include), tuple(quantize_exclude)),
-                                                          Path(folder), lambda layer: stages.advance(None, layer), moments, method)
+                def advance(layer: str) -> None:
+                    stages.advance(None, layer)
+
+                done = convolutions.Done(kept=plan.kept)
+                if plan.layers and moments is not None:
+                    rounded, done = convolutions.quantized(source.model, source.folder, source.label, plan, moments.histograms, advance)
+                    imported = imported_from(rounded)
+                imported, quantization = quantize_weights(imported, scheme, selection, Path(folder), advance, moments, method, done)
         built = _build(imported, wanted, precision or "f32", stages, report, tuner)
         with stages("write weights"):
             report.size = _write(report.path, name or source.name, source, imported, built, cases, stages, quantization, report)

@@ -28,12 +28,16 @@ class Selection:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
-    def reason(self, layer: Product) -> str:
-        """Why a layer is not quantized; empty if it is."""
-        if matches(self.exclude, layer):
+    def unselected(self, node: str, weight: str) -> str:
+        """Why a layer of these names is not quantized; empty if nothing speaks against it."""
+        if matches(self.exclude, node, weight):
             return "excluded"
-        if self.include and not matches(self.include, layer):
-            return "not included"
+        return "not included" if self.include and not matches(self.include, node, weight) else ""
+
+    def reason(self, layer: Product) -> str:
+        """Why a product is not quantized; empty if it is."""
+        if unselected := self.unselected(layer.node, layer.name):
+            return unselected
         if min(layer.weight.shape) < LEAST_EXTENT:
             return f"smaller than {LEAST_EXTENT} in one extent"
         return ""
@@ -60,9 +64,9 @@ class Migrated(Weight):
         self.factors = factors
 
 
-def matches(patterns: Sequence[str], layer: Product) -> bool:
-    """Whether a pattern fits a layer's node or weight."""
-    return any(fnmatchcase(layer.node, p) or fnmatchcase(layer.name, p) for p in patterns)
+def matches(patterns: Sequence[str], node: str, weight: str) -> bool:
+    """Whether a pattern fits the name of a layer's node or weight."""
+    return any(fnmatchcase(node, p) or fnmatchcase(weight, p) for p in patterns)
 
 
 class Layers:

@@ -22,8 +22,9 @@ from ingot.importer.weights import Weight, numpy_dtype
 from ingot.lower.cpu.quantized_weights import PANEL, groups_of, packed_shape
 from ingot.passes.graph import Graph, Rewriter, each_function
 from ingot.passes.migrate import migrate
-from ingot.passes.products import Layers, Migrated, Product, Selection, matches
+from ingot.passes.products import Layers, Migrated, Selection, matches
 from ingot.quantize.calibration import Moments, Statistics
+from ingot.quantize.convolutions import Done
 from ingot.quantize.gptq import Columns, gptq_rows
 from ingot.quantize.loss import Sums
 from ingot.quantize.method import Method, parse_method
@@ -56,7 +57,7 @@ class Quantization:
 
 def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, scratch: Path,
                      advance: Callable[[str], None] = lambda name: None, moments: Moments | None = None,
-                     method: Method | None = None) -> tuple[Imported, Quantization]:
+                     method: Method | None = None, convolutions: Done | None = None) -> tuple[Imported, Quantization]:
     """Quantizes the constant weights of a model's matrix products.
 
     Args:
@@ -67,18 +68,21 @@ def quantize_weights(imported: Imported, scheme: Scheme, selection: Selection, s
         advance: Called with the name of each layer before it is quantized.
         moments: What is known of the data (quantize/calibration.py): layers in it are quantized by the method, others as without data.
         method: By default GPTQ if there are moments.
+        convolutions: What was done to the model's convolutions before it was imported (quantize/convolutions.py).
 
     Returns:
-        The model with quantized weights, and what was done.
+        The model with quantized weights, and what was done to it.
 
     Raises:
         CompileError: A pattern fits no layer, or there is nothing to quantize.
     """
+    before = convolutions or Done()
     canonical = tvm.transform.Sequential([relax.transform.CanonicalizeBindings()])(imported.mod)
     method = method or parse_method(None, moments is not None)
     cases = f", {moments.cases} case{'s' if moments.cases != 1 else ''}" if moments is not None and method.calibrated else ""
     work = _Work(imported.nodes, scheme, method, selection, scratch, advance,
-                 Quantization(scheme, method.text + cases, examples=() if moments is None else moments.examples))
+                 Quantization(scheme, method.text + cases, [*before.layers], [*before.kept], () if moments is None else moments.examples,
+                              [*before.weights]))
 
     def change(graph: Graph) -> Graph:
         # Only the main graph's values were looked at (quantize/calibration.py), and a node of a subgraph may have the name of one there.
@@ -105,7 +109,6 @@ class _Work:
     scratch: Path
     advance: Callable[[str], None]
     done: Quantization
-    found: list[Product] = field(default_factory=list)
     made: dict[Any, tuple[QuantizedWeight, dict[str, Any]]] = field(default_factory=dict)  # weights that several products share, by their keys
 
 
@@ -127,7 +130,6 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     if product is None:
         return None
     work = rewriter.work
-    work.found.append(product)
     weight, node = product.weight, product.node
     layer: dict[str, Any] = {"node": node, "weight": product.name, "shape": list(weight.shape)}
     reason = work.selection.reason(product)
@@ -153,16 +155,17 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
 
 
 def _check_patterns(selection: Selection, work: _Work) -> None:
-    names = [f"'{product.node}' (weight '{product.name}')" for product in work.found]
+    found = [(layer["node"], layer["weight"]) for layer in (*work.done.layers, *work.done.kept)]
+    names = [f"'{node}' (weight '{weight}')" for node, weight in found]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     for kind, patterns in (("include", selection.include), ("exclude", selection.exclude)):
         for pattern in patterns:
-            if not any(matches([pattern], product) for product in work.found):
-                raise CompileError(f"quantization: {kind} pattern '{pattern}' fits no matrix product with a constant weight; "
+            if not any(matches([pattern], *names_of) for names_of in found):
+                raise CompileError(f"quantization: {kind} pattern '{pattern}' fits no matrix product or convolution with a constant weight; "
                                    f"they are {shown or 'none'}")
     if not work.done.layers:
         reasons = ", ".join(dict.fromkeys(k["reason"] for k in work.done.kept))
-        why = f"none of {len(names)} matrix products qualifies ({reasons})" if names else "no matrix product has a constant weight of floats"
+        why = f"none of {len(names)} layers qualifies ({reasons})" if names else "no matrix product or convolution has a constant weight of floats"
         raise CompileError(f"quantization: there is nothing to quantize: {why}")
 
 

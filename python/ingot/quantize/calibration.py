@@ -1,4 +1,4 @@
-"""Runs a model on calibration data and adds up, for each matrix product, what quantization needs to know of its left operand X."""
+"""Runs a model on calibration data and adds up what quantization needs to know: of the left operand X of each matrix product, and of other values."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ingot.errors import CompileError
 from ingot.importer.graph import node_label
+from ingot.quantize.ranges import Histogram
 from ingot.quantize.runner import Case, Runner
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ class _Sums:
 class Moments:
     """:class:`Statistics` by the name of the ONNX node that multiplies X; in files, so that a large model's are not all in memory."""
 
-    def __init__(self, files: Mapping[str, _Sums], cases: int, examples: Sequence[Path] = ()) -> None:
+    def __init__(self, files: Mapping[str, _Sums], cases: int, examples: Sequence[Path] = (),
+                 histograms: Mapping[str, Histogram] | None = None) -> None:
         self._files = files
         self.cases = cases
+        self.histograms = histograms or {}  # of values by name
         self.examples = examples  # .npz files of cases with what the model makes of them, by "in:" and "out:" and the name
 
     def of(self, node: str, depth: int) -> Statistics | None:
@@ -57,7 +60,8 @@ class Moments:
         return found.load() if found is not None and found.depth == depth else None
 
 
-def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], constants: Case, scratch: Path) -> Moments:
+def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], constants: Case, scratch: Path,
+            values: Iterable[str] = ()) -> Moments:
     """Runs a model on cases.
 
     Args:
@@ -66,12 +70,15 @@ def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], const
         cases: Calibration data, one run each.
         constants: Inputs that are the same for all cases.
         scratch: An existing folder for the sums.
+        values: Names of values whose numbers are counted.
 
     Raises:
         CompileError: The model cannot be run on a case, or there is no case.
     """
     operands = _operands(model)
-    names = sorted(set(operands.values()))
+    multiplied = set(operands.values())
+    histograms = {name: Histogram() for name in values}
+    names = sorted(multiplied | set(histograms))
     outputs = [o.name for o in model.graph.output if o.name not in set(runner.internal)]
     run = runner.start([*names, *outputs])
     examples: list[Path] = []
@@ -79,16 +86,18 @@ def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], const
     sums: dict[str, _Sums] = {}
     count = 0
     for case in cases:
-        values = run({**constants, **case}, count)
+        results = run({**constants, **case}, count)
         example = {f"in:{name}": np.asarray(value) for name, value in case.items()}
-        example |= {f"out:{name}": np.asarray(value) for name, value in zip(outputs, values[len(names):], strict=True)}
+        example |= {f"out:{name}": np.asarray(value) for name, value in zip(outputs, results[len(names):], strict=True)}
         room -= sum(a.nbytes for a in example.values())
         if room >= 0 and not any(a.dtype.kind in "OV" for a in example.values()):
             examples.append(scratch / f"example{count}.npz")
             np.savez(examples[-1], allow_pickle=False, **example)
-        for index, (name, found) in enumerate(zip(names, values[: len(names)], strict=True)):
+        for index, (name, found) in enumerate(zip(names, results[: len(names)], strict=True)):
             x = np.asarray(found).astype(np.float32)
-            if x.ndim == 0 or not np.isfinite(x).all():
+            if name in histograms:
+                histograms[name].add(x)
+            if name not in multiplied or x.ndim == 0 or not np.isfinite(x).all():
                 continue
             x = x.reshape(-1, x.shape[-1])
             path = scratch / f"moments{index}"
@@ -101,7 +110,7 @@ def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], const
         count += 1
     if not count:
         raise CompileError("the calibration data holds no case")
-    return Moments({node: sums[name] for node, name in operands.items() if name in sums}, count, examples)
+    return Moments({node: sums[name] for node, name in operands.items() if name in sums}, count, examples, histograms)
 
 
 def _operands(model: onnx.ModelProto) -> dict[str, str]:
