@@ -1,7 +1,7 @@
 """Channels last: convolutions and what lies between them run on [N, ..., C], whose rows a micro-kernel reads front to back.
 
 Transposes are not carried out where they stand but remembered: a value may be *another one with its axes permuted*. Element-wise
-operators, reductions and concatenations work on the other one and pass the permutation on; convolutions ask for channels last and
+operators, reductions, concatenations, slices and the like (moves.py) work on the other one and pass the permutation on; convolutions ask for channels last and
 give it. Whatever needs the axes as they are written gets a transpose. In a network of convolutions only its input is transposed.
 """
 
@@ -15,6 +15,7 @@ from tvm import relax
 
 from ingot.importer import dims
 from ingot.passes.graph import Graph, Rewriter
+from ingot.passes.moves import move_of
 
 #: Of each convolution the layouts of data and weights with channels last, and what makes a call of it.
 CONVOLUTIONS: dict[str, tuple[str, str, Callable[..., Any]]] = {
@@ -92,7 +93,7 @@ def _visit(layout: Rewriter, variable: Any, value: Any) -> Any:
             return layout.lazily(value.args[0], [int(a) for a in value.attrs.axes] if value.attrs.axes is not None else list(range(rank))[::-1])
         handler = (_convolution if name in CONVOLUTIONS else _reduction if name in _REDUCTIONS else _elementwise if name in _ELEMENTWISE
                    else _concat if name == "relax.concat" else _pad if name == "relax.nn.pad"
-                   else _reshape if name == "relax.reshape" else None)
+                   else _reshape if name == "relax.reshape" else _moved if name == "relax.call_tir" else None)
         result = handler(layout, value) if handler is not None else None
         if result is not None:
             return result
@@ -181,6 +182,15 @@ def _pad(layout: _Layout, call: Any) -> Any:
     width = [int(w) for w in call.attrs.pad_width]
     moved = [w for axis in range(len(order)) for w in width[2 * order.index(axis) : 2 * order.index(axis) + 2]]
     return layout.lazily(layout.emit(relax.Call(call.op, [base, *list(call.args)[1:]], _padding(call, moved))), order)
+
+
+def _moved(layout: _Layout, call: Any) -> Any:
+    operand = call.args[1].fields[0] if isinstance(call.args[1], relax.Tuple) and call.args[1].fields else None
+    move = move_of(layout, call) if operand in layout.permuted else None
+    if move is None:
+        return None
+    base, order = layout.seen(move.x)
+    return layout.lazily(move.permuted(layout, base, order), order)
 
 
 def _padding(call: Any, width: list[int]) -> Any:
