@@ -187,31 +187,19 @@ def compile(
             with_arithmetic([w for weights in imported.weights_of().values() for w in weights], kept)
         if scheme is not None:
             from ingot.passes.products import Selection
-            from ingot.passes.quantize import quantize_weights
-            from ingot.quantize import convolutions
+            from ingot.quantizing import Request
+            from ingot.quantizing import quantize as quantized
 
-            moments = None
-            selection = Selection(tuple(quantize_include), tuple(quantize_exclude))
-            plan = convolutions.plan(source.model, scheme, calibration is not None, selection.unselected)
-            if calibration is not None:
+            def runnable() -> tuple[Source, Runner]:
+                """This machine's CPU runs it, which lacks some types of caches. Nodes have the same names with others."""
                 from ingot.export.decoder import GPU_CACHE_TYPES
-                from ingot.quantize.calibration import collect
-                from ingot.quantize.cases import cases_of
 
-                with stages("calibrate"):
-                    # This machine's CPU runs it, which lacks some types of caches. Nodes have the same names with others.
-                    run = load(None) if cache in GPU_CACHE_TYPES else source
-                    moments = collect(run.model, _runner(run, imported, Path(folder)), cases_of(run, calibration), constants or {}, Path(folder),
-                                      plan.values)
-            with stages("quantize"):
-                def advance(layer: str) -> None:
-                    stages.advance(None, layer)
+                run = load(None) if cache in GPU_CACHE_TYPES else source
+                return run, _runner(run, imported, Path(folder))
 
-                done = convolutions.Done(kept=plan.kept)
-                if plan.layers and moments is not None:
-                    rounded, done = convolutions.quantized(source.model, source.folder, source.label, plan, moments.histograms, advance)
-                    imported = imported_from(rounded)
-                imported, quantization = quantize_weights(imported, scheme, selection, Path(folder), advance, moments, method, done)
+            selection = Selection(tuple(quantize_include), tuple(quantize_exclude))
+            imported, quantization = quantized(Request(scheme, method, selection, calibration, constants or {}), source, imported, imported_from,
+                                               runnable, Path(folder), stages)
         built = _build(imported, wanted, precision or "f32", stages, report, tuner)
         with stages("write weights"):
             report.size = _write(report.path, name or source.name, source, imported, built, cases, stages, quantization, report)

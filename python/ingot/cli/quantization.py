@@ -19,7 +19,7 @@ def summary(found: Mapping[str, Any]) -> None:
     """The scheme, the sizes, and what the model lost."""
     layers, kept = len(found["layers"]), len(found["kept"])
     print(f"  {found['scheme']}, {found['method']}")
-    print(f"  {layers} layer{'s' if layers != 1 else ''} quantized, {kept} left as they were; weights of products "
+    print(f"  {layers} layer{'s' if layers != 1 else ''} quantized, {kept} left as they were; weights "
           f"{printing.size(found['bytes_before'])} → {printing.size(found['bytes_after'])}")
     loss = found["loss"]
     if loss is None:
@@ -45,10 +45,10 @@ def layers(found: Mapping[str, Any]) -> None:
     rows: list[list[str]] = []
     for layer in found["layers"]:
         rows.append([layer["node"], layer["weight"], printing.shape(layer["shape"]), _number(layer["relative_error"], ".3g"),
-                     _number(layer.get("output_error"), ".3g"), _number(layer["cosine"], ".6f"), _number(layer["snr_db"], ".1f"), _factors(layer),
-                     printing.size(layer["bytes_before"]), printing.size(layer["bytes_after"])])
-    printing.table(["layer", "weight", "shape", "relative error", "output error", "cosine", "SNR (dB)", "factors", "before", "after"], rows,
-                   right=[3, 4, 5, 6, 8, 9])
+                     _number(layer.get("input_error"), ".3g"), _number(layer.get("output_error"), ".3g"), _number(layer["cosine"], ".6f"),
+                     _number(layer["snr_db"], ".1f"), _factors(layer), printing.size(layer["bytes_before"]), printing.size(layer["bytes_after"])])
+    printing.table(["layer", "weight", "shape", "relative error", "input error", "output error", "cosine", "SNR (dB)", "factors", "before", "after"],
+                   rows, right=[3, 4, 5, 6, 7, 9, 10])
     for layer in found["kept"]:
         print(f"  {layer['node']} stays as it was: {layer['reason']}")
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import tvm_ffi
-from tvm import relax, te, tirx
+from tvm import tirx
 
 from ingot.importer import dims
-from ingot.importer.context import with_scalars
 from ingot.lower.cuda.source import WITHIN
 from ingot.passes.attention_operands import calls
+from ingot.passes.computed import computed
 from ingot.passes.graph import Graph, Rewriter
 
 
@@ -39,15 +39,6 @@ def _visit(rewriter: Rewriter, variable: Any, value: Any) -> Any:
     return write(rewriter, list(tensors.fields), list(extents.values), [int(i.value) for i in ints.fields])
 
 
-def _emit(rewriter: Rewriter, name: str, operands: list[Any], shape: list[Any], dtype: str, compute: Callable[..., Any]) -> Any:
-    """A call of a function that computes each element from some tensors and its indices."""
-    sources = [te.placeholder([dims.expr(d) for d in dims.dims(o.ty.shape.values)], str(o.ty.dtype), name=f"x{i}") for i, o in enumerate(operands)]
-    result = te.compute(shape, lambda *i: compute(*sources, *i), name=name)
-    function, scalars = with_scalars(te.create_prim_func([*sources, result]).without_attr("global_symbol"))
-    arguments = relax.Tuple([*operands, *(dims.expr(s) for s in scalars)])
-    return rewriter.emit(relax.call_tir(rewriter.function(function, name), arguments, relax.TensorType(shape, dtype)))
-
-
 def _within(index: Any, extent: Any) -> Any:
     """The place of an index, from the end if negative, on an axis."""
     return tirx.call_pure_extern("int64", WITHIN, index.astype("int64"), extent)
@@ -55,7 +46,7 @@ def _within(index: Any, extent: Any) -> Any:
 
 def _wrap_indices(rewriter: Rewriter, tensors: list[Any], extents: list[Any], ints: list[int]) -> Any:
     (x,), (extent,) = tensors, extents
-    return _emit(rewriter, "wrap_indices", [x], list(x.ty.shape.values), "int64", lambda source, *i: _within(source(*i), extent))
+    return computed(rewriter, "wrap_indices", [x], list(x.ty.shape.values), "int64", lambda source, *i: _within(source(*i), extent))
 
 
 def _gather_nd(rewriter: Rewriter, tensors: list[Any], extents: list[Any], ints: list[int]) -> Any:
@@ -71,7 +62,7 @@ def _gather_nd(rewriter: Rewriter, tensors: list[Any], extents: list[Any], ints:
         picked = [_within(places(*here, tirx.IntImm("int64", k)), shape[batch + k]) for k in range(depth)]
         return source(*here[:batch], *picked, *i[len(outer) :])
 
-    return _emit(rewriter, "gather_nd", [data, indices], [*outer, *shape[batch + depth :]], str(data.ty.dtype), compute)
+    return computed(rewriter, "gather_nd", [data, indices], [*outer, *shape[batch + depth :]], str(data.ty.dtype), compute)
 
 
 _WRITTEN: dict[str, Callable[[Rewriter, list[Any], list[Any], list[int]], Any]] = {

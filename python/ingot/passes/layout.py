@@ -1,8 +1,9 @@
 """Channels last: convolutions and what lies between them run on [N, ..., C], whose rows a micro-kernel reads front to back.
 
 Transposes are not carried out where they stand but remembered: a value may be *another one with its axes permuted*. Element-wise
-operators, reductions, concatenations, slices and the like (moves.py) work on the other one and pass the permutation on; convolutions ask for channels last and
-give it. Whatever needs the axes as they are written gets a transpose. In a network of convolutions only its input is transposed.
+operators, reductions, concatenations, slices and the like (moves.py) work on the other one and pass the permutation on; convolutions
+ask for channels last and give it. Whatever needs the axes as they are written gets a transpose. In a network of convolutions only its
+input is transposed.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ _MOVES = {"Concat": 0, "DepthToSpace": 1, "Flatten": 1, "Identity": 1, "MaxPool"
           "Squeeze": 1, "Transpose": 1, "Unsqueeze": 1}
 #: Operators that read a value rounded where convolutions do, so that it is stored in 8 bits alone. Others, and the model's results, are as they were.
 _READERS = frozenset(_MOVES) | {"Add", "AveragePool", "GlobalAveragePool"}
+_ACTIVATIONS = frozenset(("Relu", "LeakyRelu", "Clip"))
 _ROWS = parse_scheme("int8:row")
 
 
@@ -182,11 +183,12 @@ def _groups(graph: onnx.GraphProto, constants: Mapping[str, Any], read: set[str]
 
     for name in sorted(read):
         add(name)
+    # A sum is computed where one of two convolutions' results leave the registers; the other's are stored before, in 8 bits.
+    order = {node.output[0]: index for index, node in enumerate(graph.node) if node.output}
     for node in graph.node:
-        if node.op_type == "Add" and not set(node.input) & group.keys() and node.output[0] in group:
-            # A sum is computed where one of two convolutions' results leave the registers; the other's are stored before, in 8 bits.
-            if all(uses[name] == 1 and _convolved(makers, name, layers) for name in node.input):
-                add(min(node.input, key=lambda name: _order(graph, makers[name])))
+        if node.op_type == "Add" and not set(node.input) & group.keys() and _leads_to(graph, node.output[0], read) and all(
+                uses[name] == 1 and _convolved(makers, name, layers) for name in node.input):
+            add(min(node.input, key=lambda name: order[name]))
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in group:
         alike[root(name)].append(name)
@@ -204,16 +206,17 @@ def _moved(node: onnx.NodeProto) -> Sequence[str]:
     return () if count is None else node.input[:count] if count else node.input
 
 
+def _leads_to(graph: onnx.GraphProto, name: str, read: set[str]) -> bool:
+    """Whether convolutions read a value, or what an activation makes of it."""
+    return name in read or any(node.op_type in _ACTIVATIONS and node.input[0] == name and node.output[0] in read for node in graph.node)
+
+
 def _convolved(makers: Mapping[str, onnx.NodeProto], name: str, layers: set[str]) -> bool:
     """Whether a value is a quantized convolution's result, perhaps normalized."""
     maker = makers.get(name)
     if maker is not None and maker.op_type == "BatchNormalization":
         maker = makers.get(maker.input[0])
     return maker is not None and maker.op_type == "Conv" and node_label(maker) in layers
-
-
-def _order(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:
-    return next(i for i, other in enumerate(graph.node) if other is node or other.output[:] == node.output[:])
 
 
 class _Graph:
