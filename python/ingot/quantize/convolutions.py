@@ -6,7 +6,7 @@ QuantizeLinear and DequantizeLinear as onnxruntime's and PyTorch's quantizers wr
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,6 @@ _MOVES = {"Concat": 0, "DepthToSpace": 1, "Flatten": 1, "Identity": 1, "MaxPool"
           "Squeeze": 1, "Transpose": 1, "Unsqueeze": 1}
 #: Operators that read a value rounded where convolutions do, so that it is stored in 8 bits alone. Others, and the model's results, are as they were.
 _READERS = frozenset(_MOVES) | {"Add", "AveragePool", "GlobalAveragePool"}
-_ACTIVATIONS = frozenset(("Relu", "LeakyRelu", "Clip"))
 _ROWS = parse_scheme("int8:row")
 
 
@@ -93,7 +92,7 @@ def plan(model: onnx.ModelProto, scheme: Scheme, calibrated: bool, reason: Calla
             made.kept.append({"node": label, "weight": weight.name, "shape": list(weight.dims), "reason": why})
         else:
             made.layers.append(Convolution(label, node.input[0], weight))
-    made.groups = _groups(model.graph, constants, {layer.x for layer in made.layers}, {layer.node for layer in made.layers})
+    made.groups = _groups(model.graph, constants, {layer.x for layer in made.layers})
     return made
 
 
@@ -158,11 +157,9 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def _groups(graph: onnx.GraphProto, constants: Mapping[str, Any], read: set[str], layers: set[str]) -> list[list[str]]:
-    """The values to round, those that must be alike together: what convolutions read, what that is moved from, and one operand of some sums."""
+def _groups(graph: onnx.GraphProto, constants: Mapping[str, Any], read: set[str]) -> list[list[str]]:
+    """The values to round, those that must be alike together: what convolutions read, and what that is moved from."""
     makers = {output: node for node in graph.node for output in node.output if output}
-    uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(o.name for o in graph.output)
     group: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -183,12 +180,6 @@ def _groups(graph: onnx.GraphProto, constants: Mapping[str, Any], read: set[str]
 
     for name in sorted(read):
         add(name)
-    # A sum is computed where one of two convolutions' results leave the registers; the other's are stored before, in 8 bits.
-    order = {node.output[0]: index for index, node in enumerate(graph.node) if node.output}
-    for node in graph.node:
-        if node.op_type == "Add" and not set(node.input) & group.keys() and _leads_to(graph, node.output[0], read) and all(
-                uses[name] == 1 and _convolved(makers, name, layers) for name in node.input):
-            add(min(node.input, key=lambda name: order[name]))
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in group:
         alike[root(name)].append(name)
@@ -204,19 +195,6 @@ def _moved(node: onnx.NodeProto) -> Sequence[str]:
         return node.input[:1] if mode == b"nearest" else ()
     count = _MOVES.get(node.op_type)
     return () if count is None else node.input[:count] if count else node.input
-
-
-def _leads_to(graph: onnx.GraphProto, name: str, read: set[str]) -> bool:
-    """Whether convolutions read a value, or what an activation makes of it."""
-    return name in read or any(node.op_type in _ACTIVATIONS and node.input[0] == name and node.output[0] in read for node in graph.node)
-
-
-def _convolved(makers: Mapping[str, onnx.NodeProto], name: str, layers: set[str]) -> bool:
-    """Whether a value is a quantized convolution's result, perhaps normalized."""
-    maker = makers.get(name)
-    if maker is not None and maker.op_type == "BatchNormalization":
-        maker = makers.get(maker.input[0])
-    return maker is not None and maker.op_type == "Conv" and node_label(maker) in layers
 
 
 class _Graph:
