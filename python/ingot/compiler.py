@@ -98,8 +98,9 @@ def compile(
             ``tf32``, which rounds what a GPU multiplies to 10 bits of fraction; None keeps the model's own types. Whatever is given, a
             float64 model is computed in float32; with None it is computed in float64, and a :class:`~ingot.errors.PrecisionWarning` says so.
         quantize: How to quantize the constant weights of matrix products: ``int8``, ``int4``, ``uint4``, ``nf4`` or ``mxfp4``, with a group as in
-            ``int4:g128`` and an arithmetic as in ``int8:float`` (docs/quantization.md). What is lost goes into the artifact. ``kept:int8`` and
-            ``kept:float`` quantize nothing and give the arithmetic of weights that are quantized in the model.
+            ``int4:g128`` and an arithmetic as in ``int8:float`` (docs/quantization.md); with ``calibration`` ``int8`` quantizes convolutions
+            too. What is lost goes into the artifact. ``kept:int8`` and ``kept:float`` quantize nothing and give the arithmetic of weights that
+            are quantized in the model.
         quantize_include: Patterns of names of ONNX nodes or weights, such as ``*/mlp/*``: only these are quantized.
         quantize_exclude: Patterns of those that are not.
         calibration: Real inputs by name, some tens or hundreds of cases, on which the model is run: what ``quantize_method`` looks at. A decoder's

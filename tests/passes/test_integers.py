@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+import ingot
 from tests.lower.build import model, run
 
 few = settings(max_examples=5, deadline=None)  # of a second each
@@ -211,3 +214,42 @@ def test_without_a_product_the_quotient_is_a_quotient() -> None:
     outputs, _ = run(built, {"x": x})
     expected = np.clip(np.rint(x / np.float32(0.0657)) + 128, 0, 255)
     np.testing.assert_array_equal(outputs["y"], expected.astype(np.uint8))
+
+
+@few
+@given(zero=st.integers(0, 255), low=st.sampled_from([None, -1.0, 0.0]), high=st.sampled_from([None, 0.5, 6.0]),
+       activations=st.sampled_from(["uint8", "int8"]), seed=st.integers(0, 99))
+def test_bounds_before_a_quantize_hold_wherever_codes_end(zero: int, low: float | None, high: float | None, activations: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((2, 4, 5, 6)).astype(np.float32)
+    w = rng.integers(-128, 128, (8, 4, 1, 1)).astype(np.int8)
+    zero += int(np.iinfo(activations).min)
+    scale = float(np.float32(0.02))
+    constants = {"w": w, "w_scale": np.float32(0.01), "w_zero": np.int8(0), "x_scale": np.float32(0.02), "x_zero": np.array(0, activations),
+                 "y_scale": np.float32(scale), "y_zero": np.array(zero, activations)}
+    bounds = {name: np.float32(number) for name, number in (("low", low), ("high", high)) if number is not None}
+    nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d"), dequantized("w", "w", "dw", axis=0), helper.make_node("Conv", ["d", "dw"], ["p"]),
+             helper.make_node("Clip", ["p", *(name if name in bounds else "" for name in ("low", "high"))], ["c"]),
+             quantized("y", "c", "qy"), dequantized("y", "qy", "y")]
+    arrays = {k: np.asarray(v) for k, v in (constants | bounds).items()}
+    outputs, kernels = run(model(nodes, {"x": ("float32", [2, 4, 5, 6])}, ["y"], arrays), {"x": x})
+    wide = quantize(x, 0.02, 0, activations) * np.float64(np.float32(0.02))
+    sums = np.einsum("nchw,oc->nohw", wide, w[:, :, 0, 0] * np.float64(np.float32(0.01)))
+    bounded = np.clip(sums, -np.inf if low is None else low, np.inf if high is None else high)
+    expected = (quantize(bounded, scale, zero, activations) - zero) * scale
+    off = steps_off(outputs["y"], expected, scale)
+    assert off.max() <= 1.01 and np.mean(off > 0.5) < 0.02  # a sum within float32's rounding of a tie may go either way
+    assert any("int" in k for k in kernels if k.startswith("1x1"))
+
+
+def test_bounds_that_codes_have_are_not_computed(tmp_path: Path) -> None:
+    constants = {"w": np.ones((8, 4, 1, 1), np.int8), "w_scale": np.float32(0.01), "w_zero": np.int8(0), "x_scale": np.float32(0.02),
+                 "x_zero": np.uint8(0), "y_scale": np.float32(6 / 255), "y_zero": np.uint8(0), "low": np.float32(0), "high": np.float32(6)}
+    nodes = [quantized("x", "x", "q"), dequantized("x", "q", "d"), dequantized("w", "w", "dw", axis=0), helper.make_node("Conv", ["d", "dw"], ["p"]),
+             helper.make_node("Clip", ["p", "low", "high"], ["c"]), quantized("y", "c", "qy"), dequantized("y", "qy", "y")]
+    built = model(nodes, {"x": ("float32", [2, 4, 5, 6])}, ["y"], {k: np.asarray(v) for k, v in constants.items()})
+    ingot.compile(built, tmp_path / "clip.ingot", samples=0)
+    steps = ingot.load(tmp_path / "clip.ingot").manifest["targets"][0]["program"]["functions"][0]["steps"]
+    names = [s.get("function", "") for s in steps]
+    assert any("convolution" in name for name in names)
+    assert not any("maximum" in name or "minimum" in name for name in names), names

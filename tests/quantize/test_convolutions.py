@@ -224,6 +224,39 @@ def test_half_precision_stays(tmp_path: Path) -> None:
     assert [(e["node"], e["reason"]) for e in report["kept"]] == [("half", "not of float32")]
 
 
+def test_a_trained_network_recognizes_digits_as_before(tmp_path: Path) -> None:
+    import torch
+    from sklearn.datasets import load_digits
+    from torch import nn
+
+    torch.manual_seed(0)
+    found = load_digits()
+    images, labels = (found.images[:, None] / 16).astype(np.float32), found.target
+    module = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+                           nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.SiLU(), nn.MaxPool2d(2),
+                           nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    x, y = torch.from_numpy(images[:1400]), torch.from_numpy(labels[:1400])
+    for _ in range(12):
+        for batch in torch.randperm(len(x)).split(100):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[batch]), y[batch]).backward()
+            optimizer.step()
+    module.eval()
+    ingot.compile(module, tmp_path / "digits.ingot", inputs={"input": images[:2]}, dynamic_shapes={"input": {0: "batch"}}, quantize="int8",
+                  calibration=[{"input": images[i : i + 20]} for i in range(0, 100, 20)])
+    loaded = ingot.load(tmp_path / "digits.ingot")
+    report = loaded.manifest["quantization"]
+    assert len(report["layers"]) == 3
+    with torch.no_grad():
+        before = np.asarray(module(torch.from_numpy(images[1400:])))
+    after = np.asarray(next(iter(loaded.run({"input": images[1400:]}).values())))
+    accuracy = [float(np.mean(scores.argmax(1) == labels[1400:])) for scores in (before, after)]
+    assert accuracy[0] > 0.9
+    assert accuracy[1] > accuracy[0] - 0.01
+    assert relative_error(after, before) < expected_loss(report) < 0.05
+
+
 def test_the_command_line_tells_of_convolutions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(residual_network(), tmp_path / "net.onnx")
     for index, case in enumerate(cases([2, 3, 33, 47])):

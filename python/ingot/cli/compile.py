@@ -28,7 +28,8 @@ def add(commands: Any) -> None:
                          "in bfloat16 where the CPU does; on a GPU, what lies between products has 16 bits too); tf32, which rounds what a GPU "
                          "multiplies to 10 bits of fraction; default: the model's own types")
     command.add_argument("--quantize", metavar="SCHEME", help="quantize the weights of matrix products: int8, int4, uint4, nf4 or mxfp4, "
-                         "with a group as in int4:g128 and an arithmetic as in int8:float; kept:int8 and kept:float are for weights that "
+                         "with a group as in int4:g128 and an arithmetic as in int8:float; with --calibration int8 quantizes convolutions "
+                         "too; kept:int8 and kept:float are for weights that "
                          "are quantized in the model (docs/quantization.md)")
     command.add_argument("--quantize-include", action="append", metavar="PATTERN", help="quantize only what has such a name, of an ONNX node or a "
                          "weight; * and ? stand for any text")
