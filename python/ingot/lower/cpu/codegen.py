@@ -19,8 +19,9 @@ from ingot.lower.targets import Target
 SYMBOL_PREFIX = "ingot."
 #: Bytes of the largest array on the stack.
 _MOST_STACK = 16 << 10
-#: An attribute of functions that hand what they allocate to others: no smaller memory will do.
-HANDED = "ingot.handed"
+#: An attribute of functions that allocate no more than they use. TVM would look for less for as long as all of its other passes take together, and
+#: finds some where memory is handed to other functions.
+EXACT = "ingot.exact"
 
 
 def _allocates(function: tirx.PrimFunc) -> bool:
@@ -37,8 +38,8 @@ def _allocates(function: tirx.PrimFunc) -> bool:
 
 
 def _compacted(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
-    """What functions allocate, as small as what they use of it; the others, in which TVM would bound accesses for minutes, stay as they are."""
-    those = {variable: f for variable, f in module.functions.items() if _allocates(f) and HANDED not in (f.attrs or {})}
+    """What functions allocate, as small as what they use of it, where they may allocate more; else TVM would bound accesses for minutes."""
+    those = {variable: f for variable, f in module.functions.items() if _allocates(f) and EXACT not in (f.attrs or {})}
     return tvm.IRModule({**module.functions, **s_tir.transform.CompactBufferAllocation()(tvm.IRModule(those)).functions})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tvm import s_tir, tirx
 
+from ingot.lower.cpu.codegen import EXACT
 from ingot.lower.cpu.fused import Fused, combination, read
 from ingot.lower.cpu.math import expand
 from ingot.lower.cpu.nest import product
@@ -39,13 +40,13 @@ TRANSFORMED: tuple[Callable[[s_tir.Schedule, Target], str | None], ...] = (matmu
 def schedule(function: tirx.PrimFunc, target: Target) -> Scheduled:
     """Schedules one TIR function for a target."""
     if SCHEDULED in (function.attrs or {}):
-        return Scheduled(expand(function), str(function.attrs[SCHEDULED]))
+        return Scheduled(expand(function).with_attr(EXACT, True), str(function.attrs[SCHEDULED]))
     fused = read(function)
     for write in WRITTEN if fused is not None else ():
         assert fused is not None
         written = write(fused, target)
         if written is not None:
-            return Scheduled(expand(written[0]), written[1], operations(fused))
+            return Scheduled(expand(written[0]).with_attr(EXACT, True), written[1], operations(fused))
     for transform in TRANSFORMED:
         sch: Any = s_tir.Schedule(function)
         name = transform(sch, target)

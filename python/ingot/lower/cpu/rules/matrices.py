@@ -16,7 +16,6 @@ from tvm.ir import StringImm
 
 from ingot.lower.cpu import arithmetic, matrix_code
 from ingot.lower.cpu.arithmetic import MATRIX_BYTES, MATRIX_ROWS, MATRIX_STEPS
-from ingot.lower.cpu.codegen import HANDED
 from ingot.lower.cpu.contraction import Contraction
 from ingot.lower.cpu.fused import Fused, Stage
 from ingot.lower.cpu.nest import Local, branch, ceildiv, index, loop, minimum, parallel, product, sequence, simplify
@@ -99,7 +98,6 @@ class _Program(Program):
         """The function."""
         function = super().build()
         definitions = StringImm(matrix_code.definitions(self.dtype))
-        function = function.with_attr(HANDED, True)
         return function.with_body(tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", definitions, function.body))
 
     # ---- Loops over tiles -----------------------------------------------------------------------------------
