@@ -29,7 +29,7 @@ def _load() -> Any:
 
 ref = _load()
 UNIT = 2.0**-23  # tensor cores cut sums of float32 off
-FEW = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 WIDE = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # how far a number may be from what it is rounded to, with what the sum of many may add
 
 

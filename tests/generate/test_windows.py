@@ -68,7 +68,7 @@ def read(session: ingot.Session, tokens: np.ndarray, sizes: list[int]) -> np.nda
 
 
 # Learned positions; a part of each head rotated; grouped queries; layers with a shorter window and soft caps. The others' positions are Llama's.
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2", *(pytest.param(n, marks=pytest.mark.extended) for n in ("qwen3", "phi3"))])
+@pytest.mark.parametrize("name", ["gpt2", "llama", *(pytest.param(n, marks=pytest.mark.extended) for n in ("gpt_neox", "gemma2", "qwen3", "phi3"))])
 def test_a_text_of_many_windows_is_that_of_streaming_llm(name: str, made: Made) -> None:
     model = made(name)
     assert {s.shape[1] for s in model.states if s.kind == "ring"} >= {f"window_{WINDOW}_sinks_{SINKS}"}
@@ -92,7 +92,7 @@ def test_sinks_are_as_far_away_as_in_the_cache(made: Made) -> None:
         np.testing.assert_allclose(read(a, far, [CHUNK])[-1], read(b, near, [CHUNK])[-1], atol=1e-3)
 
 
-@pytest.mark.parametrize("window", [1, pytest.param(2, marks=pytest.mark.extended), WINDOW])
+@pytest.mark.parametrize("window", [pytest.param(1, marks=pytest.mark.extended), pytest.param(2, marks=pytest.mark.extended), WINDOW])
 def test_a_run_may_be_longer_than_the_window(window: int, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingot.export.decoder.CHUNK", 70)
     model = made("llama", window=window, cache="f32")
@@ -110,7 +110,8 @@ def test_a_run_that_would_replace_what_it_reads_is_refused(made: Made) -> None:
         assert run(session, [text(length=CHUNK)]).shape == (1, CHUNK, VOCABULARY)
 
 
-@pytest.mark.parametrize(("cache", "tolerance"), [("f16", 2e-3), ("bf16", 2e-2), ("int8", 2e-2)])
+@pytest.mark.parametrize(("cache", "tolerance"), [
+    pytest.param("f16", 2e-3, marks=pytest.mark.extended), pytest.param("bf16", 2e-2, marks=pytest.mark.extended), ("int8", 2e-2)])
 def test_caches_of_fewer_bits_keep_their_sinks(cache: str, tolerance: float, made: Made) -> None:
     model = made("llama", cache=cache)
     tokens = text()

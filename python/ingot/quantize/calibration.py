@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +81,16 @@ def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], const
     histograms = {name: Histogram() for name in values}
     names = sorted(multiplied | set(histograms))
     outputs = [o.name for o in model.graph.output if o.name not in set(runner.internal)]
+    given = iter(cases)
+    first = next(given, None)
+    if first is None:
+        raise CompileError("the calibration data holds no case")
     run = runner.start([*names, *outputs])
     examples: list[Path] = []
     room = _EXAMPLES
     sums: dict[str, _Sums] = {}
     count = 0
-    for case in cases:
+    for case in chain([first], given):
         results = run({**constants, **case}, count)
         example = {f"in:{name}": np.asarray(value) for name, value in case.items()}
         example |= {f"out:{name}": np.asarray(value) for name, value in zip(outputs, results[len(names):], strict=True)}
@@ -108,8 +113,6 @@ def collect(model: onnx.ModelProto, runner: Runner, cases: Iterable[Case], const
             whole[-1] += magnitudes.sum(axis=0)
             sums[name] = _Sums(path, x.shape[1], len(x) + (sums[name].rows if name in sums else 0))
         count += 1
-    if not count:
-        raise CompileError("the calibration data holds no case")
     return Moments({node: sums[name] for node, name in operands.items() if name in sums}, count, examples, histograms)
 
 
