@@ -35,6 +35,7 @@ class Case:
     zeros: str = ""  # "packed", "floats" or none
     accuracy: int = 0
     bias: bool = False
+    ordered: bool = False  # inputs belong to blocks by g_idx
     dtype: str = "float32"
     seed: int = 0
 
@@ -46,18 +47,19 @@ class Case:
 
 @dataclass
 class Data:
-    """X, and codes [N, blocks, block], scales and zeros [N, blocks]."""
+    """X, and codes [N, blocks, block], scales and zeros [N, blocks]; ``g_idx`` [K] says which block's scales a code takes."""
 
     x: np.ndarray
     codes: np.ndarray
     scales: np.ndarray
     zeros: np.ndarray
     bias: np.ndarray
+    g_idx: np.ndarray
 
     def weights(self, depth: int) -> np.ndarray:
         """[N, K] in float64."""
-        numbers = (self.codes.astype(np.float64) - self.zeros.astype(np.float64)[..., None]) * self.scales.astype(np.float64)[..., None]
-        return numbers.reshape(len(numbers), -1)[:, :depth]
+        codes = self.codes.reshape(len(self.codes), -1)[:, :depth].astype(np.float64)
+        return np.asarray((codes - self.zeros.astype(np.float64)[:, self.g_idx]) * self.scales.astype(np.float64)[:, self.g_idx])
 
 
 def make(case: Case) -> Data:
@@ -69,16 +71,16 @@ def make(case: Case) -> Data:
         zeros = rng.integers(0, 2**case.bits, shape).astype(np.uint8)
     elif case.zeros == "floats":
         zeros = rng.uniform(0, 2**case.bits, shape).astype(kind)
+    g_idx = np.arange(case.depth) // case.block
     return Data(rng.standard_normal((case.rows, case.depth)).astype(kind), rng.integers(0, 2**case.bits, (*shape, case.block)).astype(np.uint8),
-                rng.uniform(0.01, 0.02, shape).astype(kind), zeros, rng.standard_normal(case.columns).astype(kind))
+                rng.uniform(0.01, 0.02, shape).astype(kind), zeros, rng.standard_normal(case.columns).astype(kind),
+                rng.permutation(g_idx) if case.ordered else g_idx)
 
 
 def packed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes along the last axis as bytes, the low nibble first."""
-    if bits == 8:
-        return codes
-    even = np.concatenate([codes, np.zeros((*codes.shape[:-1], codes.shape[-1] % 2), np.uint8)], axis=-1)
-    return np.asarray(even[..., 0::2] | even[..., 1::2] << 4)
+    """Codes along the last axis as bytes, low bits first."""
+    each = (codes[..., None] >> np.arange(bits)) & 1
+    return np.packbits(each.reshape(*codes.shape[:-1], -1).astype(np.uint8), axis=-1, bitorder="little")
 
 
 def model(case: Case, data: Data, **attributes: int) -> onnx.ModelProto:
@@ -92,7 +94,9 @@ def model(case: Case, data: Data, **attributes: int) -> onnx.ModelProto:
         initializers.append(tensor("z", data.zeros if case.zeros == "floats" else packed(data.zeros, case.bits).ravel()))
     if case.bias:
         initializers.append(tensor("c", data.bias))
-    inputs = ["x", "b", "s", "z" if case.zeros else "", "", "c" if case.bias else ""]
+    if case.ordered:
+        initializers.append(tensor("g", data.g_idx.astype(np.int32)))
+    inputs = ["x", "b", "s", "z" if case.zeros else "", "g" if case.ordered else "", "c" if case.bias else ""]
     node = helper.make_node("MatMulNBits", inputs, ["y"], domain="com.microsoft", **{
         "K": case.depth, "N": case.columns, "bits": case.bits, "block_size": case.block, "accuracy_level": case.accuracy, **attributes})
     graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", kind, ["m", case.depth])],
@@ -109,19 +113,21 @@ def run(made: onnx.ModelProto, x: np.ndarray, folder: Path) -> np.ndarray:
 def bound(case: Case, data: Data, y: np.ndarray) -> np.ndarray:
     """Float32's rounding of sums of K products and of codes less their zeros; rounding X to int8 in addition, by half a unit each."""
     x = np.abs(data.x.astype(np.float64))
-    scales = np.repeat(data.scales.astype(np.float64), case.block, axis=1)[:, : case.depth]
+    scales = data.scales.astype(np.float64)[:, data.g_idx]
     rounding = (case.depth + 8) * 2.0**-24 * (x @ (2 ** (case.bits + 1) * scales).T + 3)
     if case.accuracy == 4:
         wide = np.zeros((case.rows, case.blocks * case.block))
-        wide[:, : case.depth] = x
+        order = np.argsort(data.g_idx, kind="stable")
+        wide[:, : case.depth] = x[:, order]
         unit = wide.reshape(case.rows, case.blocks, case.block).max(axis=-1, initial=0) / 127
-        rounding = rounding + np.repeat(0.501 * unit, case.block, axis=1)[:, : case.depth] @ np.abs(data.weights(case.depth)).T
+        rounding = rounding + np.repeat(0.501 * unit, case.block, axis=1)[:, : case.depth] @ np.abs(data.weights(case.depth)[:, order]).T
     return rounding + 2 * TYPES[case.dtype][1] * (np.abs(y) + rounding)
 
 
-CASES = st.builds(Case, rows=st.integers(1, 9), columns=st.integers(1, 70), depth=st.integers(1, 300), bits=st.sampled_from([4, 8]),
+CASES = st.builds(Case, rows=st.integers(1, 9), columns=st.integers(1, 70), depth=st.integers(1, 300), bits=st.sampled_from([2, 3, 4, 4, 5, 7, 8]),
                   block=st.sampled_from([16, 32, 64, 128, 256]), zeros=st.sampled_from(["", "packed", "floats"]), accuracy=st.sampled_from([0, 1, 4]),
-                  bias=st.booleans(), dtype=st.sampled_from(["float32", "float32", "float16", "bfloat16"]), seed=st.integers(0, 2**32 - 1))
+                  bias=st.booleans(), ordered=st.booleans(), dtype=st.sampled_from(["float32", "float32", "float16", "bfloat16"]),
+                  seed=st.integers(0, 2**32 - 1))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -135,7 +141,7 @@ def test_a_product_is_its_definition(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("accuracy", [0, 4])
 @pytest.mark.parametrize("zeros", ["", "packed"])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_results_are_as_near_as_those_of_onnxruntime(bits: int, zeros: str, accuracy: int, tmp_path: Path) -> None:
     case = Case(9, 200, 512, bits, 64, zeros, accuracy)
     data = make(case)
@@ -155,13 +161,41 @@ def test_a_program_has_one_step(tmp_path: Path) -> None:
     assert "MatMulNBits" in program["steps"][0]["node"]
 
 
+def test_layers_of_one_order_permute_their_input_once(tmp_path: Path) -> None:
+    case = Case(ordered=True, seed=3)
+    data = make(case)
+    made = model(case, data)
+    second = onnx.NodeProto()
+    second.CopyFrom(made.graph.node[0])
+    second.output[0] = "y2"
+    made.graph.node.append(second)
+    made.graph.output.append(helper.make_tensor_value_info("y2", onnx.TensorProto.FLOAT, ["m", case.columns]))
+    ingot.compile(made, tmp_path / "two.ingot")
+    loaded = ingot.load(tmp_path / "two.ingot")
+    steps = loaded.manifest["targets"][0]["program"]["functions"][0]["steps"]
+    assert sum(step["op"] == "call" for step in steps) == 1  # the permutation
+    found = loaded.run({"x": data.x})
+    np.testing.assert_array_equal(found["y"], found["y2"])
+
+
+def test_blocks_of_other_sizes_are_an_error(tmp_path: Path) -> None:
+    case = Case(ordered=True)
+    data = make(case)
+    data.g_idx[:] = 0
+    with pytest.raises(UnsupportedError, match="g_idx makes blocks of 0 to 96 inputs; all have block_size, 32"):
+        run(model(case, data), data.x, tmp_path)
+    data.g_idx[:] = 7
+    with pytest.raises(UnsupportedError, match="g_idx does not give each of 96 inputs one of 3 blocks"):
+        run(model(case, data), data.x, tmp_path)
+
+
 def test_what_is_not_supported_is_an_error(tmp_path: Path) -> None:
     def message(case: Case, **attributes: int) -> str:
         with pytest.raises(UnsupportedError) as caught:
             run(model(case, make(case), **attributes), make(case).x, tmp_path)
         return str(caught.value)
 
-    assert "weights of 2 bits are not supported; they have 4 or 8" in message(Case(), bits=2)
+    assert "weights of 9 bits are not supported; they have 2 to 8" in message(Case(), bits=9)
     assert "block_size is 48; it is a power of two" in message(Case(), block_size=48)
     assert "does not fit K = 128" in message(Case(), K=128)
     assert "the weights are of shape [40, 3, 16]; 2592 elements are expected" in message(Case(), N=54)
