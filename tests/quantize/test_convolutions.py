@@ -205,6 +205,26 @@ def test_two_layers_may_share_a_weight_and_it_may_be_a_constant_node(tmp_path: P
     assert lost(built, loaded, data) < 0.02
 
 
+def test_layers_may_share_weights_with_others_that_stay(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def branch(name: str, x: str) -> onnx.GraphProto:
+        conv = helper.make_node("Conv", [x, "w"], ["z"], name=f"conv_{name}", pads=[1] * 4)
+        return helper.make_graph([conv], name, [], [helper.make_value_info("z", onnx.TypeProto())])
+
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"], name="one", pads=[1] * 4),
+             helper.make_node("Mul", ["x", "nothing"], ["n"]), helper.make_node("Conv", ["n", "w"], ["b"], name="two", pads=[1] * 4),
+             helper.make_node("If", ["c"], ["d"], then_branch=branch("then", "x"), else_branch=branch("else", "a")),
+             helper.make_node("Sum", ["a", "b", "d"], ["y"])]
+    built = model(nodes, {"x": ("float32", ["n", 16, 9, 11]), "c": ("bool", [])}, ["y"],
+                  {"w": normal(rng, 16, 16, 3, 3), "nothing": np.zeros(1, np.float32)})
+    data = [{**case, "c": np.array(index % 2 == 0)} for index, case in enumerate(cases([2, 16, 9, 11]))]
+    loaded, report = compiled(built, tmp_path, data)
+    assert [(e["node"], e["reason"]) for e in report["kept"]] == [("two", "no data reached it")]
+    assert [layer["node"] for layer in report["layers"]] == ["one"]
+    assert lost(built, loaded, data) < 0.02
+
+
 def test_results_of_the_model_are_not_rounded(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Conv", ["r", "w"], ["y"])]

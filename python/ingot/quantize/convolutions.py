@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ingot.importer.graph import node_label
+from ingot.importer.graph import node_label, nodes_of
 from ingot.importer.initializers import initializer_weight
 from ingot.quantize.loss import Sums
 from ingot.quantize.ranges import Histogram, Rounding, merged
@@ -35,10 +35,11 @@ _ROWS = parse_scheme("int8:row")
 
 @dataclass(frozen=True)
 class Convolution:
-    """A Conv node that is to be quantized, and its weight [O, C/group, ...]."""
+    """A Conv node ``node`` that is to be quantized, the names of what it reads and gives, and its weight [O, C/group, ...]."""
 
     node: str
     x: str
+    y: str
     weight: onnx.TensorProto
 
 
@@ -91,7 +92,7 @@ def plan(model: onnx.ModelProto, scheme: Scheme, calibrated: bool, reason: Calla
         if why:
             made.kept.append({"node": label, "weight": weight.name, "shape": list(weight.dims), "reason": why})
         else:
-            made.layers.append(Convolution(label, node.input[0], weight))
+            made.layers.append(Convolution(label, node.input[0], node.output[0], weight))
     made.groups = _groups(model.graph, constants, {layer.x for layer in made.layers})
     return made
 
@@ -108,27 +109,34 @@ def quantized(model: onnx.ModelProto, folder: str, source: str, made: Plan, hist
         histograms: Of each planned value, from data; a convolution whose value the data did not reach stays as it was.
         advance: Called with the name of each layer before it is quantized.
     """
-    known = {name: merged(histograms[n] for n in group if n in histograms).rounding() for group in made.groups for name in group
-             if any(n in histograms and histograms[n].seen for n in group)}
+    known: dict[str, Rounding] = {}
+    for group in made.groups:
+        histogram = merged(histograms[name] for name in group if name in histograms)
+        if histogram.seen:
+            known |= dict.fromkeys(group, histogram.rounding())
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     graph = _Graph(whole.graph)
     done = Done(kept=list(made.kept))
     weights: dict[str, dict[str, Any] | None] = {}
+    rounded: list[Convolution] = []
     for layer in made.layers:
-        entry = {"node": layer.node, "weight": layer.weight.name, "shape": list(layer.weight.dims)}
         advance(layer.node)
-        name = layer.weight.name
-        if layer.x in known and name not in weights:
-            weights[name] = graph.add_weight(layer.weight, initializer_weight(layer.weight, folder, source).load())
-            done.weights += [numbers] if (numbers := weights[name]) is not None else []
-        found = weights.get(name)
-        if found is None:
-            why = "it holds numbers that are not finite" if layer.x in known else "no data reached it"
-            done.kept.append({**entry, "reason": why})
-        else:
-            done.layers.append({**entry, **found, "input_error": float(f"{known[layer.x].error:.6g}")})
-    graph.rewrite(known, {entry["node"] for entry in done.layers}, {name for name, found in weights.items() if found is not None})
+        name, entry = layer.weight.name, {"node": layer.node, "weight": layer.weight.name, "shape": list(layer.weight.dims)}
+        if layer.x not in known:
+            done.kept.append({**entry, "reason": "no data reached it"})
+            continue
+        if name not in weights:
+            weights[name] = found = graph.add_weight(layer.weight, initializer_weight(layer.weight, folder, source).load())
+            done.weights += [] if found is None else [found]
+        numbers = weights[name]
+        if numbers is None:
+            done.kept.append({**entry, "reason": "it holds numbers that are not finite"})
+            continue
+        done.layers.append({**entry, **numbers, "input_error": float(f"{known[layer.x].error:.6g}")})
+        rounded.append(layer)
+    read = {layer.x for layer in rounded}
+    graph.rewrite({name: known[name] for group in made.groups if read & set(group) for name in group}, {layer.y for layer in rounded})
     if not any(o.domain == _DOMAIN for o in whole.opset_import):
         whole.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     return whole, done
@@ -202,7 +210,7 @@ class _Graph:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
-        self._names = {name for node in graph.node for name in (*node.input, *node.output)} | {i.name for i in graph.initializer}
+        self._names = {name for node in nodes_of(graph) for name in (*node.input, *node.output)} | {i.name for i in graph.initializer}
         self._weights: dict[str, onnx.NodeProto] = {}
 
     def add_weight(self, tensor: onnx.TensorProto, numbers: np.ndarray) -> dict[str, Any] | None:
@@ -219,30 +227,28 @@ class _Graph:
         self._weights[tensor.name] = helper.make_node("DequantizeLinear", inputs, [self._name(f"{tensor.name}_rounded")], domain=_DOMAIN, axis=0)
         return {**sums.entry(), "bytes_before": numbers.nbytes, "bytes_after": rounded.codes.nbytes + scales.nbytes}
 
-    def rewrite(self, known: Mapping[str, Rounding], layers: set[str], weights: set[str]) -> None:
-        """Puts rounding behind values, and lets those read it that may."""
+    def rewrite(self, known: Mapping[str, Rounding], layers: set[str]) -> None:
+        """Puts rounding behind values, and lets those read it that may: convolutions by the names of their results, and :data:`_READERS`."""
         rounded: dict[str, str] = {}
-        nodes: list[onnx.NodeProto] = []
-        for name in (i.name for i in self._graph.input if i.name in known):
-            nodes += self._rounding(name, known[name], rounded)
-        nodes += [self._weights[name] for name in self._weights if name in weights]
+        nodes = [node for value in self._graph.input if value.name in known for node in self._rounding(value.name, known[value.name], rounded)]
+        nodes += self._weights.values()
         for node in self._graph.node:
-            if node.op_type == "Conv" and not node.domain and node_label(node) in layers:
+            if not node.domain and node.op_type == "Conv" and node.output[0] in layers:
                 node.input[0] = rounded[node.input[0]]
                 node.input[1] = self._weights[node.input[1]].output[0]
-            elif (node.op_type in _READERS or _moved(node)) and not node.domain:
+            elif not node.domain and (node.op_type in _READERS or _moved(node)):
                 for index, name in enumerate(node.input):
                     node.input[index] = rounded.get(name, name)
             nodes.append(node)
             for name in node.output:
                 if name in known:
                     nodes += self._rounding(name, known[name], rounded)
-        used = {name for node in nodes for name in node.input} | {o.name for o in self._graph.output}
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del self._graph.node[:]
         self._graph.node.extend(copies)
+        used = {name for node in nodes_of(self._graph) for name in node.input} | {o.name for o in self._graph.output}
         for index in reversed(range(len(self._graph.initializer))):
-            if (name := self._graph.initializer[index].name) in weights and name not in used:
+            if (name := self._graph.initializer[index].name) in self._weights and name not in used:
                 del self._graph.initializer[index]
 
     def _rounding(self, name: str, by: Rounding, rounded: dict[str, str]) -> Iterator[onnx.NodeProto]:
