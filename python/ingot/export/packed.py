@@ -17,6 +17,9 @@ from ingot.errors import CompileError, UnsupportedError
 Array = npt.NDArray[Any]
 #: The tensors of one layer, by the last part of their names.
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
+#: The method of weights in E4M3 (fine-grained FP8), and what stands behind a weight's name in that of its scales.
+FP8 = "fp8"
+FP8_SCALES = ("_scale_inv", "_scale")
 #: Where in an int32 AWQ's GEMM kernels expect the nibbles of eight neighbouring columns: nibble i is column _AWQ_ORDER[i].
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -25,7 +28,7 @@ _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 class Settings:
     """``quantization_config``: the method, the bits of a code, how many k share a scale (-1: all), and whether stored zero points are one less.
 
-    The last is so in GPTQ's first format. Methods are ``gptq`` and ``awq``.
+    The last is so in GPTQ's first format. Methods are ``gptq``, ``awq`` and ``fp8``, whose weights are E4M3 in blocks of any size.
     """
 
     method: str
@@ -118,8 +121,10 @@ def settings_of(config: Mapping[str, Any], where: str) -> Settings:
     """What a ``quantization_config`` says. An UnsupportedError names a method or format that Ingot does not read."""
     method = str(config.get("quant_method", "")).lower()
     bits = int(config.get("bits", config.get("w_bit", 4)))
+    if method == FP8:
+        return Settings(method, 8)
     if method not in _UNPACK:
-        raise UnsupportedError(f"{where}: the weights are quantized by '{method or 'an unknown method'}'; Ingot reads gptq and awq. "
+        raise UnsupportedError(f"{where}: the weights are quantized by '{method or 'an unknown method'}'; Ingot reads gptq, awq and fp8. "
                                "A model in floats can be quantized with --quantize")
     allowed = (4,) if method == "awq" else (4, 8)
     if bits not in allowed:
@@ -130,6 +135,31 @@ def settings_of(config: Mapping[str, Any], where: str) -> Settings:
         raise UnsupportedError(f"{where}: {method} weights are packed in the format '{layout}'; Ingot reads {', '.join(known[1:])}")
     group = int(config.get("group_size", config.get("q_group_size", -1)))
     return Settings(method, bits, group, method == "gptq" and layout != "gptq_v2")
+
+
+def fp8_numbers(codes: Array, scales: Array, where: str) -> Array:
+    """The numbers of a weight in E4M3, float32 [N, K].
+
+    Args:
+        codes: [N, K] as float8_e4m3fn.
+        scales: Floats that codes are multiplied by: one number, one for each row [N, 1], or one for each block [ceil(N / n), ceil(K / k)], where
+            n and k are the powers of two that make so many.
+        where: The layer, for errors.
+
+    Raises:
+        UnsupportedError: Scales are of another shape.
+    """
+    if codes.ndim != 2 or (scales.size != 1 and scales.ndim != 2):
+        raise UnsupportedError(f"{where}: FP8 weights of shape {list(codes.shape)} with scales of shape {list(scales.shape)}")
+    factors: Array = scales.astype(np.float32).reshape((1, 1) if scales.size == 1 else scales.shape)
+    for axis in range(2):
+        extent, count = codes.shape[axis], factors.shape[axis]
+        block = extent if count == 1 else 1 if count == extent else 1 << (-(-extent // max(count, 1)) - 1).bit_length()
+        if count < 1 or -(-extent // block) != count:
+            raise UnsupportedError(f"{where}: FP8 weights of shape {list(codes.shape)} with scales of shape {list(scales.shape)}, which are "
+                                   "not of blocks of a power of two")
+        factors = np.repeat(factors, block, axis=axis).take(range(extent), axis=axis)
+    return np.asarray(codes.astype(np.float32) * factors)
 
 
 def unpack(settings: Settings, parts: Mapping[str, Array], depth: int, columns: int, where: str) -> PackedLinear:

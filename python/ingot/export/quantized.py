@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ingot.errors import CompileError, FileError, MissingFileError
-from ingot.export.packed import PARTS, PackedLinear, Settings, blocks_of, settings_of, unpack
+from ingot.errors import CompileError, FileError, MissingFileError, UnsupportedError
+from ingot.export.packed import FP8, PARTS, PackedLinear, Settings, blocks_of, settings_of, unpack
 
 
 class QuantizedLinear(torch.nn.Module):
@@ -71,6 +71,8 @@ def load_quantized(directory: Path, config: Mapping[str, Any], model_class: Any)
     from ingot.export.huggingface import instantiated
 
     settings = settings_of(config["quantization_config"], str(directory / "config.json"))
+    if settings.method == FP8:
+        raise UnsupportedError(f"{directory}: weights in fp8 are read for language models alone, and {model_class.__name__} is none that Ingot knows")
     with ExitStack() as opened:
         tensors = _tensors(directory, opened)
         layers = {name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")}

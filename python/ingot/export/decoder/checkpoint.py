@@ -1,6 +1,7 @@
 """A checkpoint's tensors as external data of ONNX, where they lie: safetensors files, one or sharded, of which only headers are read.
 
-What ``torch.save`` wrote (export/saved.py), and weights that GPTQ or AWQ quantized, are written to a scratch file first, one tensor at a time.
+What ``torch.save`` wrote (export/saved.py), weights that GPTQ or AWQ quantized, and those in FP8 are written to a scratch file first, one tensor at a
+time.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from ingot.errors import CompileError, MissingFileError
-from ingot.export.packed import PARTS, Blocks, Settings, blocks_of, unpack
+from ingot.export.packed import FP8_SCALES, PARTS, Blocks, Settings, blocks_of, fp8_numbers, unpack
 
 if TYPE_CHECKING:
     import torch
 
 _TYPES = {"F64": onnx.TensorProto.DOUBLE, "F32": onnx.TensorProto.FLOAT, "F16": onnx.TensorProto.FLOAT16, "BF16": onnx.TensorProto.BFLOAT16,
-          "I32": onnx.TensorProto.INT32}
+          "I32": onnx.TensorProto.INT32, "F8_E4M3": onnx.TensorProto.FLOAT8E4M3FN}
 _ALIGNMENT = 64  # of tensors in the scratch file
 _LONGEST_HEADER = 100_000_000  # what the format allows
 
@@ -72,8 +74,9 @@ class Checkpoint:
         return self._entry(name).shape
 
     def dtype(self, name: str) -> int:
-        """A tensor's type, as ONNX numbers it."""
-        return self._entry(name).dtype
+        """A tensor's type, as ONNX numbers it; that of what is stored in FP8 is bfloat16."""
+        dtype = self._entry(name).dtype
+        return dtype if dtype != onnx.TensorProto.FLOAT8E4M3FN else int(onnx.TensorProto.BFLOAT16)
 
     def prefixed(self, name: str, prefixes: tuple[str, ...]) -> str:
         """The name that a tensor has here: checkpoints of a model with and without its head differ by a prefix."""
@@ -98,11 +101,22 @@ class Checkpoint:
 
     def initializer(self, name: str) -> onnx.TensorProto:
         """A tensor as external data, relative to ``root``."""
-        return self._external(name, self._entry(name))
+        entry = self._entry(name)
+        return self._external(name, self._widened(name) if entry.dtype == onnx.TensorProto.FLOAT8E4M3FN else entry)
 
     def kept(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
         """An array as external data in the scratch file."""
         return self._external(name, self._write(array, onnx.helper.np_dtype_to_tensor_dtype(array.dtype)))
+
+    def _widened(self, name: str) -> _Entry:
+        """A weight in FP8 with its scales, as bfloat16 in the scratch file: rounding it so loses a sixteenth of what FP8 did."""
+        where = f"{self.directory}: {name}"
+        scales = next((name + ending for ending in FP8_SCALES if name + ending in self._entries), None)
+        if self.settings is None or scales is None:
+            lacking = "config.json has no quantization_config" if self.settings is None else "there are no scales"
+            raise CompileError(f"{where}: it is stored in FP8, but {lacking}")
+        numbers = fp8_numbers(self._array(name), self._array(scales), where)
+        return self._write(numbers.astype(ml_dtypes.bfloat16), onnx.TensorProto.BFLOAT16)
 
     def _external(self, name: str, entry: _Entry) -> onnx.TensorProto:
         tensor = onnx.TensorProto(name=name, data_type=entry.dtype, dims=entry.shape, data_location=onnx.TensorProto.EXTERNAL)
