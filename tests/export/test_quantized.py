@@ -184,7 +184,7 @@ def test_sentence_encoders_may_be_quantized_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"quant_method": "bitsandbytes"}, "quantized by 'bitsandbytes'; Ingot reads gptq and awq"), ({"bits": 3}, "gptq weights of 3 bits"),
+    ({"quant_method": "bitsandbytes"}, "quantized by 'bitsandbytes'; Ingot reads gptq, awq and fp8"), ({"bits": 3}, "gptq weights of 3 bits"),
     ({"checkpoint_format": "marlin"}, "format 'marlin'; Ingot reads gptq, gptq_v2")])
 def test_other_methods_are_refused_by_name(change: dict[str, object], message: str, tmp_path: Path) -> None:
     write("llama", Layout(), tmp_path)
