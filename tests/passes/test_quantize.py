@@ -146,9 +146,9 @@ def test_an_unknown_scheme_and_patterns_without_one_are_refused(tmp_path: Path) 
 
 
 def test_small_weights_stay_and_a_model_of_them_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match=r"none of 1 matrix products qualifies \(smaller than 64"):
+    with pytest.raises(CompileError, match=r"none of 1 layers qualifies \(smaller than 64"):
         ingot.compile(model("y = MatMul(x, w)", {"w": array((DEPTH, 63), 5)}), tmp_path / "m.ingot", quantize="int8")
-    with pytest.raises(CompileError, match="no matrix product has a constant weight"):
+    with pytest.raises(CompileError, match="no matrix product or convolution has a constant weight"):
         ingot.compile(model("y = Relu(x)", {}), tmp_path / "m.ingot", quantize="int8")
 
 
