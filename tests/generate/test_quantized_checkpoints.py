@@ -91,7 +91,8 @@ def test_what_contradicts_itself_is_explained(tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             ingot.compile(folder, tmp_path / "m.ingot")
 
-    refused(UnsupportedError, r"config\.json: the weights are quantized by 'bitsandbytes'; Ingot reads gptq, awq and fp8", quant_method="bitsandbytes")
+    refused(UnsupportedError, r"config\.json: the weights are quantized by 'bitsandbytes'; Ingot reads gptq, awq and fp8",
+            quant_method="bitsandbytes")
     refused(UnsupportedError, r"config\.json: gptq weights of 3 bits", bits=3)
     refused(CompileError, r"layers\.0\.mlp\.up_proj: its quantized weight lacks scales", without="layers.0.mlp.up_proj.scales")
     refused(CompileError, r"layers\.0\.mlp\.up_proj: its quantized weight lacks 'qzeros'", without="layers.0.mlp.up_proj.qzeros")

@@ -103,17 +103,19 @@ def test_what_passes_between_two_convolutions_has_8_bits(tmp_path: Path) -> None
 
 
 def detector(seed: int = 0) -> onnx.ModelProto:
-    """What YOLO is made of: SiLU, halves of the channels that pass by, concatenation, pooling and upsampling, and heads of two sizes."""
+    """What YOLO is made of: SiLU, halves of the channels that pass by, pads, concatenation, pooling and upsampling, and heads of two sizes."""
     rng = np.random.default_rng(seed)
     weights = {"w0": normal(rng, 32, 3, 3, 3), "w1": normal(rng, 16, 16, 3, 3), "w2": normal(rng, 32, 48, 1, 1), "w3": normal(rng, 24, 64, 1, 1),
-               "w4": normal(rng, 8, 24, 1, 1), "halves": np.array([16, 16], np.int64), "sizes": np.array([1, 1, 2, 2], np.float32)}
+               "w4": normal(rng, 8, 24, 1, 1), "halves": np.array([16, 16], np.int64), "ends": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
+               "sizes": np.array([1, 1, 2, 2], np.float32)}
 
     def silu(x: str, y: str) -> list[onnx.NodeProto]:
         return [helper.make_node("Sigmoid", [x], [f"{x}_s"]), helper.make_node("Mul", [x, f"{x}_s"], [y])]
 
     nodes = [helper.make_node("Conv", ["x", "w0"], ["a"], pads=[1] * 4), *silu("a", "b"),
              helper.make_node("Split", ["b", "halves"], ["c", "d"], axis=1),
-             helper.make_node("Conv", ["d", "w1"], ["e"], pads=[1] * 4), *silu("e", "f"), helper.make_node("Add", ["f", "d"], ["g"]),
+             helper.make_node("Pad", ["d", "ends"], ["p"]), helper.make_node("Conv", ["p", "w1"], ["e"]), *silu("e", "f"),
+             helper.make_node("Add", ["f", "d"], ["g"]),
              helper.make_node("Concat", ["c", "d", "g"], ["h"], axis=1), helper.make_node("Conv", ["h", "w2"], ["i"]), *silu("i", "j"),
              helper.make_node("MaxPool", ["j"], ["k"], kernel_shape=[2, 2], strides=[2, 2]),
              helper.make_node("Resize", ["k", "", "sizes"], ["l"], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),

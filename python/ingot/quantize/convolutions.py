@@ -24,10 +24,10 @@ from ingot.quantize.scheme import Scheme, parse_scheme
 
 #: onnxruntime's operators of these names are the same in all opsets, and ONNX's are not.
 _DOMAIN = "com.microsoft"
-#: Operators whose results are some of their operands' numbers: operands are rounded as results are, and nothing is lost twice. The number of
-#: operands that are data; 0 for all.
-_MOVES = {"Concat": 0, "DepthToSpace": 1, "Flatten": 1, "Identity": 1, "MaxPool": 1, "Reshape": 1, "Slice": 1, "SpaceToDepth": 1, "Split": 1,
-          "Squeeze": 1, "Transpose": 1, "Unsqueeze": 1}
+#: Operators whose results are some of their operands' numbers, or what pads: operands are rounded as results are, and nothing is lost twice. The
+#: number of operands that are data; 0 for all.
+_MOVES = {"Concat": 0, "DepthToSpace": 1, "Flatten": 1, "Identity": 1, "MaxPool": 1, "Pad": 1, "Reshape": 1, "Slice": 1, "SpaceToDepth": 1,
+          "Split": 1, "Squeeze": 1, "Transpose": 1, "Unsqueeze": 1}
 #: Operators that read a value rounded where convolutions do, so that it is stored in 8 bits alone. Others, and the model's results, are as they were.
 _READERS = frozenset(_MOVES) | {"Add", "AveragePool", "GlobalAveragePool"}
 _ROWS = parse_scheme("int8:row")
