@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -154,3 +154,20 @@ def test_many_activations_one_after_another(product: bool) -> None:
         expected = expected / (1 + np.exp(-expected))
     outputs, _ = run(model(nodes, {"x": ("float32", ["n", 37])}, ["y6"], {"w": w} if product else {}), {"x": x})
     np.testing.assert_allclose(outputs["y6"], expected, rtol=2e-5, atol=2e-5)
+
+
+@few
+@given(height=st.integers(1, 11), width=st.integers(1, 13), channels=st.integers(1, 150), window=st.integers(1, 3), stride=st.integers(1, 2),
+       dtype=st.sampled_from(["uint8", "int8", "float32"]), known=st.booleans(), seed=st.integers(0, 99))
+def test_pooling_of_any_number_of_channels(height: int, width: int, channels: int, window: int, stride: int, dtype: str, known: bool,
+                                           seed: int) -> None:
+    pad = window // 2
+    x = (np.random.default_rng(seed).uniform(0, 100, (2, channels, height, width)) - (0 if dtype == "uint8" else 50)).astype(dtype)
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[window, window], strides=[stride, stride], pads=[pad] * 4)
+    shape: list[Any] = [2, channels, height, width] if known else ["n", channels, "h", "w"]
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=-np.inf)
+    assume(min(padded.shape[2:]) >= window)
+    outputs, kernels = run(model([node], {"x": (dtype, shape)}, ["y"]), {"x": x})
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (window, window), axis=(2, 3))[:, :, ::stride, ::stride]
+    np.testing.assert_array_equal(outputs["y"].astype(np.float64), windows.max((4, 5)))
+    assert window == 1 or channels < 8 or any("columns" in k for k in kernels), kernels

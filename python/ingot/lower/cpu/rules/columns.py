@@ -17,6 +17,7 @@ from ingot.lower.cpu.nest import Local, branch, ceildiv, constant, index, is_cho
 from ingot.lower.cpu.rules.maps import CHUNK, lanes_of
 from ingot.lower.targets import Target
 
+_LEAST_LANES = 8  # of vectors where the machine's own are too long
 _POSITIONS = 4  # neighbouring outputs that share what they load of the weights
 
 
@@ -32,8 +33,11 @@ def rule(fused: Fused, target: Target) -> tuple[tirx.PrimFunc, str] | None:
         return None
     width = constant(reduction.extents[-1])
     lanes = lanes_of(reduction, target)
-    if not isinstance(width, int) or width < lanes:
+    if not isinstance(width, int) or width < min(lanes, _LEAST_LANES):
         return None
+    # Shorter vectors where fewer elements are then left to be computed one by one.
+    shorter = [lanes >> i for i in range(lanes.bit_length()) if min(lanes, _LEAST_LANES) <= lanes >> i <= width]
+    lanes = min(shorter, key=lambda n: width // n + width % n)
     program = _Program(fused, reduction, lanes, width)
     return program.build(), f"reduction of columns, {program.positions}x{program.vectors * lanes}"
 
