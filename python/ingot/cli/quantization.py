@@ -18,8 +18,9 @@ from ingot.errors import FileError
 def summary(found: Mapping[str, Any]) -> None:
     """The scheme, the sizes, and what the model lost."""
     layers, kept = len(found["layers"]), len(found["kept"])
+    reasons = ", ".join(dict.fromkeys(layer["reason"] for layer in found["kept"]))
     print(f"  {found['scheme']}, {found['method']}")
-    print(f"  {layers} layer{'s' if layers != 1 else ''} quantized, {kept} left as they were; weights "
+    print(f"  {layers} layer{'s' if layers != 1 else ''} quantized, {kept} left as they were{f' ({reasons})' if reasons else ''}; weights "
           f"{printing.size(found['bytes_before'])} → {printing.size(found['bytes_after'])}")
     loss = found["loss"]
     if loss is None:
