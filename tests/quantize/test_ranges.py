@@ -70,3 +70,9 @@ def test_zeros_and_numbers_that_are_not_finite_say_nothing() -> None:
     assert not found.seen
     assert found.rounding() == Rounding(1.0, 0, 0.0)
     assert counted(np.array([np.inf, 2.0], np.float32)).high == 2
+
+
+def test_numbers_that_are_too_small_for_a_scale_are_lost_and_said_to_be() -> None:
+    found = counted(np.array([1e-44, -3e-45], np.float32))
+    assert found.seen
+    assert found.rounding().error == 1

@@ -50,7 +50,8 @@ class Histogram:
             return
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
         self._widen(max(-self.low, self.high))
-        self._counts += np.bincount(np.floor(x / self._width).astype(np.int64).clip(-_BINS, _BINS - 1) + _BINS, minlength=2 * _BINS)
+        bins = np.floor(np.divide(x, self._width, dtype=np.float64)).astype(np.int64)  # float32 has no width for the smallest numbers
+        self._counts += np.bincount(bins.clip(-_BINS, _BINS - 1) + _BINS, minlength=2 * _BINS)
 
     def merge(self, other: Histogram) -> None:
         """Counts what another has counted."""
@@ -69,8 +70,8 @@ class Histogram:
     def _rounding(self, below: float, above: float) -> Rounding:
         low, high = self.low * below, self.high * above
         scale = float(np.float32((high - low) / _LEVELS))
-        if not scale or not math.isfinite(1 / scale):
-            return Rounding(1.0, 0, 0.0)
+        if not scale:  # nothing was seen, or what is too small for float32 to have a 255th of it
+            return Rounding(1.0, 0, float(self.seen))
         zero = int(np.clip(np.rint(-low / scale), 0, _LEVELS))
         centers = (np.arange(-_BINS, _BINS) + 0.5) * self._width
         codes = np.clip(np.rint(centers / scale) + zero, 0, _LEVELS)
@@ -88,7 +89,7 @@ class Histogram:
 
 def _coarser(counts: npt.NDArray[np.float64], doublings: int) -> npt.NDArray[np.float64]:
     """Counts in bins that are so many times twice as wide."""
-    for _ in range(min(doublings, _BINS)):
+    for _ in range(min(doublings, _BINS.bit_length())):  # then all of a sign are in one bin
         halved = counts.reshape(-1, 2).sum(axis=1)
         counts = np.pad(halved, _BINS // 2)
     return counts
